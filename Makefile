@@ -1,0 +1,64 @@
+# `make demo` and `make test` need only Python (3.11 or newer) and make: they build .venv first.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UNFINISHED := $(VENV)/.unfinished
+CONSTRAINTS := constraints/py311.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "PYTHON=/path/to/python3 chooses the Python that .venv is built from."
+
+install: $(INSTALLED) ## build .venv, if it is missing or out of date
+
+# An interrupted installation leaves $(UNFINISHED) behind, and the next one starts anew.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "weightcast needs Python 3.11 or newer, and '$(PYTHON)' is not that:" \
+			"name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' comes without venv and ensurepip: install them (on Debian and Ubuntu:" \
+			"apt-get install python3-venv), or name another with make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi
+	@mkdir -p $(VENV)
+	@touch $(UNFINISHED)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'
+	@rm $(UNFINISHED)
+	@touch $@
+
+demo: $(INSTALLED) ## train, compare and draw on 5,000 digits: weightcast-demo/index.html
+	$(BIN)/weightcast demo $(ARGS)
+
+# One thread per worker: more would only get in each other's way.
+test: $(INSTALLED) ## run the tests, but for those marked slow
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+lint: $(INSTALLED) ## check style, types and the order of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED) ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## time a training step against the dense layer, in turn
+	$(BIN)/python -m benchmarks.training_step $(ARGS)
+
+clean: ## remove .venv, caches and what the demo wrote
+	rm -rf $(VENV) weightcast-demo build dist
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,37 @@
+"""Dictionaries: fixed atoms U from which a layer's weights W = U V are predicted."""
+
+from weightcast.dictionaries.analytic import DCT, Fourier, Wavelet
+from weightcast.dictionaries.base import Atoms, Dictionary, SharedBases, Site, count_atoms
+from weightcast.dictionaries.baselines import LowRank, RandomConnections, RandomGaussian
+from weightcast.dictionaries.inputs import InputStatistics
+from weightcast.dictionaries.kernel import Covariance, Kernel, SquaredCovariance
+from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
+from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase, KroneckerBase
+from weightcast.dictionaries.stored import StoredAtoms
+
+__all__ = [
+    "DCT",
+    "PCA",
+    "Atoms",
+    "Autoencoder",
+    "Base",
+    "Covariance",
+    "DenseBase",
+    "Dictionary",
+    "Fourier",
+    "FromEstimator",
+    "IdentityBase",
+    "InputStatistics",
+    "KMeans",
+    "Kernel",
+    "KroneckerBase",
+    "LowRank",
+    "RandomConnections",
+    "RandomGaussian",
+    "SharedBases",
+    "Site",
+    "SquaredCovariance",
+    "StoredAtoms",
+    "Wavelet",
+    "count_atoms",
+]

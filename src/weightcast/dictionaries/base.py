@@ -1,0 +1,280 @@
+"""Dictionary -> Atoms: every dictionary of the method in one form, U_j = B[:, indices_j] M_j."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries.inputs import InputStatistics, Need
+from weightcast.dictionaries.operators import Base, KroneckerBase
+from weightcast.grid import Grid
+
+
+class Atoms(nn.Module):
+    """U_j = B[:, indices_j] M_j for every column j, never multiplied out.
+
+    Args:
+        base: B, shared by all columns (and by other layers).
+        indices: (columns, n_atoms) int64, the atoms each column selects from the base.
+        mixing: (columns, n_atoms, n_atoms), M; None stands for the identity.
+
+    Raises:
+        ValueError: a mixing matrix that is not finite.
+    """
+
+    indices: Tensor
+    mixing: Tensor | None
+
+    def __init__(self, base: Base, indices: Tensor, mixing: Tensor | None = None) -> None:
+        super().__init__()
+        assert indices.dim() == 2 and indices.dtype == torch.int64
+        assert 0 <= int(indices.min()) and int(indices.max()) < base.n_base
+        if mixing is not None and not bool(mixing.isfinite().all()):
+            raise ValueError(
+                "the mixing matrices hold NaN or infinite values: the statistics or the estimator "
+                "behind this dictionary are not finite"
+            )
+        self.base = base
+        self.register_buffer("indices", indices.contiguous())
+        self.register_buffer("mixing", None if mixing is None else mixing.contiguous())
+
+    @property
+    def n_visible(self) -> int:
+        """Number of inputs."""
+        return self.base.n_visible
+
+    @property
+    def columns(self) -> int:
+        """Number of columns, each with atoms of its own."""
+        return self.indices.shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of each column."""
+        return self.indices.shape[1]
+
+    def dictionaries(self) -> Tensor:
+        """U, materialised: (columns, n_visible, n_atoms)."""
+        U = self.base.rows(self.indices).transpose(1, 2)
+        return U if self.mixing is None else U @ self.mixing
+
+    def extra_repr(self) -> str:
+        """Shape of U, for printed models."""
+        mixed = "" if self.mixing is None else ", mixed"
+        return f"columns={self.columns}, n_atoms={self.n_atoms}{mixed}"
+
+
+class SharedBases:
+    """Bases that several layers of a model have in common, each held once per dtype and device."""
+
+    def __init__(self) -> None:
+        self._originals: dict[Hashable, Base] = {}
+        self._placed: dict[Hashable, Base] = {}
+
+    def original(self, key: Hashable, make: Callable[[], Base]) -> Base:
+        """The float64 base that ``key`` defines, built on first use; atoms are made from it."""
+        if key not in self._originals:
+            self._originals[key] = make()
+        return self._originals[key]
+
+    def detach(self, base: Base) -> Base:
+        """A copy of a shared base that a layer may cast and move, or a base of the layer's own."""
+        return copy.deepcopy(base) if base in self._originals.values() else base
+
+    def place(self, original: Base, cast: Base, *where: Hashable) -> Base:
+        """The one copy of ``original`` in this dtype and place; ``cast`` becomes it at first."""
+        return self._placed.setdefault((id(original), *where), cast)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where atoms are wanted: one layer's inputs and all that a dictionary may know of them.
+
+    Args:
+        n_visible: number of inputs.
+        n_atoms: atoms per column.
+        columns: number of columns.
+        grid: coordinates of the inputs, where they have any.
+        statistics: of the inputs, for data-driven dictionaries.
+        generator: CPU generator of every random draw.
+        indices: (columns, n_atoms) atoms drawn earlier, to rebuild them; None draws anew.
+        bases: bases built so far, which equal layers share.
+    """
+
+    n_visible: int
+    n_atoms: int
+    columns: int = 1
+    grid: Grid | None = None
+    statistics: InputStatistics | None = None
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    indices: Tensor | None = None
+    bases: SharedBases = field(default_factory=lambda: SharedBases())
+
+    def shared_base(self, key: Hashable, make: Callable[[], Base]) -> Base:
+        """The base that ``key`` defines, built on first use."""
+        return self.bases.original(key, make)
+
+    def choose(self, draw: Callable[[], Tensor]) -> Tensor:
+        """The given indices, or a new draw."""
+        return draw() if self.indices is None else self.indices
+
+    def require_grid(self, dictionary: Dictionary) -> Grid:
+        """The grid.
+
+        Raises:
+            ValueError: the layer has none.
+        """
+        if self.grid is None:
+            raise ValueError(
+                f"{type(dictionary).__name__} needs the coordinates of the layer's "
+                f"{self.n_visible} inputs: pass grid=(rows, columns), or a Grid with channels"
+            )
+        return self.grid
+
+    def require(self, dictionary: Dictionary, need: Need) -> Tensor:
+        """A statistic of the layer's inputs, checked to be finite.
+
+        Raises:
+            ValueError: no inputs were given, or they hold NaN or infinite values.
+        """
+        value = None if self.statistics is None else getattr(self.statistics, need)
+        name = type(dictionary).__name__
+        if value is None:
+            raise ValueError(
+                f"{name} is made from data: pass inputs= (an iterable of example batches) to "
+                "convert, or statistics= to the layer"
+            )
+        if value.shape[-1] != self.n_visible:
+            raise ValueError(
+                f"{name}: the statistics are of {value.shape[-1]} inputs, the layer has "
+                f"{self.n_visible}"
+            )
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{name}: the {need} of the layer's inputs holds "
+                f"{int((~value.isfinite()).sum())} NaN or infinite values: clean the inputs"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Dictionary(ABC):
+    """A recipe for static atoms. A new dictionary is one class with one method, :meth:`build`."""
+
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """Statistics of the layer's inputs it is built from; none for analytic and random ones."""
+
+    rebuildable: ClassVar[bool] = False
+    """Whether base and mixing follow from grid and indices, so that no file need hold them."""
+
+    @abstractmethod
+    def build(self, site: Site) -> Atoms:
+        """Build the atoms in float64 on the CPU.
+
+        Args:
+            site: the layer's inputs, counts, statistics and generator.
+
+        Raises:
+            ValueError: the site lacks what this dictionary needs, or has too few atoms to give.
+        """
+
+    def atoms(
+        self,
+        n_visible: int,
+        n_atoms: int,
+        *,
+        columns: int = 1,
+        grid: Grid | tuple[int, ...] | int | None = None,
+        statistics: InputStatistics | None = None,
+        seed: int = 0,
+    ) -> Atoms:
+        """Build atoms outside any layer, to look at or to use elsewhere.
+
+        Args:
+            n_visible: number of inputs.
+            n_atoms: atoms per column, 1 to n_visible.
+            columns: number of columns.
+            grid: coordinates of the inputs.
+            statistics: of the inputs, for data-driven dictionaries.
+            seed: of every random draw; the same seed gives the same atoms anywhere.
+
+        Raises:
+            ValueError: counts below 1, a grid of another size, or what :meth:`build` raises.
+        """
+        if n_atoms < 1 or n_visible < 1 or columns < 1:
+            raise ValueError(
+                f"n_visible={n_visible}, n_atoms={n_atoms}, columns={columns}: each must be at "
+                "least 1"
+            )
+        return self.build(
+            Site(
+                n_visible=n_visible,
+                n_atoms=n_atoms,
+                columns=columns,
+                grid=None if grid is None else Grid.of(grid).check(n_visible),
+                statistics=statistics,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        )
+
+
+def count_atoms(fraction: float, n_visible: int) -> int:
+    """n_atoms = round(fraction * n_visible).
+
+    Raises:
+        ValueError: a fraction outside (0, 1], or so small that it leaves no atom.
+    """
+    if not (0 < fraction <= 1):  # also refuses NaN
+        raise ValueError(
+            f"fraction is {fraction}: it is the share of the weights that is learned and must lie "
+            "in (0, 1]"
+        )
+    n_atoms = round(fraction * n_visible)
+    if n_atoms < 1:
+        raise ValueError(
+            f"fraction {fraction} of {n_visible} inputs is {fraction * n_visible:.2g} atoms, below "
+            f"one atom: use a fraction of at least {math.ceil(1e4 / n_visible) / 1e4:g}, or leave "
+            "the layer dense"
+        )
+    return n_atoms
+
+
+def check_enough(dictionary: Dictionary, n_atoms: int, n_base: int) -> None:
+    """Refuse more atoms than a base has.
+
+    Raises:
+        ValueError: n_atoms > n_base.
+    """
+    if n_atoms > n_base:
+        raise ValueError(
+            f"{type(dictionary).__name__} has {n_base} atoms, {n_atoms} were asked for: take a "
+            "smaller fraction, or a dictionary with more features"
+        )
+
+
+def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of a symmetric matrix, largest first, with settled signs.
+
+    Args:
+        K: (n, n) float64.
+
+    Returns:
+        (n,) eigenvalues, not below zero, and (n, n) eigenvectors as columns, each with its entry of
+        largest magnitude positive, so that every machine finds the same ones.
+    """
+    values, vectors = torch.linalg.eigh(K)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    peak = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return values, vectors * peak.sign()
+
+
+def with_channels(grid: Grid, space: list[Tensor]) -> Base:
+    """I_channels (x) F_1 (x) F_2 ...: every channel alike and apart."""
+    return KroneckerBase([grid.channels, *space] if grid.channels > 1 else space)

@@ -1,0 +1,113 @@
+"""Baselines: dictionaries that know nothing of the filters (Denil et al. 2013, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough
+from weightcast.dictionaries.operators import DenseBase, IdentityBase
+
+
+@dataclass(frozen=True)
+class RandomGaussian(Dictionary):
+    """U_j Gaussian, fixed (the paper's RandFixU), or random orthonormal.
+
+    Args:
+        mixing: ``raw``: independent entries of variance 1 / n_visible. ``orthonormal``: columns of
+            random rotations; as many columns of the layer as fit share one rotation, with disjoint
+            atoms, so that together they see as much of the input as they can.
+    """
+
+    mixing: Literal["raw", "orthonormal"] = "raw"
+
+    def build(self, site: Site) -> Atoms:
+        """Draw the atoms; see :meth:`Dictionary.build`."""
+        n_visible, n_all = site.n_visible, site.columns * site.n_atoms
+        check_enough(self, site.n_atoms, n_visible)
+        if self.mixing == "raw":
+            atoms = _gaussian(n_all, n_visible, site.generator) / n_visible**0.5
+        else:
+            together = n_visible // site.n_atoms  # columns of the layer per rotation
+            groups = torch.arange(site.columns).split(together)
+            atoms = torch.cat(
+                [
+                    _orthonormal(n_visible, len(group) * site.n_atoms, site.generator)
+                    for group in groups
+                ]
+            )
+        indices = torch.arange(n_all).view(site.columns, site.n_atoms)
+        return Atoms(DenseBase(atoms), site.choose(lambda: indices))
+
+
+@dataclass(frozen=True)
+class RandomConnections(Dictionary):
+    """One-hot atoms: each unit sees a random subset of the inputs (the paper's RandCon)."""
+
+    rebuildable: ClassVar[bool] = True
+
+    def build(self, site: Site) -> Atoms:
+        """Draw the connections; see :meth:`Dictionary.build`."""
+        n_visible = site.n_visible
+        check_enough(self, site.n_atoms, n_visible)
+        base = site.shared_base((type(self), n_visible), lambda: IdentityBase(n_visible))
+        return Atoms(base, site.choose(lambda: deal_random(site, n_visible)))
+
+
+@dataclass(frozen=True)
+class LowRank(Dictionary):
+    """W_j = U_j V_j with U_j learned as well: the baseline that wastes n_atoms**2 freedoms.
+
+    ``fraction`` sets n_atoms as everywhere, but the layer then learns
+    ``columns * n_visible * n_atoms`` weights of U on top of V: the ledger counts both. To learn as
+    many weights as another dictionary does, ask :meth:`matching_fraction`.
+    """
+
+    def build(self, site: Site) -> Atoms:
+        """Draw the initial U; see :meth:`Dictionary.build`."""
+        check_enough(self, site.n_atoms, site.n_visible)
+        n_all = site.columns * site.n_atoms
+        atoms = _gaussian(n_all, site.n_visible, site.generator) / site.n_visible**0.5
+        indices = torch.arange(n_all).view(site.columns, site.n_atoms)
+        return Atoms(DenseBase(atoms, learned=True), site.choose(lambda: indices))
+
+    @staticmethod
+    def matching_fraction(fraction: float, n_visible: int, n_units: int) -> float:
+        """The fraction at which U and V together hold ``fraction * n_visible * n_units`` weights.
+
+        Args:
+            fraction: the share of the layer's weights to learn.
+            n_visible: number of inputs.
+            n_units: number of units; one column is assumed.
+
+        Returns:
+            The fraction to ask for, for a whole number of atoms, at least one.
+        """
+        n_atoms = fraction * n_visible * n_units / (n_visible + n_units)
+        return max(1, round(n_atoms)) / n_visible
+
+
+def deal_random(site: Site, n_base: int) -> Tensor:
+    """Uniform atoms for every column, dealt from shuffled decks: (columns, n_atoms) int64.
+
+    Each column is uniform without replacement; a column never holds an atom twice.
+    """
+    decks = n_base // site.n_atoms  # columns served by one shuffled deck
+    dealt = [
+        torch.randperm(n_base, generator=site.generator)[: decks * site.n_atoms]
+        for _ in range(-(-site.columns // decks))
+    ]
+    return torch.cat(dealt).view(-1, site.n_atoms)[: site.columns].clone()
+
+
+def _gaussian(rows: int, width: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(rows, width, dtype=torch.float64, generator=generator)
+
+
+def _orthonormal(n_visible: int, n_atoms: int, generator: torch.Generator) -> Tensor:
+    """Orthonormal rows (n_atoms, n_visible), uniform over rotations (QR with settled signs)."""
+    q, r = torch.linalg.qr(_gaussian(n_visible, n_atoms, generator))
+    return (q * r.diagonal().sign()).t()

@@ -1,0 +1,28 @@
+"""InputStatistics: what a data-driven dictionary may know about a layer's inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Need = Literal["covariance", "squared_covariance", "sample"]
+"""Names of the statistics that a dictionary can ask for."""
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Statistics of the rows x that a layer multiplies by W, in float64.
+
+    Args:
+        n_rows: number of rows seen; a convolution sees one row per output position.
+        covariance: (n_visible, n_visible), cov(x).
+        squared_covariance: (n_visible, n_visible), cov(x**2), elementwise square first.
+        sample: (n_sample, n_visible), rows drawn uniformly from those seen.
+    """
+
+    n_rows: int
+    covariance: Tensor | None = None
+    squared_covariance: Tensor | None = None
+    sample: Tensor | None = None

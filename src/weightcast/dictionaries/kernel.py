@@ -1,0 +1,223 @@
+"""Kernel ridge regression dictionaries: from a few known weights, predict the whole filter.
+
+    w = K[:, indices] (K[indices, indices] + ridge I)^-1 w_known
+
+so U = K[:, indices] M and V = w_known. K comes from coordinates (:class:`Kernel`) or from data
+(:class:`Covariance`, :class:`SquaredCovariance`). References: Denil et al. 2013, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import ClassVar
+
+import torch
+from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
+from torch import Tensor
+
+from weightcast.dictionaries.base import (
+    Atoms,
+    Dictionary,
+    Site,
+    check_enough,
+    eigenvectors,
+    with_channels,
+)
+from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.mixing import (
+    Mixing,
+    orthonormal_mixing,
+    ridge_mixing,
+    spectral_mixing,
+)
+from weightcast.dictionaries.operators import Base, DenseBase
+from weightcast.dictionaries.selection import (
+    PickPoints,
+    Positions,
+    Selection,
+    deal_leading,
+    draw_on_grid,
+    pivoted_points,
+    random_points,
+)
+from weightcast.grid import Grid
+from weightcast.kernels import CoordinateKernel, SquaredExponential, as_kernel
+
+
+class _KernelRidge(Dictionary):
+    """What all dictionaries made from a positive semi-definite K share."""
+
+    mixing: Mixing
+    ridge: float
+    selection: Selection
+
+    def __post_init__(self) -> None:
+        if not (self.ridge >= 0 and math.isfinite(self.ridge)):
+            raise ValueError(
+                f"ridge is {self.ridge}: it is added to K's diagonal and must be at least 0 and "
+                "finite (0.1 suits a kernel whose diagonal is 1)"
+            )
+
+    def _mix(self, base: Base, indices: Tensor) -> Atoms:
+        """Atoms K[:, indices] with the chosen mixing."""
+        M = None
+        if self.mixing == "ridge":
+            gram = base.entries(indices.unsqueeze(2), indices.unsqueeze(1))
+            M = ridge_mixing(gram, self.ridge)
+        elif self.mixing == "orthonormal":
+            M = orthonormal_mixing(base.rows(indices))
+        return Atoms(base, indices, M)
+
+    def _mix_eigenvectors(self, base: Base, eigenvalues: Tensor, site: Site) -> Atoms:
+        """Leading eigenvectors of K, scaled as the mixing says."""
+        order = eigenvalues.argsort(descending=True, stable=True)
+        indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))
+        return Atoms(base, indices, spectral_mixing(self.mixing, eigenvalues[indices], self.ridge))
+
+    def _picker(self, K: Tensor, site: Site) -> PickPoints:
+        """Random or pivoted choice among the points of K (n_points, n_points)."""
+        if self.selection == "pivoted":
+            return pivoted_points(
+                K.diagonal(), lambda p: K[:, p], site.generator, random_start=site.columns > 1
+            )
+        return random_points(len(K), site.generator)
+
+
+@dataclass(frozen=True)
+class Kernel(_KernelRidge):
+    """U_j = K[:, indices_j] (K[indices_j, indices_j] + ridge I)^-1, K a kernel on coordinates.
+
+    Needs a grid. Channels are uncorrelated: K = I_channels (x) K_space. A separable kernel (SE) is
+    kept as one small matrix per axis.
+
+    Args:
+        kernel: one of ``weightcast.kernels``, or any scikit-learn kernel.
+        mixing: ``ridge`` (V holds the known weights), ``raw`` or ``orthonormal`` atoms.
+        ridge: regulariser in units of K's diagonal, at least 0.
+        selection: ``random`` points, ``pivoted`` points, or ``leading`` eigenvectors of K.
+        positions: known points drawn ``per_channel``, or ``shared`` by all channels.
+
+    Raises:
+        ValueError: a negative ridge, or something that is no kernel.
+
+    References: Denil et al. 2013, section 3.1.
+    """
+
+    kernel: CoordinateKernel | SklearnKernel = field(default_factory=SquaredExponential)
+    mixing: Mixing = "ridge"
+    ridge: float = 0.1
+    selection: Selection = "random"
+    positions: Positions = "per_channel"
+    rebuildable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "kernel", as_kernel(self.kernel))
+
+    def build(self, site: Site) -> Atoms:
+        """K on the site's grid; see :meth:`Dictionary.build`."""
+        grid = site.require_grid(self)
+        check_enough(self, site.n_atoms, grid.n_visible)
+        factors = self._factors(grid)
+        if self.selection == "leading":
+            spectra, vectors = zip(*map(eigenvectors, factors), strict=True)
+            base = site.shared_base(
+                ("eigenvectors", self.kernel, grid), lambda: with_channels(grid, list(vectors))
+            )
+            spectrum = reduce(torch.kron, (torch.ones(grid.channels).double(), *spectra))
+            return self._mix_eigenvectors(base, spectrum, site)
+        base = site.shared_base((self.kernel, grid), lambda: with_channels(grid, factors))
+        indices = site.choose(
+            lambda: draw_on_grid(
+                grid,
+                site.n_atoms,
+                site.columns,
+                self.positions,
+                self._picker(reduce(torch.kron, factors), site),
+                site.generator,
+            )
+        )
+        return self._mix(base, indices)
+
+    def _factors(self, grid: Grid) -> list[Tensor]:
+        """K_space, as one matrix per axis where the kernel is separable."""
+        assert isinstance(self.kernel, CoordinateKernel)
+        points = grid.axes() if self.kernel.separable else [grid.coordinates()]
+        return [self.kernel(p, p) for p in points]
+
+
+class _DataKernel(_KernelRidge):
+    """K estimated from the layer's inputs."""
+
+    @abstractmethod
+    def _covariance(self, site: Site) -> Tensor:
+        """K (n_visible, n_visible)."""
+
+    def build(self, site: Site) -> Atoms:
+        """K from the site's statistics; see :meth:`Dictionary.build`."""
+        K = self._covariance(site)
+        check_enough(self, site.n_atoms, len(K))
+        if self.selection == "leading":
+            spectrum, vectors = eigenvectors(K)
+            # The atoms dealt out are the leading ones: no need to keep the others.
+            kept = min(len(K), site.columns * site.n_atoms)
+            return self._mix_eigenvectors(DenseBase(vectors[:, :kept].t()), spectrum[:kept], site)
+        grid = Grid((len(K),))
+        indices = site.choose(
+            lambda: draw_on_grid(
+                grid,
+                site.n_atoms,
+                site.columns,
+                "shared",
+                self._picker(K, site),
+                site.generator,
+            )
+        )
+        return self._mix(DenseBase(K), indices)
+
+
+@dataclass(frozen=True)
+class Covariance(_DataKernel):
+    """K = cov(x) of the layer's inputs over example data (the paper's Emp).
+
+    For inputs that have no topology, such as hidden layers. Needs ``inputs``.
+
+    Args:
+        mixing: ``ridge``, ``raw`` or ``orthonormal`` atoms.
+        ridge: regulariser in units of K's diagonal, the variance of an input; at least 0.
+        selection: ``random`` inputs, ``pivoted`` inputs, or ``leading`` eigenvectors.
+
+    Raises:
+        ValueError: a negative ridge.
+
+    References: Denil et al. 2013, section 3.2.
+    """
+
+    mixing: Mixing = "ridge"
+    ridge: float = 0.01
+    selection: Selection = "random"
+    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+
+    def _covariance(self, site: Site) -> Tensor:
+        return site.require(self, "covariance")
+
+
+@dataclass(frozen=True)
+class SquaredCovariance(_DataKernel):
+    """K = cov(x**2): elementwise square before the covariance (the paper's Emp2).
+
+    Needs ``inputs``. Arguments as for :class:`Covariance`.
+
+    References: Denil et al. 2013, section 3.2.
+    """
+
+    mixing: Mixing = "ridge"
+    ridge: float = 0.01
+    selection: Selection = "random"
+    needs: ClassVar[tuple[Need, ...]] = ("squared_covariance",)
+
+    def _covariance(self, site: Site) -> Tensor:
+        return site.require(self, "squared_covariance")

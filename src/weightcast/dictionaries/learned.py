@@ -1,0 +1,227 @@
+"""Dictionaries learned by a single-layer unsupervised model of the layer's inputs.
+
+References: Denil et al. 2013, section 3.3; Coates, Lee and Ng 2011 for k-means features.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from sklearn.cluster import KMeans as SklearnKMeans
+from torch import Tensor
+
+from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough, eigenvectors
+from weightcast.dictionaries.baselines import deal_random
+from weightcast.dictionaries.estimators import synthesis_atoms
+from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.mixing import orthonormal_mixing
+from weightcast.dictionaries.operators import DenseBase
+from weightcast.dictionaries.selection import deal_leading
+
+
+class _Features(Dictionary):
+    """What all learned features share: each column draws n_atoms of them."""
+
+    mixing: Literal["raw", "orthonormal"]
+
+    @abstractmethod
+    def _features(self, site: Site) -> Tensor:
+        """Learn the features, (n_features, n_visible) float64."""
+
+    def build(self, site: Site) -> Atoms:
+        """Learn features, then draw columns from them; see :meth:`Dictionary.build`."""
+        features = self._features(site)
+        check_enough(self, site.n_atoms, len(features))
+        if not bool(features.isfinite().all()):
+            raise ValueError(
+                f"{type(self).__name__} learned NaN or infinite features: scale the inputs down, "
+                "or take a smaller learning rate"
+            )
+        base = DenseBase(features)
+        indices = site.choose(lambda: self._draw(site, len(features)))
+        M = orthonormal_mixing(base.rows(indices)) if self.mixing == "orthonormal" else None
+        return Atoms(base, indices, M)
+
+    def _draw(self, site: Site, n_features: int) -> Tensor:
+        return deal_random(site, n_features)
+
+
+@dataclass(frozen=True)
+class PCA(Dictionary):
+    """Principal components of the layer's inputs: leading eigenvectors of cov(x), orthonormal.
+
+    Needs ``inputs``.
+
+    Args:
+        whiten: scale each component by the inverse root of its variance plus ``ridge``, so that
+            all projections of the input have about unit variance.
+        ridge: variance added before the inverse root, in units of the inputs' variance.
+
+    Raises:
+        ValueError: a ridge below 0.
+    """
+
+    whiten: bool = False
+    ridge: float = 1e-3
+    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+
+    def __post_init__(self) -> None:
+        if not (self.ridge >= 0 and math.isfinite(self.ridge)):
+            raise ValueError(f"ridge is {self.ridge}: it must be at least 0 and finite")
+
+    def build(self, site: Site) -> Atoms:
+        """Eigenvectors of the site's covariance; see :meth:`Dictionary.build`."""
+        check_enough(self, site.n_atoms, site.n_visible)
+        variances, vectors = eigenvectors(site.require(self, "covariance"))
+        kept = min(site.n_visible, site.columns * site.n_atoms)
+        base = DenseBase(vectors[:, :kept].t())
+        indices = site.choose(lambda: deal_leading(torch.arange(kept), site.n_atoms, site.columns))
+        if not self.whiten:
+            return Atoms(base, indices)
+        return Atoms(base, indices, torch.diag_embed((variances[indices] + self.ridge).rsqrt()))
+
+
+@dataclass(frozen=True)
+class KMeans(_Features):
+    """Centres of k-means on whitened inputs (Coates, Lee and Ng 2011).
+
+    An atom is a centre c, taken back through the whitening: x . (ZCA c). Needs ``inputs``.
+
+    Args:
+        n_features: number of clusters; None takes the number of inputs.
+        whitening: added to each variance before whitening; in units of the inputs' variance.
+        mixing: ``raw``, or ``orthonormal`` within each column.
+
+    Raises:
+        ValueError: fewer rows in the sample than clusters, counts below 1.
+    """
+
+    n_features: int | None = None
+    whitening: float = 0.1
+    mixing: Literal["raw", "orthonormal"] = "raw"
+    needs: ClassVar[tuple[Need, ...]] = ("covariance", "sample")
+
+    def __post_init__(self) -> None:
+        _check_features(self.n_features)
+
+    def _features(self, site: Site) -> Tensor:
+        sample = site.require(self, "sample")
+        n_features = self.n_features or site.n_visible
+        if len(sample) < n_features:
+            raise ValueError(
+                f"KMeans with {n_features} clusters needs at least as many input rows, got "
+                f"{len(sample)}: pass more inputs or a smaller n_features"
+            )
+        variances, vectors = eigenvectors(site.require(self, "covariance"))
+        zca = vectors @ torch.diag((variances + self.whitening).rsqrt()) @ vectors.t()
+        seed = int(torch.randint(2**31, (1,), generator=site.generator))
+        model = SklearnKMeans(
+            n_features,
+            n_init=1,  # pyright: ignore[reportArgumentType]
+            max_iter=50,
+            random_state=seed,
+        )
+        model.fit(((sample - sample.mean(dim=0)) @ zca).numpy())
+        return torch.from_numpy(model.cluster_centers_) @ zca
+
+
+@dataclass(frozen=True)
+class Autoencoder(_Features):
+    """Features of a tied-weight autoencoder: h = sigmoid(x F^T + b), x' = h F + c.
+
+    Trained on the layer's inputs with Adam, then fixed. Needs ``inputs``.
+
+    Args:
+        n_features: hidden units; None takes the number of inputs (the authors took 1000).
+        epochs: passes over the sample.
+        learning_rate: Adam's step size.
+        batch_size: rows per step.
+        mixing: ``raw``, or ``orthonormal`` within each column.
+
+    Raises:
+        ValueError: counts below 1, a learning rate that is not positive.
+
+    References: Denil et al. 2013, section 3.3.
+    """
+
+    n_features: int | None = None
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    batch_size: int = 100
+    mixing: Literal["raw", "orthonormal"] = "raw"
+    needs: ClassVar[tuple[Need, ...]] = ("sample",)
+
+    def __post_init__(self) -> None:
+        _check_features(self.n_features)
+        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"epochs={self.epochs}, batch_size={self.batch_size}, learning_rate="
+                f"{self.learning_rate}: each must be positive"
+            )
+
+    def _features(self, site: Site) -> Tensor:
+        sample = site.require(self, "sample")
+        n_features = self.n_features or site.n_visible
+        generator = site.generator
+        features = torch.randn(n_features, site.n_visible, generator=generator, dtype=torch.float64)
+        features = (features / site.n_visible**0.5).requires_grad_()
+        hidden_bias = torch.zeros(n_features, dtype=torch.float64, requires_grad=True)
+        visible_bias = sample.mean(dim=0).requires_grad_()
+        optimiser = torch.optim.Adam([features, hidden_bias, visible_bias], self.learning_rate)
+        with torch.enable_grad():
+            for _ in range(self.epochs):
+                order = torch.randperm(len(sample), generator=generator)
+                for rows in order.split(self.batch_size):
+                    x = sample[rows]
+                    h = torch.sigmoid(x @ features.t() + hidden_bias)
+                    loss = (h @ features + visible_bias - x).square().sum(dim=1).mean()
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+        return features.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class FromEstimator(_Features):
+    """Atoms of any fitted scikit-learn estimator whose synthesis map is affine.
+
+    The atoms are the rows of ``inverse_transform(I) - inverse_transform(0)``, or else
+    ``components_`` or ``cluster_centers_`` where these are what synthesises an input. The estimator
+    must have been fitted on as many features as the layer has inputs.
+
+    Args:
+        estimator: fitted.
+        selection: ``random`` atoms, or ``leading``: in the estimator's own order.
+        mixing: ``raw``, or ``orthonormal`` within each column.
+
+    Raises:
+        ValueError: not fitted, another number of features, no affine synthesis map.
+    """
+
+    estimator: Any
+    selection: Literal["random", "leading"] = "random"
+    mixing: Literal["raw", "orthonormal"] = "raw"
+
+    def _features(self, site: Site) -> Tensor:
+        return synthesis_atoms(self.estimator, site.n_visible)
+
+    def _draw(self, site: Site, n_features: int) -> Tensor:
+        if self.selection == "leading":
+            return deal_leading(torch.arange(n_features), site.n_atoms, site.columns)
+        return deal_random(site, n_features)
+
+    def to_json_data(self) -> dict[str, object]:
+        """An estimator is an arbitrary object: refuse to write it as text."""
+        raise ValueError(
+            "FromEstimator holds a fitted estimator, which has no JSON form: keep such a plan in "
+            "Python; saved models store the atoms themselves"
+        )
+
+
+def _check_features(n_features: int | None) -> None:
+    if n_features is not None and n_features < 1:
+        raise ValueError(f"n_features is {n_features}: it must be at least 1, or None")

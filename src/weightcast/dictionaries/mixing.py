@@ -1,0 +1,103 @@
+"""Mixing: the small matrices M_j of U_j = B[:, indices_j] M_j, one per column.
+
+Ridge, raw and orthonormal atoms span the same space; they differ in conditioning, hence in how
+gradient descent on V moves W.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mixing = Literal["ridge", "raw", "orthonormal"]
+"""``ridge``: V holds known weights (the paper). ``raw``: M = I. ``orthonormal``: U_j^T U_j = I."""
+
+
+def ridge_mixing(gram: Tensor, ridge: float) -> Tensor:
+    """M_j = (K[indices_j, indices_j] + ridge I)^-1.
+
+    Args:
+        gram: (columns, n_atoms, n_atoms) float64, K at the chosen atoms.
+        ridge: regulariser in units of K's diagonal, at least 0.
+
+    Returns:
+        (columns, n_atoms, n_atoms).
+
+    Raises:
+        ValueError: K + ridge I is singular to working precision.
+
+    References: Denil et al. 2013, section 3, equation 2.
+    """
+    n_atoms = gram.shape[-1]
+    identity = torch.eye(n_atoms, dtype=gram.dtype)
+    regularised = gram + ridge * identity
+    spectrum = torch.linalg.eigvalsh(regularised)  # (columns, n_atoms), ascending
+    smallest, largest = float(spectrum[:, 0].min()), float(spectrum[:, -1].max())
+    if smallest <= n_atoms * torch.finfo(gram.dtype).eps * largest:
+        raise ValueError(
+            f"K at the {n_atoms} chosen atoms is singular to working precision with ridge={ridge}: "
+            f"its eigenvalues run from {smallest:.1e} to {largest:.1e}. Set ridge to "
+            f"{1e-6 * max(largest, 1e-300):.0e} or more, choose fewer atoms, or a shorter "
+            "length_scale"
+        )
+    return torch.cholesky_solve(
+        identity.expand_as(gram).contiguous(), torch.linalg.cholesky(regularised)
+    )
+
+
+def orthonormal_mixing(atoms: Tensor) -> Tensor:
+    """M_j = (A_j^T A_j)^(-1/2), so that U_j = A_j M_j is the orthonormal matrix nearest to A_j.
+
+    Args:
+        atoms: (columns, n_atoms, n_visible) float64, the chosen atoms as rows.
+
+    Returns:
+        (columns, n_atoms, n_atoms), symmetric.
+
+    Raises:
+        ValueError: the chosen atoms are linearly dependent to working precision.
+    """
+    _, singular, right = torch.linalg.svd(atoms.transpose(1, 2), full_matrices=False)
+    n_atoms = atoms.shape[1]
+    floor = max(atoms.shape[1:]) * torch.finfo(atoms.dtype).eps * singular[:, :1]
+    rank = int((singular > floor).sum(dim=1).min()) if singular.shape[1] == n_atoms else 0
+    if rank < n_atoms:
+        raise ValueError(
+            f"{n_atoms} orthonormal atoms were asked for, but the chosen atoms span only {rank} "
+            "dimensions to working precision: take a smaller fraction, a shorter length_scale, "
+            "or mixing='ridge'"
+        )
+    return right.transpose(1, 2) @ (right / singular.unsqueeze(2))
+
+
+def spectral_mixing(mixing: Mixing, eigenvalues: Tensor, ridge: float) -> Tensor | None:
+    """The same three choices where the atoms are eigenvectors of K with ``eigenvalues``.
+
+    In the eigenvectors' coordinates K is diagonal, so K[:, indices] and the ridge inverse are too:
+    raw atoms are lambda e, ridge atoms lambda / (lambda + ridge) e, orthonormal atoms e.
+
+    Args:
+        mixing: which of the three.
+        eigenvalues: (columns, n_atoms) of the chosen eigenvectors.
+        ridge: in units of K's diagonal.
+
+    Returns:
+        (columns, n_atoms, n_atoms) diagonal matrices, or None for the identity.
+
+    Raises:
+        ValueError: an eigenvalue is zero to working precision and would make a zero atom.
+    """
+    if mixing == "orthonormal":
+        return None
+    largest = float(eigenvalues.max())
+    n_zero = int((eigenvalues <= torch.finfo(eigenvalues.dtype).eps * max(largest, 0.0)).sum())
+    if n_zero:
+        raise ValueError(
+            f"{n_zero} of the {eigenvalues.numel()} chosen eigenvectors have eigenvalue zero to "
+            "working precision: take a smaller fraction, a shorter length_scale, or "
+            "mixing='orthonormal'"
+        )
+    scale = eigenvalues if mixing == "raw" else eigenvalues / (eigenvalues + ridge)
+    return torch.diag_embed(scale)

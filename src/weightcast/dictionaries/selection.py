@@ -1,0 +1,132 @@
+"""Selection: which atoms of the base each column takes (the paper's alpha).
+
+``random`` draws uniformly without replacement, as in the paper; ``leading`` takes the atoms of
+largest eigenvalue or lowest frequency; ``pivoted`` is greedy, each atom the one of largest variance
+that the earlier ones leave unexplained. All draws come from an explicit CPU generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weightcast.grid import Grid
+
+Selection = Literal["random", "leading", "pivoted"]
+Positions = Literal["per_channel", "shared"]
+"""On a grid with channels: own known positions in each channel, or the same in all of them."""
+
+PickPoints = Callable[[int], Tensor]
+"""A count to as many distinct int64 points of one channel, most wanted first."""
+
+
+def random_points(n_points: int, generator: torch.Generator) -> PickPoints:
+    """A picker of points, uniformly at random without replacement."""
+    return lambda count: torch.randperm(n_points, generator=generator)[:count]
+
+
+def draw_on_grid(
+    grid: Grid,
+    n_atoms: int,
+    columns: int,
+    positions: Positions,
+    pick: PickPoints,
+    generator: torch.Generator,
+) -> Tensor:
+    """Atoms for every column, spread evenly over the channels.
+
+    Each channel gets ``n_atoms // channels`` points; the remainder goes, one each, to channels
+    drawn at random.
+
+    Args:
+        grid: of the layer's inputs.
+        n_atoms: per column.
+        columns: number of columns.
+        positions: own points in each channel, or the same in all.
+        pick: draws points within one channel.
+        generator: for the choice of channels.
+
+    Returns:
+        (columns, n_atoms) int64 positions in [0, grid.n_visible).
+    """
+    each, extra = divmod(n_atoms, grid.channels)
+    drawn = []
+    for _ in range(columns):
+        counts = torch.full((grid.channels,), each)
+        counts[torch.randperm(grid.channels, generator=generator)[:extra]] += 1
+        common = pick(each + (extra > 0)) if positions == "shared" else None
+        for channel, count in enumerate(counts.tolist()):
+            if count:
+                points = pick(count) if common is None else common[:count]
+                drawn.append(points + channel * grid.n_points)
+    return torch.cat(drawn).view(columns, n_atoms)
+
+
+def deal_leading(order: Tensor, n_atoms: int, columns: int) -> Tensor:
+    """Deal the leading atoms out to the columns, as one deals cards.
+
+    One column takes the ``n_atoms`` leading atoms. With more columns, the ``columns * n_atoms``
+    leading ones are dealt in turn, so that the layer as a whole sees more of the base; giving every
+    column the same atoms would make columns pointless.
+
+    Args:
+        order: (n_base,) int64, most important first.
+        n_atoms: per column.
+        columns: number of columns.
+
+    Returns:
+        (columns, n_atoms) int64; no atom twice in one column.
+    """
+    n_pool = min(columns * n_atoms, len(order))
+    places = torch.arange(columns).unsqueeze(1) + columns * torch.arange(n_atoms)
+    return order[places * n_pool // (columns * n_atoms)]
+
+
+def pivoted_points(
+    variance: Tensor,
+    covariance_with: Callable[[int], Tensor],
+    generator: torch.Generator,
+    *,
+    random_start: bool,
+) -> PickPoints:
+    """A picker of points by pivoted Cholesky: greedy, by remaining variance.
+
+    Args:
+        variance: (n_points,) float64, the diagonal of K.
+        covariance_with: a point p to K[:, p], (n_points,).
+        generator: draws the first point, and breaks nothing else.
+        random_start: draw the first point with probability proportional to its variance, so that
+            several columns differ; otherwise it is the point of largest variance.
+
+    Returns:
+        A picker; it raises ValueError when fewer points than asked carry any variance.
+
+    References: Harbrecht, Peters and Schneider 2012, *On the low-rank approximation by the pivoted
+    Cholesky decomposition*.
+    """
+
+    def pick(count: int) -> Tensor:
+        remaining = variance.clone()
+        factor = torch.zeros(len(variance), count, dtype=variance.dtype)
+        points = torch.empty(count, dtype=torch.int64)
+        for k in range(count):
+            if k == 0 and random_start:
+                point = int(torch.multinomial(variance, 1, generator=generator))
+            else:
+                point = int(remaining.argmax())
+            if remaining[point] <= 0:
+                raise ValueError(
+                    f"pivoted selection found only {k} of {count} atoms with variance left: take a "
+                    "smaller fraction, a shorter length_scale, or selection='random'"
+                )
+            points[k] = point
+            residual = covariance_with(point) - (factor[:, :k] * factor[point, :k]).sum(dim=1)
+            factor[:, k] = residual / remaining[point].sqrt()
+            remaining = remaining - factor[:, k].square()
+            remaining[points[: k + 1]] = -torch.inf
+        return points
+
+    return pick

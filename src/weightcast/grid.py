@@ -1,0 +1,80 @@
+"""Grid: coordinates of a layer's inputs, in the one canonical order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Coordinates of ``n_visible = channels * prod(shape)`` inputs.
+
+    The order is torch's own: channel-major, then row-major over ``shape``, as ``flatten`` leaves a
+    ``(channels, rows, columns)`` image and as a convolution's weight is laid out. Inputs in
+    different channels are uncorrelated; inputs in one channel lie at integer coordinates, so
+    distances and length scales are in grid cells.
+
+    Args:
+        shape: points along each spatial axis, for example ``(28, 28)``; ``(1,)`` for
+            channels alone.
+        channels: number of channels.
+
+    Raises:
+        ValueError: no axis, or an extent below 1.
+    """
+
+    shape: tuple[int, ...]
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(extent) for extent in self.shape))
+        if not self.shape or min((*self.shape, self.channels)) < 1:
+            raise ValueError(
+                f"grid {self.shape} with {self.channels} channel(s): a grid has at least one axis, "
+                "and every extent counts points and must be at least 1"
+            )
+
+    @classmethod
+    def of(cls, grid: Grid | Sequence[int] | int) -> Grid:
+        """Read a grid from a ``Grid``, a shape such as ``(28, 28)``, or a length."""
+        if isinstance(grid, Grid):
+            return grid
+        return cls((grid,)) if isinstance(grid, int) else cls(tuple(grid))
+
+    @property
+    def n_points(self) -> int:
+        """Number of spatial points, ``prod(shape)``."""
+        return math.prod(self.shape)
+
+    @property
+    def n_visible(self) -> int:
+        """Number of inputs, ``channels * n_points``."""
+        return self.channels * self.n_points
+
+    def axes(self) -> list[Tensor]:
+        """Coordinates along each spatial axis: one (extent, 1) float64 tensor per axis."""
+        return [torch.arange(extent, dtype=torch.float64).unsqueeze(1) for extent in self.shape]
+
+    def coordinates(self) -> Tensor:
+        """Coordinates of the spatial points, (n_points, len(shape)) float64, in cells."""
+        axes = (axis.squeeze(1) for axis in self.axes())
+        return torch.cartesian_prod(*axes).reshape(self.n_points, len(self.shape))
+
+    def check(self, n_visible: int) -> Grid:
+        """Return this grid if it has ``n_visible`` inputs.
+
+        Raises:
+            ValueError: it has another number of inputs.
+        """
+        if self.n_visible != n_visible:
+            raise ValueError(
+                f"the grid {self.shape} with {self.channels} channel(s) has {self.n_visible} "
+                f"inputs, the layer has {n_visible}: give a grid whose channels * shape "
+                f"multiply to {n_visible}, for example grid=({n_visible},)"
+            )
+        return self

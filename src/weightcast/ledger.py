@@ -1,0 +1,159 @@
+"""ledger: what each layer learns, holds, stores, sends and computes, beside the dense one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from weightcast.layers import PredictedLayer
+
+_HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """Counts of one layer, in numbers (not bytes) unless said otherwise.
+
+    Args:
+        layer: its name, or ``total``.
+        kind: its class.
+        dense: parameters of the dense layer, bias included.
+        learned: parameters that are trained: V (and a LowRank's U), bias.
+        static: fixed numbers held in memory: base, mixing, indices; a shared base counts once.
+        stored: numbers that a saved folder holds: the learned ones, the indices, and bases and
+            mixing that cannot be rebuilt from the plan.
+        sent_per_step: numbers that data-parallel training exchanges at each step: the gradients.
+        optimiser_state: numbers that Adam keeps: two per learned weight.
+        multiply_adds: of a forward pass, per row (per output position of a convolution).
+        dense_multiply_adds: the same for the dense layer.
+    """
+
+    layer: str
+    kind: str
+    dense: int
+    learned: int
+    static: int
+    stored: int
+    sent_per_step: int
+    optimiser_state: int
+    multiply_adds: int
+    dense_multiply_adds: int
+
+    @property
+    def proportion_learned(self) -> float:
+        """Learned parameters over the dense layer's parameters, biases included in both."""
+        return self.learned / self.dense if self.dense else 1.0
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Rows of all layers that hold parameters, and their total; printed as a table."""
+
+    rows: tuple[LedgerRow, ...]
+
+    @property
+    def total(self) -> LedgerRow:
+        """The sums over all layers."""
+        numbers = [field.name for field in fields(LedgerRow) if field.type == "int"]
+        sums = {name: sum(getattr(row, name) for row in self.rows) for name in numbers}
+        return LedgerRow(layer="total", kind="", **sums)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data: ``layers`` (a list of rows) and ``total``."""
+        return {
+            "layers": [_row_dict(row) for row in self.rows],
+            "total": _row_dict(self.total),
+        }
+
+    def __str__(self) -> str:
+        table: list[tuple[str, ...]] = [_HEADS]
+        for row in (*self.rows, self.total):
+            saved = row.multiply_adds / max(1, row.dense_multiply_adds)
+            cost = f"{row.multiply_adds:,} ({saved:.0%})" if row.dense_multiply_adds else ""
+            counts = (f"{row.static:,}", f"{row.stored:,}", cost)
+            share = f"{row.proportion_learned:.1%}"
+            table.append(
+                (row.layer, row.kind, f"{row.dense:,}", f"{row.learned:,}", share, *counts)
+            )
+        widths = [max(len(line[i]) for line in table) for i in range(len(_HEADS))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def ledger(model: nn.Module, batch: int = 100) -> Ledger:
+    """Count what every layer of a model learns, holds, stores, sends and computes.
+
+    Args:
+        model: dense, predicted or mixed.
+        batch: rows per forward pass; mixing M V costs the same whatever their number.
+
+    Returns:
+        A :class:`Ledger`: ``print`` it, or take ``.rows``, ``.total``, ``.to_dict()``.
+    """
+    rows = []
+    counted: set[int] = set()  # identities of what is shared or tied, and counts once
+    for name, module in model.named_modules():
+        if isinstance(module, PredictedLayer):
+            rows.append(_predicted_row(name, module, batch, counted))
+            counted.update(map(id, module.parameters()))
+            continue
+        own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        counted.update(map(id, own))
+        if own:
+            rows.append(_dense_row(name, module, own))
+    return Ledger(tuple(rows))
+
+
+def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[int]) -> LedgerRow:
+    atoms = layer.atoms
+    learned = sum(p.numel() for p in layer.parameters())
+    base = 0 if id(atoms.base) in counted else atoms.base.n_static
+    counted.add(id(atoms.base))
+    mixing = 0 if atoms.mixing is None else atoms.mixing.numel()
+    indices = atoms.indices.numel()
+    fixed = 0 if layer.rule.dictionary.rebuildable else base + mixing
+    bias = 0 if layer.bias is None else layer.n_units
+    return LedgerRow(
+        layer=name,
+        kind=type(layer).__name__,
+        dense=layer.n_visible * layer.n_units + bias,
+        learned=learned,
+        static=base + mixing + indices,
+        stored=learned + indices + fixed,
+        sent_per_step=learned,
+        optimiser_state=2 * learned,
+        multiply_adds=-(-layer.multiply_adds(batch) // batch),
+        dense_multiply_adds=layer.n_visible * layer.n_units,
+    )
+
+
+def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> LedgerRow:
+    count = sum(p.numel() for p in parameters)
+    learned = sum(p.numel() for p in parameters if p.requires_grad)
+    convertible = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    cost = module.weight.numel() if convertible else 0
+    return LedgerRow(
+        layer=name,
+        kind=type(module).__name__,
+        dense=count,
+        learned=learned,
+        static=count - learned,
+        stored=count,
+        sent_per_step=learned,
+        optimiser_state=2 * learned,
+        multiply_adds=cost,
+        dense_multiply_adds=cost,
+    )
+
+
+def _row_dict(row: LedgerRow) -> dict[str, Any]:
+    return asdict(row) | {"proportion_learned": row.proportion_learned}

@@ -1,0 +1,60 @@
+"""Patches: the inputs of a convolution as rows, one per output position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def reversed_padding(layer: Any) -> list[int]:
+    """A convolution's padding as ``nn.functional.pad`` takes it: last axis first, before, after."""
+    if layer.padding == "valid":
+        return [0, 0] * len(layer.kernel_size)
+    if layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        pairs: Sequence[tuple[int, int]] = [(t // 2, t - t // 2) for t in total]
+    else:
+        pairs = [(p, p) for p in layer.padding]
+    return [amount for pair in reversed(pairs) for amount in pair]
+
+
+def pad_input(x: Tensor, layer: Any) -> tuple[Tensor, Any]:
+    """Pad where the convolution itself cannot (any mode but zeros).
+
+    Args:
+        x: (batch, channels, *size).
+        layer: a convolution, dense or predicted.
+
+    Returns:
+        The input, and the padding that is left for the convolution to do.
+    """
+    if layer.padding_mode == "zeros":
+        return x, layer.padding
+    return nn.functional.pad(x, reversed_padding(layer), mode=layer.padding_mode), 0
+
+
+def extract_patches(x: Tensor, layer: Any) -> Tensor:
+    """All patches that a convolution's filters meet, in the order of its weight.
+
+    Args:
+        x: (batch, channels, *size) or (channels, *size).
+        layer: the convolution: kernel size, stride, padding and its mode, dilation, groups.
+
+    Returns:
+        (batch * groups * positions, channels / groups * prod(kernel_size)).
+    """
+    n_axes = len(layer.kernel_size)
+    if x.dim() == n_axes + 1:
+        x = x.unsqueeze(0)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = nn.functional.pad(x, reversed_padding(layer), mode=mode)
+    x = x.unflatten(1, (layer.groups, -1))  # (batch, groups, channels, *size)
+    for axis in range(n_axes):
+        dilation, size = layer.dilation[axis], layer.kernel_size[axis]
+        windows = x.unfold(3 + axis, dilation * (size - 1) + 1, layer.stride[axis])
+        x = windows[..., ::dilation]
+    # (batch, groups, channels, *positions, *kernel): channels go next to the kernel.
+    x = x.movedim(2, 2 + n_axes)
+    return x.flatten(2 + n_axes).flatten(0, n_axes + 1)

@@ -1,0 +1,223 @@
+"""PredictedWeight: static atoms and learned V, for x -> x U V and W = U V."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import Atoms
+
+Path = Literal["auto", "factored", "materialised"]
+"""``factored``: x B, select, mix, V. ``materialised``: W = U V, then the dense operation."""
+
+
+class PredictedWeight(nn.Module):
+    """W = U V: every column's atoms are fixed, only V is learned.
+
+    The units are split into ``atoms.columns`` contiguous groups as evenly as possible (the first
+    ``n_units % columns`` groups have one unit more); group j is predicted from U_j.
+
+    Args:
+        atoms: the dictionary of every column.
+        n_units: number of units (columns of W).
+        path: how to compute x W. ``auto`` takes the path with fewer multiply-adds.
+
+    Raises:
+        ValueError: more columns than units, or an unknown path.
+
+    References: Denil et al. 2013, sections 2 and 4.
+    """
+
+    V: nn.Parameter
+
+    def __init__(self, atoms: Atoms, n_units: int, *, path: Path = "auto") -> None:
+        super().__init__()
+        if atoms.columns > n_units:
+            raise ValueError(
+                f"{atoms.columns} columns for {n_units} units: every column needs a unit of its "
+                f"own, so columns must be at most {n_units}"
+            )
+        if path not in ("auto", "factored", "materialised"):
+            raise ValueError(f"path is {path!r}: take 'auto', 'factored' or 'materialised'")
+        self.atoms = atoms
+        self.n_units = n_units
+        self.path: Path = path
+        self.V = nn.Parameter(torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64))
+
+    @property
+    def n_visible(self) -> int:
+        """Number of inputs."""
+        return self.atoms.n_visible
+
+    @property
+    def unit_columns(self) -> Tensor:
+        """(n_units,) int64: the column that each unit belongs to."""
+        sizes = [size for count, size in self._groups() for size in [size] * count]
+        return torch.repeat_interleave(torch.arange(self.atoms.columns), torch.tensor(sizes))
+
+    @property
+    def weight(self) -> Tensor:
+        """W^T = (U V)^T, (n_units, n_visible): torch's layout, computed anew at each access."""
+        return self._weight_rows(self._mixed())
+
+    @torch.no_grad()
+    def reset_V(self, variance: float, generator: torch.Generator | None = None) -> None:
+        """Draw V so that W = U V has entries of mean 0 and, on average, the given variance.
+
+        Entries of V are uniform, with one width per column: E[W_iu^2] = sum_a U_ia^2 E[V_au^2].
+
+        Args:
+            variance: of W's entries, for example 1 / (3 n_visible), that of ``nn.Linear``.
+            generator: a CPU generator; None takes seed 0.
+        """
+        generator = generator or torch.Generator().manual_seed(0)
+        V = torch.rand(self.V.shape, dtype=torch.float64, generator=generator) * 2 - 1
+        energy = self.atoms.dictionaries().detach().double().square().sum(dim=(1, 2))
+        width = (3 * variance * self.n_visible / energy).sqrt()  # (columns,)
+        self.V.copy_(V * width.cpu()[self.unit_columns])
+
+    @torch.no_grad()
+    def fit(self, W: Tensor) -> float:
+        """Set V to the least-squares solution of U V = W.
+
+        Args:
+            W: (n_units, n_visible), torch's layout; dtype and device may differ from the layer's.
+
+        Returns:
+            The share of W's sum of squares that is left unexplained, |W - U V|^2 / |W|^2.
+
+        Raises:
+            ValueError: W of another shape, or with NaN or infinite entries.
+        """
+        W = W.reshape(W.shape[0], -1)
+        if tuple(W.shape) != (self.n_units, self.n_visible):
+            raise ValueError(
+                f"W is {tuple(W.shape)}, expected (n_units, n_visible) = "
+                f"({self.n_units}, {self.n_visible})"
+            )
+        if not bool(W.isfinite().all()):
+            raise ValueError(f"W holds {int((~W.isfinite()).sum())} NaN or infinite entries")
+        target = W.detach().to("cpu", torch.float64)
+        V = torch.empty(self.V.shape, dtype=torch.float64)
+        residual = 0.0
+        U = self.atoms.dictionaries().detach().to("cpu", torch.float64)
+        for column, units in enumerate(self._unit_slices()):
+            # gelsd: atoms may be nearly dependent (smooth kernels at large fractions).
+            V[:, units] = torch.linalg.lstsq(U[column], target[units].t(), driver="gelsd").solution
+            residual += float((U[column] @ V[:, units] - target[units].t()).square().sum())
+        self.V.copy_(V)
+        return residual / max(float(target.square().sum()), torch.finfo(torch.float64).tiny)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """X W + b.
+
+        Args:
+            x: (..., n_visible).
+            bias: (n_units,), added to the result.
+
+        Returns:
+            (..., n_units).
+        """
+        rows = x.reshape(-1, self.n_visible)
+        if self._choose_path(len(rows)) == "materialised":
+            return nn.functional.linear(x, self.weight, bias)
+        values = self.atoms.base.project(rows, self.atoms.indices)  # (columns, n_atoms, batch)
+        y = self._predict(values, bias)  # (n_units, batch)
+        return y.t().view(*x.shape[:-1], self.n_units) if x.dim() != 2 else y.t()
+
+    def multiply_adds(self, batch: int, path: Path = "auto") -> int:
+        """Multiply-adds of a forward pass over ``batch`` rows, along one path or the better."""
+        if path == "auto":
+            path = self._choose_path(batch)
+        atoms, fold = self.atoms, self._fold_multiply_adds
+        if path == "materialised":
+            build = self.n_visible * atoms.n_atoms * self.n_units
+            return fold + build + batch * self.n_visible * self.n_units
+        direct = atoms.base.direct_multiply_adds(atoms.indices)
+        project = min(direct, atoms.base.multiply_adds)
+        return fold + batch * (project + atoms.n_atoms * self.n_units)
+
+    def extra_repr(self) -> str:
+        """Counts, for printed models."""
+        return f"n_visible={self.n_visible}, n_units={self.n_units}, path={self.path!r}"
+
+    @property
+    def _fold_multiply_adds(self) -> int:
+        return 0 if self.atoms.mixing is None else self.atoms.n_atoms**2 * self.n_units
+
+    def _choose_path(self, batch: int) -> Path:
+        if self.path != "auto":
+            return self.path
+        factored = self.multiply_adds(batch, "factored")
+        return (
+            "factored" if factored <= self.multiply_adds(batch, "materialised") else "materialised"
+        )
+
+    def _groups(self) -> list[tuple[int, int]]:
+        """Runs of columns with equally many units: (number of columns, units of each)."""
+        size, larger = divmod(self.n_units, self.atoms.columns)
+        runs = [(larger, size + 1), (self.atoms.columns - larger, size)]
+        return [(count, size) for count, size in runs if count]
+
+    def _unit_slices(self) -> Iterator[slice]:
+        """The units of every column."""
+        start = 0
+        for count, size in self._groups():
+            for _ in range(count):
+                yield slice(start, start + size)
+                start += size
+
+    def _runs(self) -> Iterator[tuple[slice, slice, int]]:
+        """Runs of equal columns: (columns, units, units of each column)."""
+        column = unit = 0
+        for count, size in self._groups():
+            yield slice(column, column + count), slice(unit, unit + count * size), size
+            column, unit = column + count, unit + count * size
+
+    def _mixed(self) -> list[Tensor]:
+        """M_j V_j for every run of columns, (columns of the run, n_atoms, units of each).
+
+        Multiplied out once per call: it is smaller than the batch in all but degenerate cases.
+        """
+        mixed = []
+        for columns, units, size in self._runs():
+            V = self.V[:, units].unflatten(1, (-1, size)).transpose(0, 1)
+            M = self.atoms.mixing
+            mixed.append(V if M is None else torch.bmm(M[columns], V))
+        return mixed
+
+    def _predict(self, values: Tensor, bias: Tensor | None) -> Tensor:
+        """V_j^T M_j^T values_j + b: (columns, n_atoms, batch) to (n_units, batch)."""
+        parts = []
+        for (columns, units, size), A in zip(self._runs(), self._mixed(), strict=True):
+            A = A.transpose(1, 2)  # (columns of the run, units of each, n_atoms)
+            if bias is None:
+                y = torch.bmm(A, values[columns])
+            else:
+                y = torch.baddbmm(bias[units].view(-1, size, 1), A, values[columns])
+            parts.append(y.flatten(0, 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _weight_rows(self, mixed: list[Tensor]) -> Tensor:
+        """W^T (n_units, n_visible) from M_j V_j."""
+        rows = self.atoms.base.rows(self.atoms.indices)  # (columns, n_atoms, n_visible)
+        parts = [
+            torch.bmm(A.transpose(1, 2), rows[columns]).flatten(0, 1)
+            for (columns, _, _), A in zip(self._runs(), mixed, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def dense_variance(n_visible: int) -> float:
+    """The variance of the entries that ``nn.Linear`` and ``nn.ConvNd`` draw: 1 / (3 n_visible)."""
+    return 1 / (3 * n_visible)
+
+
+def draw_bias(n_units: int, n_visible: int, generator: torch.Generator) -> Tensor:
+    """The bias that ``nn.Linear`` draws, uniform within 1 / sqrt(n_visible): (n_units,) float64."""
+    width = 1 / math.sqrt(n_visible)
+    return (torch.rand(n_units, dtype=torch.float64, generator=generator) * 2 - 1) * width

@@ -1,0 +1,205 @@
+"""Statistics of a layer's inputs from hooked passes over example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import InputStatistics
+from weightcast.dictionaries.inputs import Need
+from weightcast.layers import layer_rows
+
+MAX_ROWS_PER_CALL = 16_384
+"""A convolution has one row per output position; more rows than these are thinned at random."""
+
+
+class StatisticsAccumulator:
+    """Covariances and a uniform sample of rows, from one batch after another.
+
+    Args:
+        needs: which statistics to keep.
+        sample_size: rows of the sample.
+        generator: a CPU generator for the sample.
+    """
+
+    def __init__(self, needs: Sequence[Need], sample_size: int, generator: torch.Generator) -> None:
+        self.generator, self.sample_size = generator, sample_size
+        self.n_rows = 0
+        self.moments = {"covariance": _Moments(), "squared_covariance": _Moments()}
+        self.moments = {name: m for name, m in self.moments.items() if name in needs}
+        self.sample: Tensor | None = None
+        self.keys = torch.empty(0, dtype=torch.float64)
+        self.keep_sample = "sample" in needs
+
+    def update(self, rows: Tensor) -> None:
+        """Take in rows, (n_rows, n_visible).
+
+        Raises:
+            ValueError: NaN or infinite rows.
+        """
+        rows = rows.detach()
+        if len(rows) > MAX_ROWS_PER_CALL:
+            chosen = torch.randperm(len(rows), generator=self.generator)[:MAX_ROWS_PER_CALL]
+            rows = rows[chosen.to(rows.device)]
+        rows = rows.to("cpu", torch.float64)
+        if not bool(rows.isfinite().all()):
+            raise ValueError(
+                f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or "
+                "infinite: clean the inputs"
+            )
+        self.n_rows += len(rows)
+        if "covariance" in self.moments:
+            self.moments["covariance"].update(rows)
+        if "squared_covariance" in self.moments:
+            self.moments["squared_covariance"].update(rows.square())
+        if self.keep_sample:
+            self._update_sample(rows)
+
+    def result(self) -> InputStatistics:
+        """The statistics of all rows so far.
+
+        Raises:
+            ValueError: fewer than 2 rows, which have no covariance.
+        """
+        if self.n_rows < 2:
+            raise ValueError(
+                f"the layer saw {self.n_rows} input row(s); statistics need at least 2: pass more "
+                "inputs, or leave this layer dense if the model does not use it"
+            )
+        covariances = {name: m.covariance(self.n_rows) for name, m in self.moments.items()}
+        return InputStatistics(self.n_rows, sample=self.sample, **covariances)
+
+    def _update_sample(self, rows: Tensor) -> None:
+        """Every row draws a key; the rows with the largest keys are a uniform sample."""
+        keys = torch.rand(len(rows), dtype=torch.float64, generator=self.generator)
+        if self.sample is not None:
+            rows, keys = torch.cat([self.sample, rows]), torch.cat([self.keys, keys])
+        kept = keys.topk(min(self.sample_size, len(keys))).indices.sort().values
+        self.sample, self.keys = rows[kept], keys[kept]
+
+
+class _Moments:
+    """Mean and centred second moment, merged batch by batch (Chan, Golub and LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = torch.zeros(())
+        self.scatter = torch.zeros(())
+
+    def update(self, rows: Tensor) -> None:
+        n, mean = len(rows), rows.mean(dim=0)
+        centred = rows - mean
+        scatter = centred.t() @ centred
+        if self.n == 0:
+            self.n, self.mean, self.scatter = n, mean, scatter
+            return
+        shift, total = mean - self.mean, self.n + n
+        self.scatter += scatter + torch.outer(shift, shift) * (self.n * n / total)
+        self.mean += shift * (n / total)
+        self.n = total
+
+    def covariance(self, n_rows: int) -> Tensor:
+        K = self.scatter / (n_rows - 1)
+        return (K + K.t()) / 2
+
+
+def collect_statistics(
+    model: nn.Module,
+    layer: nn.Module,
+    inputs: Iterable[Any],
+    needs: Sequence[Need],
+    *,
+    sample_size: int = 10_000,
+    generator: torch.Generator | None = None,
+) -> InputStatistics:
+    """Run the model over the inputs and gather statistics of what one dense layer is given.
+
+    Args:
+        model: run in evaluation mode and without gradients, its mode restored afterwards.
+        layer: a dense layer inside the model.
+        inputs: batches: a tensor, a sequence whose first entry is the input, or a mapping of
+            keyword arguments.
+        needs: which statistics.
+        sample_size: rows of the sample, where one is needed.
+        generator: a CPU generator for the sample; None takes seed 0.
+
+    Raises:
+        ValueError: NaN or infinite inputs, or too few rows.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    accumulator = StatisticsAccumulator(needs, sample_size, generator)
+
+    def take(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        accumulator.update(layer_rows(module, arguments[0]))
+
+    handle = layer.register_forward_pre_hook(take)
+    try:
+        with evaluating(model):
+            for batch in inputs:
+                call(model, batch)
+    finally:
+        handle.remove()
+    return accumulator.result()
+
+
+def execution_order(
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Any
+) -> dict[str, Tensor]:
+    """Run one batch, and list the layers in the order of their first call with their inputs.
+
+    Layers that the model does not call are left out.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            seen.setdefault(name, arguments[0].detach())
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
+    try:
+        with evaluating(model):
+            call(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def as_batches(inputs: Any) -> list[Any]:
+    """Example inputs as a list of batches, so that several layers can be fed from them in turn.
+
+    A single tensor is one batch.
+
+    Raises:
+        ValueError: no batch at all.
+    """
+    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if not batches:
+        raise ValueError("inputs is empty: pass at least one batch of example inputs")
+    return batches
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
