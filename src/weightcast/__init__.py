@@ -35,6 +35,7 @@ from weightcast.layers import (
     PredictedLinear,
 )
 from weightcast.ledger import Ledger, LedgerRow, ledger
+from weightcast.optimise import parameter_groups
 from weightcast.plan import Plan
 from weightcast.predicted import PredictedWeight
 from weightcast.rule import Rule
@@ -59,6 +60,7 @@ __all__ = [
     "ledger",
     "load",
     "merge",
+    "parameter_groups",
     "save",
     "suggest",
 ]

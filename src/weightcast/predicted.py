@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -47,6 +48,7 @@ class PredictedWeight(nn.Module):
         self.n_units = n_units
         self.path: Path = path
         self.V = nn.Parameter(torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64))
+        self._runs = _runs(n_units, atoms.columns)
 
     @property
     def n_visible(self) -> int:
@@ -56,7 +58,7 @@ class PredictedWeight(nn.Module):
     @property
     def unit_columns(self) -> Tensor:
         """(n_units,) int64: the column that each unit belongs to."""
-        sizes = [size for count, size in self._groups() for size in [size] * count]
+        sizes = [units.stop - units.start for units in self._unit_slices()]
         return torch.repeat_interleave(torch.arange(self.atoms.columns), torch.tensor(sizes))
 
     @property
@@ -127,7 +129,8 @@ class PredictedWeight(nn.Module):
             return nn.functional.linear(x, self.weight, bias)
         values = self.atoms.base.project(rows, self.atoms.indices)  # (columns, n_atoms, batch)
         y = self._predict(values, bias)  # (n_units, batch)
-        return y.t().view(*x.shape[:-1], self.n_units) if x.dim() != 2 else y.t()
+        # Row-major, as nn.Linear's output is: models call view on it, and products are faster.
+        return y.t().contiguous().view(*x.shape[:-1], self.n_units)
 
     def multiply_adds(self, batch: int, path: Path = "auto") -> int:
         """Multiply-adds of a forward pass over ``batch`` rows, along one path or the better."""
@@ -157,26 +160,11 @@ class PredictedWeight(nn.Module):
             "factored" if factored <= self.multiply_adds(batch, "materialised") else "materialised"
         )
 
-    def _groups(self) -> list[tuple[int, int]]:
-        """Runs of columns with equally many units: (number of columns, units of each)."""
-        size, larger = divmod(self.n_units, self.atoms.columns)
-        runs = [(larger, size + 1), (self.atoms.columns - larger, size)]
-        return [(count, size) for count, size in runs if count]
-
     def _unit_slices(self) -> Iterator[slice]:
         """The units of every column."""
-        start = 0
-        for count, size in self._groups():
-            for _ in range(count):
-                yield slice(start, start + size)
-                start += size
-
-    def _runs(self) -> Iterator[tuple[slice, slice, int]]:
-        """Runs of equal columns: (columns, units, units of each column)."""
-        column = unit = 0
-        for count, size in self._groups():
-            yield slice(column, column + count), slice(unit, unit + count * size), size
-            column, unit = column + count, unit + count * size
+        for run in self._runs:
+            for start in range(run.units.start, run.units.stop, run.size):
+                yield slice(start, start + run.size)
 
     def _mixed(self) -> list[Tensor]:
         """M_j V_j for every run of columns, (columns of the run, n_atoms, units of each).
@@ -184,21 +172,22 @@ class PredictedWeight(nn.Module):
         Multiplied out once per call: it is smaller than the batch in all but degenerate cases.
         """
         mixed = []
-        for columns, units, size in self._runs():
-            V = self.V[:, units].unflatten(1, (-1, size)).transpose(0, 1)
+        for run in self._runs:
+            V = run.of_units(self.V).unflatten(1, (-1, run.size)).transpose(0, 1)
             M = self.atoms.mixing
-            mixed.append(V if M is None else torch.bmm(M[columns], V))
+            mixed.append(V if M is None else torch.bmm(run.of_columns(M), V))
         return mixed
 
     def _predict(self, values: Tensor, bias: Tensor | None) -> Tensor:
         """V_j^T M_j^T values_j + b: (columns, n_atoms, batch) to (n_units, batch)."""
         parts = []
-        for (columns, units, size), A in zip(self._runs(), self._mixed(), strict=True):
+        for run, A in zip(self._runs, self._mixed(), strict=True):
             A = A.transpose(1, 2)  # (columns of the run, units of each, n_atoms)
             if bias is None:
-                y = torch.bmm(A, values[columns])
+                y = torch.bmm(A, run.of_columns(values))
             else:
-                y = torch.baddbmm(bias[units].view(-1, size, 1), A, values[columns])
+                b = run.of_units(bias).view(-1, run.size, 1)
+                y = torch.baddbmm(b, A, run.of_columns(values))
             parts.append(y.flatten(0, 1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -206,10 +195,40 @@ class PredictedWeight(nn.Module):
         """W^T (n_units, n_visible) from M_j V_j."""
         rows = self.atoms.base.rows(self.atoms.indices)  # (columns, n_atoms, n_visible)
         parts = [
-            torch.bmm(A.transpose(1, 2), rows[columns]).flatten(0, 1)
-            for (columns, _, _), A in zip(self._runs(), mixed, strict=True)
+            torch.bmm(A.transpose(1, 2), run.of_columns(rows)).flatten(0, 1)
+            for run, A in zip(self._runs, mixed, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring columns with equally many units: one batched product serves them all."""
+
+    columns: slice
+    units: slice
+    size: int
+    whole: bool
+
+    def of_columns(self, tensor: Tensor) -> Tensor:
+        """This run's part of (columns, ...)."""
+        return tensor if self.whole else tensor[self.columns]
+
+    def of_units(self, tensor: Tensor) -> Tensor:
+        """This run's part of (..., n_units)."""
+        return tensor if self.whole else tensor[..., self.units]
+
+
+def _runs(n_units: int, columns: int) -> tuple[_Run, ...]:
+    """At most two runs: the first ``n_units % columns`` columns have one unit more."""
+    size, larger = divmod(n_units, columns)
+    if larger == 0:
+        return (_Run(slice(0, columns), slice(0, n_units), size, True),)
+    border = larger * (size + 1)
+    return (
+        _Run(slice(0, larger), slice(0, border), size + 1, False),
+        _Run(slice(larger, columns), slice(border, n_units), size, False),
+    )
 
 
 def dense_variance(n_visible: int) -> float:

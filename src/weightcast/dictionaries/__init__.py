@@ -6,6 +6,7 @@ from weightcast.dictionaries.baselines import LowRank, RandomConnections, Random
 from weightcast.dictionaries.inputs import InputStatistics
 from weightcast.dictionaries.kernel import Covariance, Kernel, SquaredCovariance
 from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
+from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase, KroneckerBase
 from weightcast.dictionaries.stored import StoredAtoms
 
@@ -25,6 +26,7 @@ __all__ = [
     "KMeans",
     "Kernel",
     "KroneckerBase",
+    "LocalKernel",
     "LowRank",
     "RandomConnections",
     "RandomGaussian",

@@ -45,15 +45,32 @@ class RandomGaussian(Dictionary):
 
 @dataclass(frozen=True)
 class RandomConnections(Dictionary):
-    """One-hot atoms: each unit sees a random subset of the inputs (the paper's RandCon)."""
+    """One-hot atoms: each unit sees a subset of the inputs (the paper's RandCon).
 
+    Args:
+        selection: ``random``: each column sees inputs drawn at random. ``grouped``: column after
+            column takes the next inputs in their order, so that units which share a column in the
+            layer below are seen together; nothing is drawn, and selecting is free.
+
+    Raises:
+        ValueError: another selection.
+    """
+
+    selection: Literal["random", "grouped"] = "random"
     rebuildable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("random", "grouped"):
+            raise ValueError(f"selection is {self.selection!r}: take 'random' or 'grouped'")
 
     def build(self, site: Site) -> Atoms:
         """Draw the connections; see :meth:`Dictionary.build`."""
-        n_visible = site.n_visible
+        n_visible, n_all = site.n_visible, site.columns * site.n_atoms
         check_enough(self, site.n_atoms, n_visible)
-        base = site.shared_base((type(self), n_visible), lambda: IdentityBase(n_visible))
+        base = site.shared_base((RandomConnections, n_visible), lambda: IdentityBase(n_visible))
+        if self.selection == "grouped":
+            in_turn = torch.arange(n_all).view(site.columns, site.n_atoms) % n_visible
+            return Atoms(base, site.choose(lambda: in_turn))
         return Atoms(base, site.choose(lambda: deal_random(site, n_visible)))
 
 

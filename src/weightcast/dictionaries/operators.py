@@ -25,11 +25,8 @@ class Base(nn.Module, ABC):
 
     n_visible: int
     n_base: int
-
-    @property
-    @abstractmethod
-    def multiply_adds(self) -> int:
-        """Multiply-adds of ``transform`` per example."""
+    multiply_adds: int
+    """Multiply-adds of ``transform`` per example."""
 
     @property
     @abstractmethod
@@ -108,15 +105,11 @@ class DenseBase(Base):
     def __init__(self, atoms: Tensor, *, learned: bool = False) -> None:
         super().__init__()
         self.n_base, self.n_visible = atoms.shape
+        self.multiply_adds = atoms.numel()
         if learned:
             self.atoms = nn.Parameter(atoms.contiguous())
         else:
             self.register_buffer("atoms", atoms.contiguous())
-
-    @property
-    @override
-    def multiply_adds(self) -> int:
-        return self.n_base * self.n_visible
 
     @property
     @override
@@ -142,13 +135,9 @@ class IdentityBase(Base):
     def __init__(self, n_visible: int) -> None:
         super().__init__()
         self.n_visible = self.n_base = n_visible
+        self.multiply_adds = 0
         # Holds no number, but tells dtype and device.
         self.register_buffer("_like", torch.zeros(0, dtype=torch.float64), persistent=False)
-
-    @property
-    @override
-    def multiply_adds(self) -> int:
-        return 0
 
     @property
     @override
@@ -191,20 +180,15 @@ class KroneckerBase(Base):
             if not isinstance(factor, int):
                 # Held transposed: rows are atoms, and the products below need no copy.
                 self.register_buffer(f"factor_{axis}", factor.t().contiguous())
+        self.multiply_adds = sum(
+            math.prod(self.sizes_in[: axis + 1]) * math.prod(self.sizes_out[axis:])
+            for axis, identity in enumerate(self._identity)
+            if not identity
+        )
 
     def factor(self, axis: int) -> Tensor | None:
         """F_axis^T (m_i, n_i), or None for the identity."""
         return None if self._identity[axis] else self.get_buffer(f"factor_{axis}")
-
-    @property
-    @override
-    def multiply_adds(self) -> int:
-        total = 0
-        for axis in range(len(self.sizes_in)):
-            if not self._identity[axis]:
-                rest = math.prod(self.sizes_in[:axis]) * math.prod(self.sizes_out[axis + 1 :])
-                total += rest * self.sizes_in[axis] * self.sizes_out[axis]
-        return total
 
     @property
     @override

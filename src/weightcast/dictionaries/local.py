@@ -1,0 +1,142 @@
+"""LocalKernel: each column looks at the inputs through a window of its own.
+
+One column of smooth atoms spread over a whole image must spend them on parts that its units do not
+need. Here the columns' centres lie on a lattice over the grid, and column j's atoms are the leading
+eigenvectors of the kernel seen through a Gaussian window around its centre c_j:
+
+    K_j(p, q) = s_j(p) k(p, q) s_j(q),    s_j(p) = exp(-|p - c_j|^2 / (4 window^2))
+
+Kernel and window are separable, and centres share their coordinates along each axis, so that all
+columns together are one Kronecker base: F_axis holds the eigenvectors of all centres of that axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries.base import (
+    Atoms,
+    Dictionary,
+    Site,
+    check_enough,
+    eigenvectors,
+    with_channels,
+)
+from weightcast.grid import Grid
+from weightcast.kernels import CoordinateKernel, SquaredExponential
+
+# Eigenvalues below this share of the largest are rounding; their power would be noise.
+_FLOOR = 1e-15
+
+
+@dataclass(frozen=True)
+class LocalKernel(Dictionary):
+    """U_j = E_j (lambda_j / lambda_j1)^power: leading eigenvectors of K through column j's window.
+
+    Needs a grid. Atoms are orthogonal within a column. Centres depend on the number of columns and
+    the grid alone, nothing is drawn at random.
+
+    Args:
+        kernel: separable; the squared exponential is.
+        window: standard deviation of the squared window, in cells, positive.
+        power: 0 for orthonormal atoms; a little more makes the smoother ones longer, so that
+            gradient descent prefers them.
+        margin: cells along every edge in which no centre lies, at least 0.
+
+    Raises:
+        ValueError: a kernel that is not separable, a window that is not positive, a negative power
+            or margin.
+    """
+
+    kernel: CoordinateKernel = field(default_factory=lambda: SquaredExponential(3.0))
+    window: float = 1.5
+    power: float = 0.25
+    margin: float = 0.0
+    rebuildable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not getattr(self.kernel, "separable", False):
+            raise ValueError(
+                f"LocalKernel needs a separable kernel, got {self.kernel!r}: take "
+                "SquaredExponential, or Kernel for any kernel on the whole grid"
+            )
+        if not (self.window > 0 and math.isfinite(self.window)):
+            raise ValueError(f"window is {self.window}: it must be positive and finite, in cells")
+        if not (self.power >= 0 and self.margin >= 0):
+            raise ValueError(
+                f"power is {self.power} and margin {self.margin}: each must be at least 0"
+            )
+
+    def build(self, site: Site) -> Atoms:
+        """One window per column on the site's grid; see :meth:`Dictionary.build`."""
+        grid = site.require_grid(self)
+        check_enough(self, site.n_atoms, grid.n_visible)
+        counts = lattice_counts(site.columns, grid.shape)
+        cells = lattice_cells(counts, site.columns)  # (columns, axes)
+        spectra = [self._spectra(*axis) for axis in zip(grid.shape, counts, strict=True)]
+        scales, places = zip(
+            *(self._leading(grid, spectra, cell.tolist(), site.n_atoms) for cell in cells),
+            strict=True,
+        )
+        place = torch.stack(places)  # (columns, n_atoms, 1 + axes): channel, rank along each axis
+        kept = (place[..., 1:].amax(dim=(0, 1)) + 1).tolist()
+        base = site.shared_base(
+            (self, grid, site.columns, *kept),
+            lambda: with_channels(
+                grid,
+                [
+                    torch.cat([vectors[:, :rank] for _, vectors in axis], dim=1)
+                    for axis, rank in zip(spectra, kept, strict=True)
+                ],
+            ),
+        )
+        indices = place[..., 0]
+        for axis, (rank, count) in enumerate(zip(kept, counts, strict=True)):
+            within = cells[:, axis].unsqueeze(1) * rank + place[..., axis + 1]
+            indices = indices * (rank * count) + within
+        mixing = torch.diag_embed(torch.stack(scales)) if self.power else None
+        return Atoms(base, site.choose(lambda: indices), mixing)
+
+    def _spectra(self, extent: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Eigenvalues and eigenvectors of the kernel seen through each window along one axis."""
+        points = torch.arange(extent, dtype=torch.float64)
+        width = max(extent - 2 * self.margin, 1.0)
+        centres = (extent - width - 1) / 2 + width * (torch.arange(count) + 0.5) / count
+        K = self.kernel(points.unsqueeze(1), points.unsqueeze(1))
+        s = torch.exp(-(points - centres.unsqueeze(1)).square() / (4 * self.window**2))
+        return [eigenvectors(K * torch.outer(window, window)) for window in s]
+
+    def _leading(
+        self, grid: Grid, spectra: list[list[tuple[Tensor, Tensor]]], cell: list[int], n_atoms: int
+    ) -> tuple[Tensor, Tensor]:
+        """The leading products of one column: their scales, and (n_atoms, 1 + axes) places."""
+        values = [axis[c][0] for axis, c in zip(spectra, cell, strict=True)]
+        spectrum = reduce(torch.kron, (torch.ones(grid.channels, dtype=torch.float64), *values))
+        order = spectrum.argsort(descending=True, stable=True)[:n_atoms]
+        scale = (spectrum[order] / spectrum[order[0]]).clamp_min(_FLOOR) ** self.power
+        places = torch.unravel_index(order, (grid.channels, *grid.shape))
+        return scale, torch.stack(places, dim=1)
+
+
+def lattice_counts(columns: int, shape: tuple[int, ...]) -> list[int]:
+    """Centres along each axis, about equally far apart on all of them, at least ``columns``."""
+    counts = [1] * len(shape)
+    while math.prod(counts) < columns:
+        spacings = [extent / count for extent, count in zip(shape, counts, strict=True)]
+        counts[spacings.index(max(spacings))] += 1
+    return counts
+
+
+def lattice_cells(counts: list[int], columns: int) -> Tensor:
+    """The cells of the lattice nearest to its middle, row-major: (columns, axes) int64."""
+    cells = torch.cartesian_prod(*(torch.arange(count) for count in counts))
+    cells = cells.reshape(-1, len(counts))
+    middle = (torch.tensor(counts, dtype=torch.float64) - 1) / 2
+    distance = ((cells - middle) / torch.tensor(counts)).square().sum(dim=1)
+    return cells[distance.argsort(stable=True)[:columns].sort().values]

@@ -1,0 +1,55 @@
+"""parameter_groups: learning rates under which V moves W as far as a dense layer's would move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightcast.convert import predicted_layers
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameter groups for Adam-like optimisers, with a learning rate of its own for each V.
+
+    Adam moves every entry of V by about the learning rate, and so an entry of W = U V by about
+    the learning rate times the norm of U's row. Dividing by the root mean square of these norms
+    makes W move as a dense layer's weights would, whatever the dictionary's scale; the dense
+    learning rate then carries over. The decay of W per step is kept too: it is the product of
+    learning rate and weight decay. Equivalently, U is scaled to rows of unit norm on average.
+
+    Args:
+        model: with or without predicted layers.
+        learning_rate: what one would use for the dense model.
+        weight_decay: the same; decoupled, as in AdamW.
+
+    Returns:
+        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``: one for each V, and one for
+        all other parameters that require gradients.
+    """
+    groups = []
+    scaled = set()
+    for name, layer in predicted_layers(model).items():
+        scale = float(row_norm(layer))
+        scaled.add(id(layer.V))
+        groups.append(
+            {
+                "params": [layer.V],
+                "lr": learning_rate / scale,
+                "weight_decay": weight_decay * scale,
+                "name": f"{name}.V".lstrip("."),
+            }
+        )
+    others = [p for p in model.parameters() if id(p) not in scaled and p.requires_grad]
+    rest = {"lr": learning_rate, "weight_decay": weight_decay, "name": "dense"}
+    return ([{"params": others, **rest}] if others else []) + groups
+
+
+@torch.no_grad()
+def row_norm(layer: Any) -> torch.Tensor:
+    """Root mean square norm of the rows of U over all inputs and columns of a predicted layer."""
+    U = layer.atoms.dictionaries().double()
+    return (U.square().sum() / (layer.atoms.columns * layer.n_visible)).sqrt()

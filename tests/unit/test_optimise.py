@@ -1,0 +1,55 @@
+"""parameter_groups: V's learning rate follows the dictionary's scale."""
+
+import torch
+from torch import nn
+
+import weightcast as wc
+
+
+def make_model(scale=1.0):
+    class Scaled(wc.dictionaries.Dictionary):
+        """RandomGaussian times a number: the same dictionary in other units."""
+
+        def build(self, site):
+            atoms = wc.dictionaries.RandomGaussian().build(site)
+            atoms.base.atoms.mul_(scale)
+            return atoms
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 3)).double()
+    return wc.convert(model, {"0": wc.Rule(Scaled(), fraction=0.25, columns=2)}, seed=0)
+
+
+def train(model, steps=25):
+    generator = torch.Generator().manual_seed(1)
+    optimiser = torch.optim.AdamW(wc.parameter_groups(model, 1e-2, weight_decay=0.1), eps=1e-16)
+    for _ in range(steps):
+        x = torch.randn(16, 20, generator=generator, dtype=torch.float64)
+        optimiser.zero_grad()
+        (model(x) - x[:, :3]).square().mean().backward()
+        optimiser.step()
+    return model[0].weight
+
+
+def test_training_does_not_depend_on_the_units_of_the_dictionary():
+    torch.testing.assert_close(train(make_model()), train(make_model(scale=50.0)))
+
+
+def test_rows_of_unit_norm_keep_the_dense_rate():
+    layer = wc.PredictedLinear(
+        16, 8, dictionary=wc.dictionaries.DCT(), fraction=1.0, dtype=torch.float64
+    )
+    (other, V) = wc.parameter_groups(nn.Sequential(layer), 1e-3, weight_decay=0.2)
+    assert V["name"] == "0.V"
+    assert V["params"] == [layer.V]
+    assert abs(V["lr"] - 1e-3) < 1e-12
+    assert abs(V["weight_decay"] - 0.2) < 1e-9
+    assert other["params"] == [layer.bias]
+
+
+def test_every_trained_parameter_is_in_one_group():
+    model = make_model()
+    model[2].bias.requires_grad_(False)
+    grouped = [p for group in wc.parameter_groups(model, 1e-3) for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(grouped) == len({id(p) for p in grouped})
