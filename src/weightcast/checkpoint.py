@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from weightcast.codec import decode, encode
 from weightcast.convert import predicted_layers, replace_module
-from weightcast.dictionaries import Atoms, DenseBase, LowRank, SharedBases, StoredAtoms
+from weightcast.dictionaries import Atoms, DenseBase, LowRank, SharedBases, StoredAtoms, count_atoms
 from weightcast.layers import PREDICTED, PredictedLayer
 from weightcast.plan import convertible_layers
 from weightcast.rule import Rule
@@ -105,11 +105,11 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         _fill(model, tensors, facts["ties"], folder)
         for name, layer in predicted_layers(model).items():
             _check_fingerprint(name, layer, facts["layers"][name]["fingerprint"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{folder}: {JSON_NAME} lacks or garbles {error}") from error
     except FormatError:
         raise
-    except ValueError as error:
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{folder}: {JSON_NAME} lacks or garbles {error}") from error
+    except (ValueError, RuntimeError, IndexError) as error:
         raise FormatError(f"{folder}: {error}") from error
     return model
 
@@ -125,7 +125,8 @@ def _layer_facts(layer: PredictedLayer) -> dict[str, Any]:
         rule_data = encode(rule)
     except ValueError:  # holds an estimator; its atoms are stored all the same
         rule_data = encode(Rule(StoredAtoms(), rule.fraction, rule.columns, rule.grid, rule.path))
-    return {"rule": rule_data, "fingerprint": _fingerprint(layer)}
+    kind = type(layer).__name__
+    return {"class": kind, "rule": rule_data, "fingerprint": _fingerprint(layer)}
 
 
 def _stored_state(model: nn.Module, layers: dict[str, PredictedLayer]) -> dict[str, Tensor]:
@@ -160,8 +161,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         facts = json.loads((folder / JSON_NAME).read_text())
         tensors = load_file(folder / TENSORS_NAME)
-    except FileNotFoundError as error:
-        raise FormatError(f"{folder} is no saved model: {error.filename} is missing") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = next(n for n in (JSON_NAME, TENSORS_NAME) if not (folder / n).is_file())
+        raise FormatError(f"{folder} is no saved model: {missing} is missing") from error
     except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{folder} is damaged: {error}") from error
     schema = facts.get("schema") if isinstance(facts, dict) else None
@@ -177,13 +179,28 @@ def _rebuild(
 ) -> PredictedLayer:
     """The predicted layer for a dense one: base and mixing from rule and indices, or as stored."""
     prefix = f"{name}." if name else ""
+    if facts["class"] != PREDICTED[type(dense)].__name__:
+        raise FormatError(
+            f"layer {name!r} was saved as a {facts['class']}, the model has a "
+            f"{type(dense).__name__} there"
+        )
     rule = decode(Rule, facts["rule"], f"layer {name!r}")
     indices = tensors[f"{prefix}atoms.indices"].to(torch.int64)
+    n_visible = dense.weight[0].numel()
+    expected = (rule.columns, count_atoms(rule.fraction, n_visible))
+    if tuple(indices.shape) != expected:
+        raise FormatError(
+            f"layer {name!r}: indices are {tuple(indices.shape)}, the rule makes them {expected}"
+        )
     atoms = None
     if not rule.dictionary.rebuildable:
         base = DenseBase(
             tensors[f"{prefix}atoms.base.atoms"], learned=isinstance(rule.dictionary, LowRank)
         )
+        if base.n_visible != n_visible:
+            raise FormatError(
+                f"layer {name!r}: the stored base is for {base.n_visible} inputs, not {n_visible}"
+            )
         atoms = Atoms(base, indices, tensors.get(f"{prefix}atoms.mixing"))
     return PREDICTED[type(dense)].from_dense(dense, rule, bases=bases, indices=indices, atoms=atoms)
 
@@ -212,10 +229,10 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], fo
 
 
 def _fingerprint(layer: PredictedLayer) -> list[float]:
-    """Three sums over U that tell one dictionary from another."""
+    """Three sums over U that tell one dictionary, or one order of its atoms, from another."""
     U = layer.atoms.dictionaries().detach().to("cpu", torch.float64)
-    probe = torch.cos(torch.arange(U.shape[1], dtype=torch.float64)).unsqueeze(1)
-    return [float(U.sum()), float(U.square().sum()), float((U * probe).sum())]
+    order = torch.arange(U.numel(), dtype=torch.float64).view(U.shape)
+    return [float(U.sum()), float(U.square().sum()), float((U * torch.cos(order)).sum())]
 
 
 def _check_fingerprint(name: str, layer: PredictedLayer, stored: list[float]) -> None:

@@ -158,14 +158,19 @@ def _check_layers(model: nn.Module, rules: Mapping[str, Rule]) -> None:
                 f"layer {name!r}: its weight is no plain parameter (weight norm, pruning or the "
                 "like): remove that first, or leave the layer dense"
             )
-        if len(owners[id(weight)]) > 1:
-            raise ValueError(
-                f"layer {name!r}: its weight is tied ({' = '.join(owners[id(weight)])}), and a "
-                "predicted weight cannot stay tied: leave these layers dense, or untie them"
-            )
+        for parameter in layer.parameters():
+            if len(owners[id(parameter)]) > 1:
+                raise ValueError(
+                    f"layer {name!r} is tied ({' = '.join(owners[id(parameter)])}), and cannot "
+                    "stay so when predicted: leave these layers dense, or untie them"
+                )
         if not weight.is_floating_point():
             raise ValueError(f"layer {name!r}: its weight is {weight.dtype}, not floating point")
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        hooks = (
+            layer._forward_hooks, layer._forward_pre_hooks,
+            layer._backward_hooks, layer._backward_pre_hooks,
+        )  # fmt: skip
+        if any(hooks):
             raise ValueError(
                 f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
             )

@@ -32,7 +32,11 @@ class Grid:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(extent) for extent in self.shape))
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not all(isinstance(extent, int) for extent in (*self.shape, self.channels)):
+            raise ValueError(
+                f"grid {self.shape} with {self.channels!r} channel(s): extents are whole numbers"
+            )
         if not self.shape or min((*self.shape, self.channels)) < 1:
             raise ValueError(
                 f"grid {self.shape} with {self.channels} channel(s): a grid has at least one axis, "

@@ -107,7 +107,11 @@ class Matern(CoordinateKernel):
 
 @dataclass(frozen=True)
 class ScikitLearnKernel(CoordinateKernel):
-    """Any kernel of ``sklearn.gaussian_process.kernels`` (sums and products too), as it is."""
+    """Any kernel of ``sklearn.gaussian_process.kernels`` (sums and products too), as it is.
+
+    Args:
+        kernel: scikit-learn's; its noise terms are left out.
+    """
 
     kernel: sklearn_kernels.Kernel
 
@@ -134,6 +138,9 @@ class ScikitLearnKernel(CoordinateKernel):
 def as_kernel(kernel: CoordinateKernel | sklearn_kernels.Kernel) -> CoordinateKernel:
     """Accept one of our kernels or one of scikit-learn's.
 
+    Args:
+        kernel: of either kind.
+
     Raises:
         ValueError: it is neither.
     """
@@ -147,7 +154,15 @@ def as_kernel(kernel: CoordinateKernel | sklearn_kernels.Kernel) -> CoordinateKe
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|, (n_a, n_b): Euclidean, exactly zero at equal coordinates."""
+    """|a_i - b_j|, Euclidean, exactly zero at equal coordinates.
+
+    Args:
+        a: (n_a, n_axes) coordinates.
+        b: (n_b, n_axes) coordinates.
+
+    Returns:
+        (n_a, n_b).
+    """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 

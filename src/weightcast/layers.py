@@ -6,6 +6,7 @@ torch's layout; ``from_dense`` and ``to_dense`` lead from one to the other.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -34,7 +35,7 @@ class PredictedLayer(PredictedWeight):
         bias: whether the layer has one.
         own_grid: coordinates that the layer knows of its inputs.
         atoms: built earlier, to share bases between layers; None builds them from the rule.
-        seed: of the draws of atoms, V and bias, in this order.
+        seed: of the draws of atoms, V and bias, in this order, or their CPU generator.
         statistics: of the layer's inputs, for data-driven dictionaries.
         device: of parameters and buffers.
         dtype: of parameters and buffers, a floating-point type.
@@ -51,7 +52,7 @@ class PredictedLayer(PredictedWeight):
         bias: bool,
         own_grid: Grid | None,
         atoms: Atoms | None,
-        seed: int,
+        seed: int | torch.Generator,
         statistics: InputStatistics | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -59,8 +60,12 @@ class PredictedLayer(PredictedWeight):
         dtype = dtype or torch.get_default_dtype()
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
-        generator = torch.Generator().manual_seed(seed)
-        if atoms is None:
+        generator = seed
+        if not isinstance(generator, torch.Generator):
+            generator = torch.Generator().manual_seed(generator)
+        if atoms is not None:
+            atoms = copy.deepcopy(atoms)  # about to be cast and moved
+        else:
             atoms = rule.build(
                 n_visible, n_units, grid=own_grid, statistics=statistics, generator=generator
             )
@@ -111,8 +116,6 @@ class PredictedLayer(PredictedWeight):
             bases=bases,
             indices=indices,
         )
-        base = atoms.base
-        atoms.base = bases.detach(base)
         make: Any = cls  # the constructors of the concrete layers share these keywords
         predicted = make(
             **cls._dense_arguments(layer),
@@ -122,12 +125,13 @@ class PredictedLayer(PredictedWeight):
             columns=rule.columns,
             grid=rule.grid,
             path=rule.path,
-            seed=seed,
+            seed=generator,
             atoms=atoms,
             device=weight.device,
             dtype=weight.dtype,
         )
-        atoms.base = bases.place(base, atoms.base, weight.device, weight.dtype)
+        cast = predicted.atoms.base
+        predicted.atoms.base = bases.place(atoms.base, cast, weight.device, weight.dtype)
         if predicted.bias is not None:
             with torch.no_grad():
                 predicted.bias.copy_(layer.bias)
@@ -136,7 +140,9 @@ class PredictedLayer(PredictedWeight):
 
     def to_dense(self) -> Any:
         """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
-        dense: Any = self.dense_class(
+        # Its own initialisation would be overwritten, and would move the global random state.
+        dense: Any = nn.utils.skip_init(
+            self.dense_class,
             **self._dense_arguments(self),
             bias=self.bias is not None,
             device=self.V.device,
@@ -144,8 +150,10 @@ class PredictedLayer(PredictedWeight):
         )
         with torch.no_grad():
             dense.weight.copy_(self.weight)
+            dense.weight.requires_grad_(self.V.requires_grad)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
+                dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
 
     @classmethod
@@ -189,7 +197,7 @@ class PredictedLinear(PredictedLayer):
         columns: int = 1,
         grid: Grid | Sequence[int] | int | None = None,
         path: Path = "auto",
-        seed: int = 0,
+        seed: int | torch.Generator = 0,
         statistics: InputStatistics | None = None,
         atoms: Atoms | None = None,
         device: torch.device | str | None = None,
@@ -232,7 +240,7 @@ class _PredictedConv(PredictedLayer):
         columns: int = 1,
         grid: Grid | Sequence[int] | int | None = None,
         path: Path = "auto",
-        seed: int = 0,
+        seed: int | torch.Generator = 0,
         statistics: InputStatistics | None = None,
         atoms: Atoms | None = None,
         device: torch.device | str | None = None,
@@ -270,6 +278,13 @@ class _PredictedConv(PredictedLayer):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
+        if x.dim() not in (self.n_axes + 1, self.n_axes + 2) or (
+            x.shape[-1 - self.n_axes] != self.in_channels
+        ):
+            raise ValueError(
+                f"the input is {tuple(x.shape)}, expected ([batch,] {self.in_channels}, "
+                f"{'..., ' * (self.n_axes - 1)}...)"
+            )
         if x.dim() == self.n_axes + 1:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         positions = x.shape[0] * math.prod(
@@ -295,7 +310,7 @@ class _PredictedConv(PredictedLayer):
         y = torch.cat(parts, dim=1)
         if self.bias is None:
             return y
-        return y + self.bias.view(-1, *[1] * self.n_axes)
+        return y + self.bias.view(-1, *[1] * self.n_axes).to(y.dtype)  # autocast: y is narrower
 
     def _segments(self, group: int) -> list[tuple[slice, int]]:
         """The runs of units of one group that share a column: (units, column)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from weightcast.convert import predicted_layers
 from weightcast.layers import PredictedLayer
 
 _HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
@@ -49,7 +50,11 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Rows of all layers that hold parameters, and their total; printed as a table."""
+    """Rows of all layers that hold parameters, and their total; printed as a table.
+
+    Args:
+        rows: one per layer.
+    """
 
     rows: tuple[LedgerRow, ...]
 
@@ -100,11 +105,14 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
         A :class:`Ledger`: ``print`` it, or take ``.rows``, ``.total``, ``.to_dict()``.
     """
     rows = []
+    predicted = predicted_layers(model).values()
     counted: set[int] = set()  # identities of what is shared or tied, and counts once
     for name, module in model.named_modules():
         if isinstance(module, PredictedLayer):
             rows.append(_predicted_row(name, module, batch, counted))
             counted.update(map(id, module.parameters()))
+            continue
+        if any(module is inner for layer in predicted for inner in layer.modules()):
             continue
         own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
         counted.update(map(id, own))
@@ -138,6 +146,8 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
 
 def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> LedgerRow:
     count = sum(p.numel() for p in parameters)
+    state = module.state_dict()  # buffers too, such as a normalisation's running statistics
+    buffers = sum(b.numel() for key, b in module.named_buffers(recurse=False) if key in state)
     learned = sum(p.numel() for p in parameters if p.requires_grad)
     convertible = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
     cost = module.weight.numel() if convertible else 0
@@ -146,8 +156,8 @@ def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> 
         kind=type(module).__name__,
         dense=count,
         learned=learned,
-        static=count - learned,
-        stored=count,
+        static=count - learned + buffers,
+        stored=count + buffers,
         sent_per_step=learned,
         optimiser_state=2 * learned,
         multiply_adds=cost,

@@ -78,6 +78,8 @@ class Plan:
         Raises:
             ValueError: another version, an unknown field (with the nearest valid one), a bad value.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"plan: expected a mapping with 'rules', got {data!r}")
         for key in data:
             if key not in ("version", "rules"):
                 raise ValueError(f"plan: unknown field {key!r}{nearest(key, ('version', 'rules'))}")

@@ -13,6 +13,7 @@ from weightcast.dictionaries import (
     InputStatistics,
     SharedBases,
     Site,
+    check_fraction,
     count_atoms,
 )
 from weightcast.grid import Grid
@@ -50,13 +51,9 @@ class Rule:
                 f"dictionary is {self.dictionary!r}: take an instance of one of the classes in "
                 "weightcast.dictionaries, such as Kernel()"
             )
-        if not 0 < self.fraction <= 1:
-            raise ValueError(
-                f"fraction is {self.fraction}: it is the share of the weights that is learned and "
-                "must lie in (0, 1]"
-            )
-        if self.columns < 1:
-            raise ValueError(f"columns is {self.columns}: a layer has at least 1")
+        check_fraction(self.fraction)
+        if not isinstance(self.columns, int) or self.columns < 1:
+            raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
         if self.path not in ("auto", "factored", "materialised"):
             raise ValueError(f"path is {self.path!r}: take 'auto', 'factored' or 'materialised'")
         if self.grid is not None:

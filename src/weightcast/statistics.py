@@ -42,6 +42,8 @@ class StatisticsAccumulator:
             ValueError: NaN or infinite rows.
         """
         rows = rows.detach()
+        if len(rows) == 0:
+            return
         if len(rows) > MAX_ROWS_PER_CALL:
             chosen = torch.randperm(len(rows), generator=self.generator)[:MAX_ROWS_PER_CALL]
             rows = rows[chosen.to(rows.device)]
@@ -133,10 +135,10 @@ def collect_statistics(
     generator = generator or torch.Generator().manual_seed(0)
     accumulator = StatisticsAccumulator(needs, sample_size, generator)
 
-    def take(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        accumulator.update(layer_rows(module, arguments[0]))
+    def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        accumulator.update(layer_rows(module, _layer_input(arguments, keywords)))
 
-    handle = layer.register_forward_pre_hook(take)
+    handle = layer.register_forward_pre_hook(take, with_kwargs=True)
     try:
         with evaluating(model):
             for batch in inputs:
@@ -156,12 +158,15 @@ def execution_order(
     seen: dict[str, Tensor] = {}
 
     def record(name: str) -> Any:
-        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            seen.setdefault(name, arguments[0].detach())
+        def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            seen.setdefault(name, _layer_input(arguments, keywords).detach())
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_pre_hook(record(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     try:
         with evaluating(model):
             call(model, batch)
@@ -190,6 +195,11 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def _layer_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """What a layer was called with, by place or by the name that torch's layers give it."""
+    return arguments[0] if arguments else keywords["input"]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weightcast.dictionaries import DCT, Covariance, Dictionary, Kernel
+from weightcast.dictionaries import DCT, Covariance, Dictionary, Kernel, check_fraction
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 from weightcast.plan import Plan, convertible_layers
@@ -41,6 +41,7 @@ def suggest(
     Raises:
         ValueError: a fraction outside (0, 1], or a model in which no layer is left to predict.
     """
+    check_fraction(fraction)
     layers = convertible_layers(model)
     seen: dict[str, Tensor] = {}
     image: tuple[int, ...] = ()
@@ -60,9 +61,9 @@ def suggest(
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
         raise ValueError(
-            f"no layer to predict at fraction {fraction}: the model has {len(layers)} layer(s) "
-            f"that can be predicted; the last one, those under {MIN_WEIGHTS:,} weights and those under "
-            "one atom stay dense"
+            f"no layer to predict at fraction {fraction}: of the model's {len(layers)} layer(s) "
+            f"that can be predicted, the last one, those under {MIN_WEIGHTS:,} weights and those "
+            "under one atom stay dense"
         )
     return Plan({**rules, "*": None})
 
@@ -79,11 +80,13 @@ def _grid(layer: nn.Module, n_visible: int, image: tuple[int, ...]) -> Grid | No
     """The grid of a linear layer that is given flattened images; convolutions know their own."""
     if isinstance(layer, nn.Linear) and image and math.prod(image) == n_visible:
         return Grid(image[1:], channels=image[0])
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) == 1:
+        return Grid((n_visible,))  # its channels on a line, for atoms that need one
     return None
 
 
 def _dictionary(layer: nn.Module, grid: Grid | None, have_inputs: bool) -> Dictionary:
-    if grid is not None:
+    if grid is not None and isinstance(layer, nn.Linear):
         return Kernel(SquaredExponential(length_scale=2.0))
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) > 1:
         return Kernel(SquaredExponential(length_scale=1.0))

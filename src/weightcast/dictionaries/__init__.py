@@ -1,7 +1,14 @@
 """Dictionaries: fixed atoms U from which a layer's weights W = U V are predicted."""
 
 from weightcast.dictionaries.analytic import DCT, Fourier, Wavelet
-from weightcast.dictionaries.base import Atoms, Dictionary, SharedBases, Site, count_atoms
+from weightcast.dictionaries.base import (
+    Atoms,
+    Dictionary,
+    SharedBases,
+    Site,
+    check_fraction,
+    count_atoms,
+)
 from weightcast.dictionaries.baselines import LowRank, RandomConnections, RandomGaussian
 from weightcast.dictionaries.inputs import InputStatistics
 from weightcast.dictionaries.kernel import Covariance, Kernel, SquaredCovariance
@@ -35,5 +42,6 @@ __all__ = [
     "SquaredCovariance",
     "StoredAtoms",
     "Wavelet",
+    "check_fraction",
     "count_atoms",
 ]

@@ -6,6 +6,7 @@ Each is orthonormal along every axis of the grid, and alike and apart in every c
 from __future__ import annotations
 
 import importlib
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -34,13 +35,6 @@ class _Transform(Dictionary):
     positions: Positions
     rebuildable: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.selection not in ("random", "leading"):
-            raise ValueError(
-                f"{type(self).__name__} has no selection {self.selection!r}: take 'random' or "
-                "'leading' (lowest frequencies)"
-            )
-
     @abstractmethod
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
         """Factors of the spatial base, and the rank of each spatial atom, lowest first."""
@@ -57,12 +51,8 @@ class _Transform(Dictionary):
         if self.selection == "leading":
             order = frequency.repeat(grid.channels).argsort(stable=True)
             return deal_leading(order, site.n_atoms, site.columns)
-        # The wavelet base of an odd grid has more atoms than the grid has points.
-        frequencies = Grid((len(frequency),), channels=grid.channels)
-        pick = random_points(len(frequency), site.generator)
-        return draw_on_grid(
-            frequencies, site.n_atoms, site.columns, self.positions, pick, site.generator
-        )
+        pick = random_points(grid.n_points, site.generator)
+        return draw_on_grid(grid, site.n_atoms, site.columns, self.positions, pick, site.generator)
 
     def _key(self) -> Any:
         return type(self)
@@ -87,7 +77,7 @@ class DCT(_Transform):
         factors = [
             torch.from_numpy(scipy.fft.idct(np.eye(n), axis=0, norm="ortho")) for n in grid.shape
         ]
-        return factors, _radius([torch.arange(n) / n for n in grid.shape])
+        return factors, _radius([torch.arange(n).double() / n for n in grid.shape])
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ class Fourier(_Transform):
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
         factors = [_real_fourier(n) for n in grid.shape]
-        return factors, _radius([(torch.arange(n) + 1) // 2 / n for n in grid.shape])
+        return factors, _radius([((torch.arange(n) + 1) // 2).double() / n for n in grid.shape])
 
 
 @dataclass(frozen=True)
@@ -115,8 +105,8 @@ class Wavelet(_Transform):
     """Discrete wavelet basis on a 1-d or 2-d grid (PyWavelets, extra ``wavelets``).
 
     Atoms are what ``pywt.waverecn`` makes of unit coefficients, periodised. Where every axis halves
-    evenly down to the last level they are orthonormal; otherwise the grid is padded and cropped,
-    and they are a tight frame with a few more atoms than points.
+    evenly down to the last level these are orthonormal; elsewhere they are made so, coarsest
+    first, and those that add nothing are left out.
 
     Args:
         wavelet: an orthogonal family of PyWavelets, such as ``haar``, ``db2``, ``sym4``, ``coif1``.
@@ -162,29 +152,52 @@ class Wavelet(_Transform):
 
 
 def _wavelet_atoms(pywt: Any, wavelet: Any, level: int, grid: Grid) -> tuple[list[Tensor], Tensor]:
-    """All atoms of a periodised wavelet transform and their scale, coarsest 0."""
-    options: dict[str, Any] = {"mode": "periodization"}
-    zeros = pywt.wavedecn(np.zeros(grid.shape), wavelet, level=level, **options)
-    array, slices = pywt.coeffs_to_array(zeros)
-    scale = np.zeros(array.shape)
-    for rank, part in enumerate(slices):
-        for place in part.values() if isinstance(part, dict) else [part]:
-            scale[place] = rank
-    # One unit coefficient per row, all synthesised at once.
-    units = np.eye(array.size).reshape(array.size, *array.shape)
-    everything = slice(None)
-    batched = [
-        {key: (everything, *place) for key, place in part.items()}
-        if isinstance(part, dict)
-        else (everything, *part)
-        for part in slices
-    ]
-    coefficients = pywt.array_to_coeffs(units, batched, output_format="wavedecn")
+    """All atoms of a periodised wavelet transform, and their scale: coarsest 0."""
+    with warnings.catch_warnings():
+        # Filters longer than a small grid wrap around it, which is what periodised means.
+        warnings.filterwarnings("ignore", "Level value of .* is too high", UserWarning)
+        zeros = pywt.wavedecn(np.zeros(grid.shape), wavelet, "periodization", level)
     axes = tuple(range(1, len(grid.shape) + 1))
-    atoms = pywt.waverecn(coefficients, wavelet, axes=axes, **options)
-    cropped = atoms[(everything, *(slice(extent) for extent in grid.shape))]
-    base = torch.from_numpy(np.ascontiguousarray(cropped.reshape(array.size, -1).T))
-    return [base], torch.from_numpy(scale.ravel())
+    crop = (slice(None), *(slice(extent) for extent in grid.shape))
+    atoms, scales = [], []
+    for rank, part in enumerate(zeros):
+        for key, places in part.items() if isinstance(part, dict) else [(None, part)]:
+            # One unit coefficient per row, all of this part synthesised at once.
+            n = places.size
+            coefficients = [_batched(other, n) for other in zeros]
+            units = np.eye(n).reshape(n, *places.shape)
+            if key is None:
+                coefficients[rank] = units
+            else:
+                coefficients[rank][key] = units
+            made = pywt.waverecn(coefficients, wavelet, "periodization", axes=axes)
+            atoms.append(made[crop].reshape(n, -1))
+            scales.append(np.full(n, rank))
+    return _orthonormal_atoms(np.concatenate(atoms), np.concatenate(scales))
+
+
+def _batched(part: Any, n: int) -> Any:
+    """Zero coefficients for n signals."""
+    if isinstance(part, dict):
+        return {key: np.zeros((n, *value.shape)) for key, value in part.items()}
+    return np.zeros((n, *part.shape))
+
+
+def _orthonormal_atoms(atoms: np.ndarray, scales: np.ndarray) -> tuple[list[Tensor], Tensor]:
+    """Atoms as rows, in order, made orthonormal by Gram and Schmidt unless they are already."""
+    n_points = atoms.shape[1]
+    if len(atoms) == n_points and np.allclose(atoms @ atoms.T, np.eye(n_points), atol=1e-9):
+        return [torch.from_numpy(np.ascontiguousarray(atoms.T))], torch.from_numpy(scales)
+    basis, kept = np.empty((n_points, n_points)), []
+    for place, atom in enumerate(atoms):
+        found = basis[: len(kept)]
+        for _ in range(2):  # twice is enough (Kahan, in Parlett 1980, section 6.9)
+            atom = atom - found.T @ (found @ atom)
+        if len(kept) < n_points and np.linalg.norm(atom) > 1e-6:
+            basis[len(kept)] = atom / np.linalg.norm(atom)
+            kept.append(place)
+    assert len(kept) == n_points, "the transform is invertible, so its atoms span the grid"
+    return [torch.from_numpy(np.ascontiguousarray(basis.T))], torch.from_numpy(scales[kept])
 
 
 def _real_fourier(n: int) -> Tensor:

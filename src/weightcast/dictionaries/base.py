@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class Atoms(nn.Module):
         mixing: (columns, n_atoms, n_atoms), M; None stands for the identity.
 
     Raises:
-        ValueError: a mixing matrix that is not finite.
+        ValueError: an index outside the base, a mixing matrix that is not finite.
     """
 
     indices: Tensor
@@ -35,7 +36,11 @@ class Atoms(nn.Module):
     def __init__(self, base: Base, indices: Tensor, mixing: Tensor | None = None) -> None:
         super().__init__()
         assert indices.dim() == 2 and indices.dtype == torch.int64
-        assert 0 <= int(indices.min()) and int(indices.max()) < base.n_base
+        if not (0 <= int(indices.min()) and int(indices.max()) < base.n_base):
+            raise ValueError(
+                f"indices run from {int(indices.min())} to {int(indices.max())}, but the base has "
+                f"{base.n_base} atoms"
+            )
         if mixing is not None and not bool(mixing.isfinite().all()):
             raise ValueError(
                 "the mixing matrices hold NaN or infinite values: the statistics or the estimator "
@@ -84,12 +89,10 @@ class SharedBases:
             self._originals[key] = make()
         return self._originals[key]
 
-    def detach(self, base: Base) -> Base:
-        """A copy of a shared base that a layer may cast and move, or a base of the layer's own."""
-        return copy.deepcopy(base) if base in self._originals.values() else base
-
     def place(self, original: Base, cast: Base, *where: Hashable) -> Base:
-        """The one copy of ``original`` in this dtype and place; ``cast`` becomes it at first."""
+        """The one copy of a shared base in this dtype and place; ``cast`` becomes it at first."""
+        if original not in self._originals.values():
+            return cast
         return self._placed.setdefault((id(original), *where), cast)
 
 
@@ -174,6 +177,10 @@ class Dictionary(ABC):
     rebuildable: ClassVar[bool] = False
     """Whether base and mixing follow from grid and indices, so that no file need hold them."""
 
+    def __post_init__(self) -> None:
+        """Refuse a field whose value is none of its choices."""
+        check_choices(self)
+
     @abstractmethod
     def build(self, site: Site) -> Atoms:
         """Build the atoms in float64 on the CPU.
@@ -225,17 +232,56 @@ class Dictionary(ABC):
         )
 
 
-def count_atoms(fraction: float, n_visible: int) -> int:
-    """n_atoms = round(fraction * n_visible).
+def check_choices(configuration: object) -> None:
+    """Refuse values that are none of the choices which a dataclass's ``Literal`` fields allow.
+
+    Args:
+        configuration: an instance of a dataclass.
 
     Raises:
-        ValueError: a fraction outside (0, 1], or so small that it leaves no atom.
+        ValueError: naming the field, the value and the choices.
     """
-    if not (0 < fraction <= 1):  # also refuses NaN
+    for name, hint in typing.get_type_hints(type(configuration)).items():
+        choices = typing.get_args(hint)
+        if typing.get_origin(hint) is not typing.Literal:
+            continue
+        value = getattr(configuration, name)
+        if value not in choices:
+            raise ValueError(
+                f"{type(configuration).__name__}: {name} is {value!r}, none of "
+                f"{', '.join(map(repr, choices))}"
+            )
+
+
+def check_fraction(fraction: float) -> None:
+    """Refuse what is no share of the weights.
+
+    Args:
+        fraction: share of the weights that is learned.
+
+    Raises:
+        ValueError: it is no number in (0, 1].
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+        raise ValueError(f"fraction is {fraction!r}: it must be a number in (0, 1]")
+    if not 0 < fraction <= 1:  # also refuses NaN
         raise ValueError(
             f"fraction is {fraction}: it is the share of the weights that is learned and must lie "
             "in (0, 1]"
         )
+
+
+def count_atoms(fraction: float, n_visible: int) -> int:
+    """n_atoms = round(fraction * n_visible).
+
+    Args:
+        fraction: share of the weights that is learned, in (0, 1].
+        n_visible: number of inputs.
+
+    Raises:
+        ValueError: a fraction outside (0, 1], or so small that it leaves no atom.
+    """
+    check_fraction(fraction)
     n_atoms = round(fraction * n_visible)
     if n_atoms < 1:
         raise ValueError(
@@ -260,19 +306,34 @@ def check_enough(dictionary: Dictionary, n_atoms: int, n_base: int) -> None:
 
 
 def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of a symmetric matrix, largest first, with settled signs.
+    """Eigenvalues and eigenvectors of a symmetric matrix, largest first, the same everywhere.
+
+    Eigenvectors are determined up to sign, and within the space of equal eigenvalues (which a
+    square grid always has) up to rotation; what ``eigh`` returns there depends on the number of
+    threads. Here such a space's basis is the one that diagonalises a fixed matrix, and each vector
+    has a positive product with a fixed one. (Its largest entry would not settle the sign: an
+    antisymmetric vector has two, of either sign.)
 
     Args:
         K: (n, n) float64.
 
     Returns:
-        (n,) eigenvalues, not below zero, and (n, n) eigenvectors as columns, each with its entry of
-        largest magnitude positive, so that every machine finds the same ones.
+        (n,) eigenvalues, not below zero, and (n, n) eigenvectors as columns.
     """
     values, vectors = torch.linalg.eigh(K)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    peak = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-    return values, vectors * peak.sign()
+    # Equal up to rounding: relative to each other, and to what eigh resolves at all.
+    closeness = 1e-8 * values[:-1] + 1e-14 * len(K) * values[0]
+    starts = torch.cat([values.new_ones(1), (values[:-1] - values[1:] > closeness).double()])
+    fixed = torch.sin(12.9898 * torch.arange(1, len(K) + 1, dtype=K.dtype)).unsqueeze(1)
+    borders = [*starts.nonzero().flatten().tolist(), len(K)]
+    for first, last in itertools.pairwise(borders):
+        if last - first > 1:
+            space = vectors[:, first:last]
+            vectors[:, first:last] = (
+                space @ torch.linalg.eigh(space.t() @ (fixed * space)).eigenvectors
+            )
+    return values, vectors * (fixed * vectors).sum(dim=0).sign()
 
 
 def with_channels(grid: Grid, space: list[Tensor]) -> Base:

@@ -59,10 +59,6 @@ class RandomConnections(Dictionary):
     selection: Literal["random", "grouped"] = "random"
     rebuildable: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.selection not in ("random", "grouped"):
-            raise ValueError(f"selection is {self.selection!r}: take 'random' or 'grouped'")
-
     def build(self, site: Site) -> Atoms:
         """Draw the connections; see :meth:`Dictionary.build`."""
         n_visible, n_all = site.n_visible, site.columns * site.n_atoms

@@ -68,18 +68,20 @@ def synthesis_atoms(estimator: Any, n_visible: int) -> Tensor:
 def _from_inverse_transform(estimator: Any, n_visible: int) -> Tensor:
     """Rows of inverse_transform(I) - inverse_transform(0), after a test that it is affine."""
     name = type(estimator).__name__
-    n_codes = np.asarray(estimator.transform(np.zeros((1, n_visible)))).shape[1]
 
     def synthesise(codes: np.ndarray) -> np.ndarray:
         return np.asarray(estimator.inverse_transform(codes), dtype=np.float64)
 
     try:
+        n_codes = np.asarray(estimator.transform(np.zeros((1, n_visible)))).shape[1]
         offset = synthesise(np.zeros((1, n_codes)))
         atoms = synthesise(np.eye(n_codes)) - offset
         codes = np.random.default_rng(0).standard_normal((8, n_codes))
         predicted, actual = codes @ atoms + offset, synthesise(codes)
     except Exception as error:
-        raise ValueError(f"{name}.inverse_transform failed on unit codes: {error}") from error
+        raise ValueError(
+            f"{name} has no atoms: its inverse_transform failed on unit codes ({error})"
+        ) from error
     if atoms.shape[1] != n_visible or not np.allclose(
         predicted, actual, rtol=1e-4, atol=1e-4 * max(1e-30, np.abs(actual).max())
     ):

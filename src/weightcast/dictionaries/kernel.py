@@ -55,6 +55,7 @@ class _KernelRidge(Dictionary):
     selection: Selection
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.ridge >= 0 and math.isfinite(self.ridge)):
             raise ValueError(
                 f"ridge is {self.ridge}: it is added to K's diagonal and must be at least 0 and "

@@ -70,6 +70,7 @@ class PCA(Dictionary):
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.ridge >= 0 and math.isfinite(self.ridge)):
             raise ValueError(f"ridge is {self.ridge}: it must be at least 0 and finite")
 
@@ -106,7 +107,10 @@ class KMeans(_Features):
     needs: ClassVar[tuple[Need, ...]] = ("covariance", "sample")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_features(self.n_features)
+        if not (self.whitening > 0 and math.isfinite(self.whitening)):
+            raise ValueError(f"whitening is {self.whitening}: it must be positive and finite")
 
     def _features(self, site: Site) -> Tensor:
         sample = site.require(self, "sample")
@@ -156,6 +160,7 @@ class Autoencoder(_Features):
     needs: ClassVar[tuple[Need, ...]] = ("sample",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_features(self.n_features)
         if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
             raise ValueError(

@@ -61,6 +61,7 @@ class LocalKernel(Dictionary):
     rebuildable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not getattr(self.kernel, "separable", False):
             raise ValueError(
                 f"LocalKernel needs a separable kernel, got {self.kernel!r}: take "

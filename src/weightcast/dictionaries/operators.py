@@ -130,7 +130,11 @@ class DenseBase(Base):
 
 
 class IdentityBase(Base):
-    """B = I: an atom is one input."""
+    """B = I: an atom is one input.
+
+    Args:
+        n_visible: number of inputs, and of atoms.
+    """
 
     def __init__(self, n_visible: int) -> None:
         super().__init__()

@@ -1,0 +1,154 @@
+"""The command ``weightcast``: a user's mistake is one line on stderr, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+USER_ERROR, INTERRUPTED = 2, 130
+EXTRAS = "pip install 'weightcast[train,data,report]'"
+
+DEMO_SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
+TRAIN_SUMMARY = "Train one network, dense or with predicted layers."
+TRAIN_HELP = """CONFIG.yaml holds the fields below; each is overridden by the option of its name,
+and the plan's by dotted options such as --plan.rules.hidden1.fraction 0.02. Progress goes to
+stderr, the table of learned weights and errors to stdout. Ctrl-C stops with a checkpoint."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; None takes the command line's.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        rest, plan_overrides = _split_plan_overrides(arguments)
+        parsed = _parse(rest)
+        if parsed.subcommand == "train":
+            _train(parsed.train, plan_overrides, arguments)
+        else:
+            _demo(parsed.demo)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nweightcast: {str(interrupt) or 'stopped'}", file=sys.stderr)
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        print(f"weightcast: error: this needs {error.name}: {EXTRAS}", file=sys.stderr)
+        return USER_ERROR
+    except (ValueError, OSError) as error:
+        # On one line, whatever a library put into its message.
+        print(f"weightcast: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+def _parse(arguments: list[str]) -> Namespace:
+    """The options that were given, and only those.
+
+    Raises:
+        ValueError: what the parser refuses, with the nearest option it knows.
+    """
+    parser, commands = _make_parsers(with_train="train" in arguments[:1])
+    if not arguments:
+        raise ValueError(f"name a command: {' or '.join(commands)}; weightcast --help says more")
+    try:
+        return parser.parse_args(arguments, defaults=False)
+    except argparse.ArgumentError as error:
+        known = [*commands]
+        if arguments[0] in commands:
+            actions = commands[arguments[0]]._actions
+            known = [option for action in actions for option in action.option_strings]
+        raise ValueError(_explain(str(error), known)) from error
+
+
+def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The parser and those of the commands; train's fields only where they are wanted."""
+    from jsonargparse import ArgumentParser
+
+    def make(text: str, **options: Any) -> ArgumentParser:
+        return ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False, **options)
+
+    train = make(f"{TRAIN_SUMMARY} {TRAIN_HELP}")
+    train.add_argument("config", metavar="CONFIG.yaml", help="the run, as a YAML file")
+    train.add_argument("--rows", help="append the result row to this file (JSON lines)")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    if with_train:  # its import takes seconds
+        from weightcast.training import TrainConfig
+
+        train.add_class_arguments(TrainConfig, as_group=False)
+    demo = make(DEMO_SUMMARY)
+    demo.add_argument("--data", default="digits", help="digits, a local folder, or a Hub name")
+    demo.add_argument("--seeds", type=int, default=3, help="runs of each network")
+    demo.add_argument("--epochs", type=int, help="passes over the training images")
+    demo.add_argument("--output", default="weightcast-demo", help="folder for index.html")
+    demo.add_argument("--rows", help="append the result rows to this file (JSON lines)")
+    parser = make("Learn a few of a network's weights and predict the rest.", prog="weightcast")
+    commands = parser.add_subcommands(required=True)
+    commands.add_subcommand("demo", demo, help=DEMO_SUMMARY)
+    commands.add_subcommand("train", train, help=TRAIN_SUMMARY)
+    return parser, {"demo": demo, "train": train}
+
+
+def _explain(message: str, known: Iterable[str]) -> str:
+    """The parser's message in a user's words, with the nearest word it would have understood."""
+    value = re.fullmatch(
+        r'Parser key "(?P<key>.+)":\s+Expected a (?P<kind>.+)\. Got value: (?P<value>.*)',
+        message,
+        re.DOTALL,
+    )
+    if value:
+        kind = value["kind"].removeprefix("<class '").removesuffix("'>").removeprefix("typing.")
+        return f"--{value['key']} is {value['value']!r}: expected {kind}"
+    for word in re.findall(r"--[\w.]+|(?<=invalid choice: ')[^']+", message):
+        close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        if close:
+            return f"{message}; did you mean {close[0]!r}?"
+    return message
+
+
+def _split_plan_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take out ``--plan.PATH VALUE`` and ``--plan.PATH=VALUE``: layers' names are no options.
+
+    Raises:
+        ValueError: an option without a value.
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("--plan."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            value = next(words, None)
+            if value is None:
+                raise ValueError(f"--{name} needs a value")
+        overrides[name] = value
+    return rest, overrides
+
+
+def _train(options: Namespace, plan_overrides: dict[str, str], arguments: list[str]) -> None:
+    from weightcast.commands.train import run_train
+
+    given = vars(options.as_flat())
+    config, rows, resume = (given.pop(name, None) for name in ("config", "rows", "resume"))
+    again = shlex.join(["weightcast", *(word for word in arguments if word != "--resume")])
+    run_train(config, given, plan_overrides, rows, bool(resume), f"{again} --resume")
+
+
+def _demo(options: Namespace) -> None:
+    from weightcast.commands.demo import run_demo
+
+    run_demo(**vars(options))

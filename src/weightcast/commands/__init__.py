@@ -1,0 +1,1 @@
+"""What the commands do beyond one experiment: run it, then draw it."""

@@ -1,0 +1,1 @@
+"""Experiments: each trains networks and appends result rows; none of them draws."""

@@ -1,0 +1,200 @@
+"""One training run from a TrainConfig: model, plan, fit, a saved network, a result row."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightcast.checkpoint import save, saved_bytes
+from weightcast.convert import convert
+from weightcast.experiments.rows import Row, append_row, make_row
+from weightcast.ledger import Ledger, ledger
+from weightcast.plan import Plan
+from weightcast.training import (
+    FitResult,
+    Images,
+    TrainConfig,
+    convnet,
+    fit,
+    load_images,
+    mlp,
+)
+from weightcast.training.callbacks import LAST
+
+CONFIG, ROW, MODEL = "config.json", "row.json", "model"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Args:
+        folder: what it wrote: config.json, row.json, model/, last.ckpt, csv/, tensorboard/.
+        ledger: what each layer learns, holds and stores.
+        result: errors and time.
+        row: what was appended to the rows.
+    """
+
+    folder: Path
+    ledger: Ledger
+    result: FitResult
+    row: Row
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    rows: str | Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train one network and write everything that came of it.
+
+    Args:
+        config: the run.
+        resume: go on from the checkpoint in the run's folder; the config must be the same.
+        rows: a file to append the result row to, beside the folder's own row.json.
+        progress: whether to show it on stderr.
+
+    Raises:
+        ValueError: bad data, a plan that does not fit, a folder that holds another run, nothing
+            to resume, or a loss that is no number.
+        Interrupted: Ctrl-C; the folder's last.ckpt then holds the state to resume from.
+    """
+    folder = output_folder(config)
+    _claim_folder(folder, config, resume)
+    images = load_images(config.data, n_validation=config.n_validation)
+    model = build_model(config, images)
+    # Only now: what was refused leaves no folder behind.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    result = fit(
+        model,
+        images,
+        config.training,
+        seed=config.seed,
+        progress=progress,
+        label=f"{variant_name(config)}, seed {config.seed}",
+        folder=folder,
+        resume=resume,
+        accelerator=config.accelerator,
+    )
+    save(model, folder / MODEL)
+    counts = ledger(model, batch=config.training.batch_size)
+    row = make_row(
+        experiment=config.experiment,
+        variant=variant_name(config),
+        dataset=config.data_name or images.name,
+        seed=config.seed,
+        config=_portable(config, images),
+        counts=_counts(counts),
+        metrics=_metrics(result, folder / MODEL),
+    )
+    if rows is not None:
+        append_row(rows, row)
+    (folder / ROW).write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    return Run(folder, counts, result, row)
+
+
+def build_model(config: TrainConfig, images: Images) -> nn.Module:
+    """The config's network for these images, its weights drawn and its plan carried out.
+
+    Raises:
+        ValueError: images too small for the network, or a plan that does not fit it.
+    """
+    settings = config.model
+    if settings.name == "convnet":
+        model = convnet(images.shape, images.n_classes, settings.activation, seed=config.seed)
+    else:
+        hidden = settings.hidden or (500, 500)
+        model = mlp(images.shape, images.n_classes, hidden, settings.activation, seed=config.seed)
+    if config.plan is None:
+        return model
+    x, _ = images.train
+    # Spread over the data set, which may be sorted.
+    chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
+    inputs = x[chosen].split(500)
+    return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
+
+
+def output_folder(config: TrainConfig) -> Path:
+    """The run's folder: the one that is named, or runs/VARIANT-seed-SEED."""
+    if config.output is not None:
+        return Path(config.output).expanduser()
+    name = re.sub(r"[^\w.-]+", "-", f"{variant_name(config)}-seed-{config.seed}")
+    return Path("runs") / name
+
+
+def variant_name(config: TrainConfig) -> str:
+    """What the run is called in tables and rows."""
+    if config.variant is not None:
+        return config.variant
+    return config.model.name if config.plan is None else f"{config.model.name}-predicted"
+
+
+def _claim_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
+    """Refuse to mix two runs in one folder, before anything is read or written."""
+    if not resume:
+        if (folder / LAST).exists() or (folder / ROW).exists():
+            raise ValueError(
+                f"{folder} holds a run already: continue it with --resume, or choose another "
+                "folder with --output"
+            )
+        return
+    if (folder / ROW).exists():
+        raise ValueError(f"the run in {folder} is finished: its results are in {folder / ROW}")
+    if not (folder / LAST).is_file():
+        raise ValueError(f"there is no {LAST} in {folder} to resume from: leave --resume out")
+    before = json.loads((folder / CONFIG).read_text())
+    changed = _differences(before, config.to_dict())
+    if changed:
+        raise ValueError(
+            f"the run in {folder} was started with another {changed[0]}: resume it with the config "
+            "it was started with, or start another run with --output"
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """Dotted names of the fields that differ, where it makes a difference."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        a, b, name = before.get(key), now.get(key), f"{path}{key}"
+        if name in ("output", "accelerator"):
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{name}.")
+        elif a != b:
+            found.append(f"{name} ({a!r}, now {b!r})")
+    return found
+
+
+def _portable(config: TrainConfig, images: Images) -> dict[str, Any]:
+    """The config without what belongs to one machine: where the data lay, where it wrote."""
+    data = config.to_dict()
+    for name in ("output", "accelerator"):
+        del data[name]
+    return data | {"data": config.data if config.data == "digits" else images.name}
+
+
+def _counts(counts: Ledger) -> dict[str, int]:
+    total = counts.total
+    return {
+        name: getattr(total, name)
+        for name in ("dense", "learned", "static", "stored", "multiply_adds")
+    }
+
+
+def _metrics(result: FitResult, folder: Path) -> dict[str, float | None]:
+    return {
+        "test_error": result.test_error,
+        "validation_error": result.validation_error,
+        "train_loss": result.train_loss,
+        "train_seconds": result.train_seconds,
+        "checkpoint_bytes": saved_bytes(folder),
+    }

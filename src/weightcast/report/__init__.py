@@ -1,0 +1,21 @@
+"""Result rows -> summaries -> charts and filter images -> one self-contained HTML page.
+
+Nothing here knows of models or training: everything drawn comes from the rows, so a page can be
+drawn again from the files that an experiment left.
+"""
+
+from weightcast.report.charts import error_chart
+from weightcast.report.filters import filter_images
+from weightcast.report.page import render_page, write_page, write_text
+from weightcast.report.summary import Summary, summarise, text_table
+
+__all__ = [
+    "Summary",
+    "error_chart",
+    "filter_images",
+    "render_page",
+    "summarise",
+    "text_table",
+    "write_page",
+    "write_text",
+]

@@ -1,0 +1,139 @@
+"""Summaries -> charts, as Vega-Lite specifications (JSON data).
+
+Text, axes and grid are drawn in ``currentColor``, so a chart follows the page into dark mode.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from weightcast.report.summary import Summary, spread_note
+
+# Distinct for colour-blind readers, and dark enough on white, light enough on black.
+COLOURS = ("#888888", "#d55e00", "#c08a00", "#3a8fd6", "#1aa179", "#b869a8")
+# Named, since the width of labels is measured before they are part of the page.
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+
+
+def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Test error against learned weights, log x: mean, spread and the single runs.
+
+    Args:
+        summaries: one per variant.
+
+    Returns:
+        A Vega-Lite specification as wide as its container.
+    """
+    names = [summary.variant for summary in summaries]
+    scale = {
+        "color": alt.Color("variant:N", sort=names, scale=_cycle(names, COLOURS)),
+        "shape": alt.Shape("variant:N", sort=names, scale=_cycle(names, SHAPES)),
+    }
+    key = alt.Legend(title=None, orient="bottom", columns=2, symbolSize=90, symbolOpacity=1)
+    x = alt.X("learned:Q", title="learned weights (log scale)", **_log_axis(summaries))
+    vertical = {"title": "test error (%)", "scale": _error_scale(summaries)}
+
+    runs = alt.Chart(alt.Data(values=_run_points(summaries)))
+    means = alt.Chart(alt.Data(values=_mean_points(summaries)))
+    single = runs.mark_tick(thickness=2, size=16, orient="horizontal", opacity=1).encode(
+        x=x,
+        y=alt.Y("error:Q", **vertical),
+        color=scale["color"],
+        tooltip=[
+            alt.Tooltip("variant:N"),
+            alt.Tooltip("seed:Q"),
+            alt.Tooltip("error:Q", title="test error (%)", format=".2f"),
+        ],
+    )
+    spread = means.mark_rule(strokeWidth=2).encode(
+        x=x, y=alt.Y("low:Q", **vertical), y2="high:Q", color=scale["color"]
+    )
+    mean = means.mark_point(filled=True, size=110, opacity=1).encode(
+        x=x,
+        y=alt.Y("error:Q", **vertical),
+        color=scale["color"].legend(key),
+        shape=scale["shape"].legend(key),
+        tooltip=[
+            alt.Tooltip("variant:N"),
+            alt.Tooltip("learned:Q", title="learned weights", format=","),
+            alt.Tooltip("text:N", title=f"test error (%), {spread_note(summaries)}"),
+        ],
+    )
+    return _themed(alt.layer(spread, single, mean).properties(width="container", height=300))
+
+
+def _run_points(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    return [
+        {"variant": summary.variant, "learned": summary.learned, "seed": seed, "error": error}
+        for summary in summaries
+        for seed, error in zip(summary.seeds, summary.test_errors, strict=True)
+    ]
+
+
+def _mean_points(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    return [
+        {
+            "variant": summary.variant,
+            "learned": summary.learned,
+            "error": summary.mean,
+            "low": summary.mean - (summary.spread or 0.0),
+            "high": summary.mean + (summary.spread or 0.0),
+            "text": summary.cells()[3],
+        }
+        for summary in summaries
+    ]
+
+
+def _log_axis(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """A log axis with room at both ends and ticks at 1, 2, 5, 10, 20, ..."""
+    low = min(summary.learned for summary in summaries) / 1.4
+    high = max(summary.learned for summary in summaries) * 1.4
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10**decade for decade in decades for digit in (1, 2, 5)]
+    return {
+        "scale": alt.Scale(type="log", domain=[low, high], nice=False),
+        "axis": alt.Axis(values=[tick for tick in ticks if low <= tick <= high], format="~s"),
+    }
+
+
+def _error_scale(summaries: Sequence[Summary]) -> alt.Scale:
+    """All runs and bars with room around them; differences are too small to be seen from 0."""
+    points = _mean_points(summaries)
+    values = [error for summary in summaries for error in summary.test_errors]
+    values += [point[end] for point in points for end in ("low", "high")]
+    low, high = min(values), max(values)
+    room = 0.08 * (high - low) or 0.5
+    return alt.Scale(domain=[max(0.0, low - room), high + room], zero=False, nice=False)
+
+
+def _cycle(names: Sequence[str], values: Sequence[str]) -> alt.Scale:
+    return alt.Scale(
+        domain=list(names), range=list(itertools.islice(itertools.cycle(values), len(names)))
+    )
+
+
+def _themed(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
+    ink = "currentColor"
+    themed = (
+        chart.configure(background="transparent", font=FONT, autosize="fit-x")
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=ink,
+            titleColor=ink,
+            domainColor=ink,
+            tickColor=ink,
+            gridColor=ink,
+            gridOpacity=0.15,
+            labelFontSize=12,
+            titleFontSize=13,
+            titleFontWeight="normal",
+        )
+        .configure_legend(labelColor=ink, labelFontSize=13)
+    )
+    return themed.to_dict()

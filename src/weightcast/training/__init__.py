@@ -1,0 +1,29 @@
+"""Training on small images: data, reference networks, settings, and ``fit`` on Lightning.
+
+Read in this order: ``data``, ``batches``, ``models``, ``settings``, ``module``, ``callbacks``,
+``fit``.
+"""
+
+from weightcast.training.batches import Batches
+from weightcast.training.callbacks import Interrupted
+from weightcast.training.data import Images, load_images
+from weightcast.training.fit import FitResult, fit
+from weightcast.training.models import convnet, mlp
+from weightcast.training.module import Classifier, measure_error
+from weightcast.training.settings import ModelSettings, TrainConfig, TrainingSettings
+
+__all__ = [
+    "Batches",
+    "Classifier",
+    "FitResult",
+    "Images",
+    "Interrupted",
+    "ModelSettings",
+    "TrainConfig",
+    "TrainingSettings",
+    "convnet",
+    "fit",
+    "load_images",
+    "measure_error",
+    "mlp",
+]

@@ -1,0 +1,201 @@
+"""What happens around the steps: time, errors, progress, checkpoints, and the end by Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+from tqdm import tqdm
+
+from weightcast.training.data import Split
+from weightcast.training.module import Classifier, measure_error
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C; ``str()`` says where."""
+
+
+class TrainingStop(Exception):  # noqa: N818 - as StopIteration, it is no error
+    """How a callback ends ``Trainer.fit``, which answers a KeyboardInterrupt with sys.exit."""
+
+
+class Stopwatch(pl.Callback):
+    """Seconds spent in training steps, measuring and saving left out; goes on when resumed."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._seconds + running
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Run."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop."""
+        self._seconds, self._started = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._seconds = state_dict["seconds"]
+
+
+class Measure(pl.Callback):
+    """Log loss, learning rate and the error on the validation images after every epoch."""
+
+    def __init__(self, validation: Split | None) -> None:
+        self.validation = validation
+        self.train_loss = math.nan
+        self.validation_error: float | None = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure and log."""
+        classifier = cast(Classifier, pl_module)
+        self.train_loss = classifier.take_loss()
+        metrics = {"train_loss": self.train_loss}
+        metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if self.validation is not None:
+            self.validation_error = measure_error(classifier.model, self.validation)
+            metrics["validation_error"] = self.validation_error
+        step = (trainer.current_epoch + 1) * classifier.n_batches
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics | {"epoch": trainer.current_epoch + 1}, step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last epoch's values: a run may be resumed after its last epoch."""
+        return {"train_loss": self.train_loss, "validation_error": self.validation_error}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.train_loss = state_dict["train_loss"]
+        self.validation_error = state_dict["validation_error"]
+
+
+class Progress(pl.Callback):
+    """A bar over all steps on a terminal; a line per epoch in a log."""
+
+    def __init__(self, measure: Measure, label: str) -> None:
+        self.measure = measure
+        self.label = label
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar, on a terminal."""
+        if sys.stderr.isatty():
+            per_epoch = trainer.num_training_batches
+            done = trainer.current_epoch * per_epoch
+            total = (trainer.max_epochs or 0) * per_epoch
+            self.bar = tqdm(
+                desc=self.label,
+                total=int(total),
+                initial=int(done),
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
+            )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how far it went."""
+        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        text = f"{epoch}, loss {self.measure.train_loss:.4f}"
+        if self.measure.validation_error is not None:
+            text += f", validation error {self.measure.validation_error:.2f} %"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        else:
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class KeepCheckpoints(Checkpoint):
+    """Write last.ckpt after every epoch, best.ckpt whenever the validation error falls."""
+
+    def __init__(self, folder: Path, measure: Measure) -> None:
+        self.folder = folder
+        self.measure = measure
+        self.best = math.inf
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what is due."""
+        error = self.measure.validation_error
+        if error is not None and error < self.best:
+            self.best = error
+            trainer.save_checkpoint(self.folder / BEST)
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The smallest validation error so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.best = state_dict["best"]
+
+
+class StopOnInterrupt(pl.Callback):
+    """Ctrl-C ends training after the step at hand, with a checkpoint if there is a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.requested = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the first SIGINT; a second one is Python's own KeyboardInterrupt."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread only
+            return
+        previous = signal.getsignal(signal.SIGINT)
+
+        def request(*_: Any) -> None:
+            self.requested = True
+            signal.signal(signal.SIGINT, previous)
+
+        signal.signal(signal.SIGINT, request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop inside an epoch; at its last step the epoch is completed first."""
+        if self.requested and not trainer.is_last_batch:
+            if self.folder is not None:
+                trainer.save_checkpoint(self.folder / LAST)
+            self._stop(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop between epochs, where the checkpoint is written already."""
+        if self.requested and trainer.current_epoch > 0:
+            self._stop(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        raise TrainingStop(f"stopped in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")

@@ -1,0 +1,169 @@
+"""fit: train a network on images with pytorch-lightning, and measure its test error once."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import nn
+
+from weightcast.training.batches import Batches
+from weightcast.training.callbacks import (
+    BEST,
+    LAST,
+    Interrupted,
+    KeepCheckpoints,
+    Measure,
+    Progress,
+    StopOnInterrupt,
+    Stopwatch,
+    TrainingStop,
+)
+from weightcast.training.data import Images
+from weightcast.training.module import Classifier, measure_error
+from weightcast.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run gave.
+
+    Args:
+        test_error: wrong answers on the test images, in percent.
+        validation_error: the same on the validation images after the last epoch, or None.
+        train_loss: mean loss of the last epoch's steps.
+        train_seconds: wall time of the training steps; measuring and saving are left out.
+        epochs: passes over the training images.
+        steps: steps of the optimiser.
+    """
+
+    test_error: float
+    validation_error: float | None
+    train_loss: float
+    train_seconds: float
+    epochs: int
+    steps: int
+
+
+def fit(
+    model: nn.Module,
+    images: Images,
+    settings: TrainingSettings,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    label: str = "training",
+    folder: Path | None = None,
+    resume: bool = False,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+) -> FitResult:
+    """Train a network in place and measure its test error once, at the end.
+
+    Args:
+        model: x (batch, channels, height, width) to logits (batch, n_classes), dense or predicted.
+        images: the data; validation images serve for choosing only.
+        settings: how to train.
+        seed: of the order of the images in each epoch.
+        progress: whether to show a bar on a terminal, a line per epoch elsewhere, on stderr.
+        label: what to call the run there.
+        folder: for checkpoints (last.ckpt, best.ckpt) and logs (csv/, tensorboard/); None writes
+            nothing.
+        resume: go on from the folder's last.ckpt rather than start.
+        accelerator: cpu, gpu, or auto: a GPU where there is one.
+
+    Raises:
+        ValueError: a loss that is NaN or infinite; no checkpoint to resume from.
+        Interrupted: a KeyboardInterrupt: Ctrl-C. The folder's last.ckpt, if there is a folder,
+            then holds the state to resume from.
+    """
+    if resume and not (folder and (folder / LAST).is_file()):
+        raise ValueError(f"there is no {LAST} in {folder}: start the run without resuming")
+    if settings.test_weights == "best" and (folder is None or images.validation is None):
+        raise ValueError("test_weights 'best' needs validation images and a folder")
+    home = next(model.parameters()).device
+    stopwatch, measure = Stopwatch(), Measure(images.validation)
+    interrupt = StopOnInterrupt(folder)
+    callbacks = [stopwatch, measure, *([Progress(measure, label)] if progress else []), interrupt]
+    if folder is not None:
+        callbacks.append(KeepCheckpoints(folder, measure))
+    with _quiet_lightning(), interrupt.listening():
+        trainer = _make_trainer(settings.epochs, callbacks, folder, accelerator)
+        device = trainer.strategy.root_device
+        images = images.to(device)
+        batches = Batches(images.train, settings.batch_size, seed)
+        measure.validation = images.validation
+        classifier = Classifier(model.train(), settings, batches.n_batches)
+        _run(trainer, classifier, batches, folder / LAST if folder and resume else None)
+    if settings.test_weights == "best" and folder is not None:
+        state = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+        classifier.load_state_dict(state["state_dict"])
+    test_error = measure_error(model.to(device), images.test)
+    model.to(home)
+    return FitResult(
+        test_error=test_error,
+        validation_error=measure.validation_error,
+        train_loss=measure.train_loss,
+        train_seconds=stopwatch.seconds,
+        epochs=settings.epochs,
+        steps=settings.epochs * batches.n_batches,
+    )
+
+
+def _run(
+    trainer: pl.Trainer, classifier: Classifier, batches: Batches, checkpoint: Path | None
+) -> None:
+    try:
+        trainer.fit(classifier, batches, ckpt_path=checkpoint, weights_only=True)
+    except TrainingStop as stop:
+        raise Interrupted(str(stop)) from None
+    except SystemExit as stop:  # Lightning's answer to a second Ctrl-C
+        raise KeyboardInterrupt from stop
+
+
+def _make_trainer(
+    epochs: int, callbacks: Sequence[pl.Callback], folder: Path | None, accelerator: str
+) -> pl.Trainer:
+    """A Trainer that does nothing but train: what else is needed comes as a callback."""
+    loggers: list[Logger] = []
+    if folder is not None:
+        # A resumed run has a new CSV file, and goes on in TensorBoard's curves.
+        loggers = [
+            CSVLogger(folder, name="csv", flush_logs_every_n_steps=1),
+            TensorBoardLogger(folder, name="tensorboard", version=""),
+        ]
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        logger=loggers,
+        default_root_dir=folder,
+        enable_checkpointing=folder is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's announcements, advertisements and advice on other hardware."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,125 @@
+"""The reference networks: a dense MLP and a small convnet, with named layers for plans to name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+Activation = Literal["relu", "sigmoid"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+def mlp(
+    shape: Sequence[int] = (1, 28, 28),
+    n_classes: int = 10,
+    hidden: Sequence[int] = (500, 500),
+    activation: Activation = "relu",
+    *,
+    seed: int | None = None,
+) -> nn.Sequential:
+    """784-500-500-10 and its relatives: ``flatten, hidden1, activation1, ..., classifier``.
+
+    Args:
+        shape: channels, height and width of an image.
+        n_classes: outputs.
+        hidden: units of each hidden layer.
+        activation: after each hidden layer.
+        seed: of the initial weights; None draws from torch's global generator, as torch does.
+
+    Raises:
+        ValueError: an unknown activation, or a size below 1.
+
+    References: Denil et al. 2013, section 4.1.
+    """
+    make_activation = _find_activation(activation)
+    _check_sizes(*shape, n_classes, *hidden)
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    n_visible = shape[0] * shape[1] * shape[2]
+    with _seeded(seed):
+        for i, n_units in enumerate(hidden, start=1):
+            layers[f"hidden{i}"] = nn.Linear(n_visible, n_units)
+            layers[f"activation{i}"] = make_activation()
+            n_visible = n_units
+        layers["classifier"] = nn.Linear(n_visible, n_classes)
+    return _sequential(layers)
+
+
+def convnet(
+    shape: Sequence[int] = (3, 32, 32),
+    n_classes: int = 10,
+    activation: Activation = "relu",
+    *,
+    seed: int | None = None,
+) -> nn.Sequential:
+    """Three convolutions 48@8x8, 64@5x5, 64@5x5 with pooling, a layer of 500, a classifier.
+
+    Convolutions are padded by half their size and each pooling halves the image: 32 x 32 images
+    give ``hidden`` 64 x 4 x 4 = 1024 inputs. Children: ``conv1, activation1, pool1, conv2, ...,
+    pool3, flatten, hidden, activation4, classifier``.
+
+    Args:
+        shape: channels, height and width of an image, at least 8 x 8.
+        n_classes: outputs.
+        activation: after each layer but the classifier.
+        seed: of the initial weights; None draws from torch's global generator, as torch does.
+
+    Raises:
+        ValueError: an unknown activation, or images too small to be halved three times.
+
+    References: Denil et al. 2013, section 4.2.
+    """
+    make_activation = _find_activation(activation)
+    _check_sizes(*shape, n_classes)
+    channels, height, width = shape
+    if min(height, width) < 8:
+        raise ValueError(
+            f"images of {height} x {width} cannot be halved three times: convnet needs 8 x 8"
+        )
+    layers: dict[str, nn.Module] = {}
+    with _seeded(seed):
+        for i, (n_units, size) in enumerate(((48, 8), (64, 5), (64, 5)), start=1):
+            layers[f"conv{i}"] = nn.Conv2d(channels, n_units, size, padding=size // 2)
+            layers[f"activation{i}"] = make_activation()
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+            channels = n_units
+            # An even size adds a row and a column, as in 32 -> 33 -> pooled 16.
+            height, width = ((side + 1 - size % 2) // 2 for side in (height, width))
+        layers["flatten"] = nn.Flatten()
+        layers["hidden"] = nn.Linear(channels * height * width, 500)
+        layers["activation4"] = make_activation()
+        layers["classifier"] = nn.Linear(500, n_classes)
+    return _sequential(layers)
+
+
+def _sequential(layers: dict[str, nn.Module]) -> nn.Sequential:
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model
+
+
+def _find_activation(name: str) -> type[nn.Module]:
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation is {name!r}: take {' or '.join(map(repr, _ACTIVATIONS))}")
+    return _ACTIVATIONS[name]
+
+
+def _check_sizes(*sizes: int) -> None:
+    if min(sizes) < 1:
+        raise ValueError(f"a size is {min(sizes)}: images, layers and classes need 1 or more")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from ``seed``, and leave the caller's random state as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,121 @@
+"""Classifier: a network under training, as Lightning's Trainer wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weightcast.convert import predicted_layers
+from weightcast.optimise import parameter_groups
+from weightcast.training.data import Split
+from weightcast.training.settings import TrainingSettings
+
+
+class Classifier(pl.LightningModule):
+    """Cross entropy on labelled images, several batches to each of Lightning's steps.
+
+    Lightning's hooks cost about half a millisecond a step, as much as a fifth of a small network's
+    own; so one of its steps takes a list of batches, with a step of the optimiser for each.
+
+    Args:
+        model: x (batch, channels, height, width) to logits (batch, n_classes); trained in place.
+        settings: optimiser, schedule and the rest.
+        n_batches: optimiser steps of an epoch.
+    """
+
+    loss_sum: Tensor
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings, n_batches: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.settings = settings
+        self.n_batches = n_batches
+        # A buffer, so that a checkpoint in the middle of an epoch holds it.
+        self.register_buffer("loss_sum", torch.zeros(()))
+
+    def training_step(self, batches: list[Split], batch_idx: int) -> None:
+        """One step of the optimiser for each batch."""
+        optimiser = self._optimiser
+        for x, y in batches:
+            optimiser.zero_grad()
+            loss = F.cross_entropy(self.model(x), y, label_smoothing=self.settings.label_smoothing)
+            loss.backward()
+            optimiser.step()
+            if self._schedule is not None:
+                self._schedule.step()
+            self.loss_sum += loss.detach()
+
+    def on_train_start(self) -> None:
+        """Take optimiser and schedule out of Lightning's wrappers."""
+        self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
+        self._schedule: Any = self.lr_schedulers()
+
+    def take_loss(self) -> float:
+        """The mean loss of the epoch that ends now.
+
+        Raises:
+            ValueError: it is NaN or infinite.
+        """
+        loss = float(self.loss_sum) / self.n_batches
+        self.loss_sum.zero_()
+        if not abs(loss) < float("inf"):
+            raise ValueError(
+                f"the loss of epoch {self.current_epoch + 1} is {loss}: lower the learning rate "
+                f"(learning_rate is {self.settings.learning_rate})"
+            )
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, with V in a group of its own, and the schedule, stepped by each batch."""
+        settings = self.settings
+        groups = self._parameter_groups()
+        decay = settings.weight_decay
+        # Fused: one kernel for all parameters, where the default takes a dozen.
+        if settings.optimiser == "adamw":
+            optimiser = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+        else:
+            optimiser = torch.optim.SGD(
+                groups, momentum=settings.momentum, weight_decay=decay, fused=True
+            )
+        if settings.schedule == "constant":
+            return optimiser
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=settings.epochs * self.n_batches,
+        )
+        return [optimiser], [schedule]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        rate, rate_V = self.settings.learning_rate, self.settings.learning_rate_V
+        if rate_V == "scaled":
+            return parameter_groups(self.model, rate, self.settings.weight_decay)
+        V = [layer.V for layer in predicted_layers(self.model).values()]
+        known = set(map(id, V))
+        rest = [p for p in self.model.parameters() if id(p) not in known and p.requires_grad]
+        groups = [{"params": rest, "lr": rate}, {"params": V, "lr": rate_V or rate}]
+        return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def measure_error(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """The share of wrong answers, in percent.
+
+    Args:
+        model: x (batch, channels, height, width) to logits (batch, n_classes); measured in
+            evaluation mode, its mode restored afterwards.
+        split: images x (n, channels, height, width) and labels y (n,), on the model's device.
+        batch_size: images at a time.
+    """
+    training = model.training
+    model.eval()
+    x, y = split
+    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    wrong = sum(int((model(images).argmax(dim=1) != labels).sum()) for images, labels in pairs)
+    model.train(training)
+    return 100 * wrong / len(y)

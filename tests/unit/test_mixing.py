@@ -1,0 +1,109 @@
+"""mixing: the small matrices between selected atoms and V."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+import weightcast as wc
+from weightcast import dictionaries as d
+from weightcast import kernels as k
+from weightcast.dictionaries.mixing import orthonormal_mixing, ridge_mixing, spectral_mixing
+
+
+def _positive(columns: int = 2, n: int = 5) -> torch.Tensor:
+    A = torch.randn(columns, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return A @ A.transpose(1, 2)
+
+
+def test_ridge_mixing_is_the_regularised_inverse():
+    gram = _positive()
+    M = ridge_mixing(gram, 0.3)
+    identity = torch.eye(5).double()
+    torch.testing.assert_close(M @ (gram + 0.3 * identity), identity.expand(2, -1, -1))
+    assert torch.equal(gram, _positive())
+
+
+def test_orthonormal_mixing_is_the_nearest_orthonormal_matrix():
+    atoms = torch.randn(2, 4, 9, dtype=torch.float64)
+    M = orthonormal_mixing(atoms)
+    U = atoms.transpose(1, 2) @ M
+    torch.testing.assert_close(U.transpose(1, 2) @ U, torch.eye(4).double().expand(2, -1, -1))
+    torch.testing.assert_close(M, M.transpose(1, 2))
+    for A, near in zip(atoms.transpose(1, 2), U, strict=True):
+        left, _, right = torch.linalg.svd(A, full_matrices=False)
+        torch.testing.assert_close(near, left @ right)
+
+
+def test_spectral_mixing():
+    values = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
+    assert spectral_mixing("orthonormal", values, 0.5) is None
+    torch.testing.assert_close(spectral_mixing("raw", values, 0.5), torch.diag_embed(values))
+    torch.testing.assert_close(
+        spectral_mixing("ridge", values, 0.5), torch.diag_embed(values / (values + 0.5))
+    )
+
+
+def test_a_singular_kernel_without_ridge_is_refused_with_the_remedy():
+    with pytest.raises(
+        ValueError, match=r"20 chosen atoms is singular.*ridge=0.*Set ridge to .* or more"
+    ):
+        d.Kernel(k.SquaredExponential(20.0), ridge=0).atoms(25, 20, grid=(5, 5))
+    with pytest.raises(ValueError, match="singular"):
+        ridge_mixing(torch.ones(1, 2, 2).double(), 0.0)
+    with pytest.raises(ValueError, match="singular"):
+        ridge_mixing(torch.zeros(1, 2, 2).double(), 0.0)
+
+
+def test_the_ridge_that_the_message_names_is_enough():
+    dictionary = d.Kernel(k.SquaredExponential(20.0), ridge=0)
+    with pytest.raises(ValueError, match="Set ridge to") as error:
+        dictionary.atoms(25, 20, grid=(5, 5))
+    ridge = float(re.search(r"Set ridge to (\S+) or more", str(error.value))[1])
+    atoms = d.Kernel(k.SquaredExponential(20.0), ridge=ridge).atoms(25, 20, grid=(5, 5))
+    assert bool(atoms.dictionaries().isfinite().all())
+
+
+def test_dependent_atoms_cannot_be_orthonormal():
+    with pytest.raises(ValueError, match=r"2 orthonormal atoms.*span only 1 dimensions"):
+        orthonormal_mixing(torch.ones(1, 2, 5).double())
+    with pytest.raises(ValueError, match="span only"):
+        orthonormal_mixing(torch.randn(1, 6, 5).double())
+
+
+def test_zero_eigenvalues_make_no_atoms():
+    values = torch.tensor([[2.0, 0.0, 0.0]], dtype=torch.float64)
+    for mixing in ("raw", "ridge"):
+        with pytest.raises(ValueError, match=r"2 of the 3 chosen eigenvectors"):
+            spectral_mixing(mixing, values, 0.1)
+
+
+@pytest.mark.parametrize("ridge", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["Kernel", "Covariance", "SquaredCovariance", "PCA"])
+def test_a_ridge_below_zero_is_refused(name, ridge):
+    with pytest.raises(ValueError, match=rf"ridge is {ridge}"):
+        getattr(d, name)(ridge=ridge)
+
+
+@pytest.mark.parametrize(
+    "name", ["Kernel", "Covariance", "SquaredCovariance", "KMeans", "Autoencoder", "RandomGaussian"]
+)
+def test_an_unknown_mixing_is_refused(name):
+    with pytest.raises(ValueError, match=r"mixing.*orthonormall"):
+        getattr(d, name)(mixing="orthonormall")
+
+
+def test_orthonormal_atoms_survive_single_precision():
+    layer = wc.PredictedLinear(
+        784,
+        10,
+        dictionary=d.Kernel(k.SquaredExponential(2.0), mixing="orthonormal"),
+        fraction=0.05,
+        columns=5,
+        grid=(28, 28),
+    )
+    U = layer.atoms.dictionaries()
+    error = U.transpose(1, 2) @ U - torch.eye(39)
+    assert float(error.abs().max()) < 1e-3

@@ -1,0 +1,201 @@
+"""statistics: one hooked pass over example inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from weightcast.statistics import (
+    MAX_ROWS_PER_CALL,
+    StatisticsAccumulator,
+    as_batches,
+    call,
+    collect_statistics,
+    evaluating,
+    execution_order,
+)
+
+EVERYTHING = ("covariance", "squared_covariance", "sample")
+
+
+def _collect(batches, needs=EVERYTHING, layer=None, **options):
+    layer = layer or nn.Linear(4, 3)
+    return collect_statistics(nn.Sequential(layer), layer, batches, needs, **options)
+
+
+@pytest.mark.parametrize("sizes", [[50], [1, 49], [20, 20, 10], [1] * 50, [49, 1]])
+def test_covariance_is_numpys_however_the_rows_are_batched(sizes):
+    rows = torch.randn(50, 4, dtype=torch.float64) * torch.tensor([1, 10, 100, 0.1]) + 1000
+    statistics = _collect(rows.split(sizes), layer=nn.Linear(4, 3).double())
+    assert statistics.n_rows == 50
+    for value, data in (
+        (statistics.covariance, rows),
+        (statistics.squared_covariance, rows.square()),
+    ):
+        expected = np.cov(data.numpy().T)
+        scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+        np.testing.assert_allclose(value.numpy() / scale, expected / scale, rtol=0, atol=1e-9)
+        assert torch.equal(value, value.t())
+        assert value.dtype == torch.float64
+
+
+def test_an_empty_batch_changes_nothing():
+    rows = torch.randn(30, 4)
+    expected = np.cov(rows.double().numpy().T)
+    for batches in ([rows, rows[:0]], [rows[:0], rows], [rows[:10], rows[:0], rows[10:]]):
+        np.testing.assert_allclose(_collect(batches).covariance, expected, atol=1e-9)
+
+
+def test_only_what_is_needed_is_kept():
+    statistics = _collect([torch.randn(9, 4)], ("covariance",))
+    assert statistics.squared_covariance is None
+    assert statistics.sample is None
+    assert _collect([torch.randn(9, 4)], ("sample",)).covariance is None
+
+
+def test_the_sample_is_uniform_without_replacement():
+    rows = torch.arange(400.0).view(100, 4)
+    counts = torch.zeros(100)
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        sample = _collect(rows.split(30), ("sample",), sample_size=10, generator=generator).sample
+        assert sample.shape == (10, 4)
+        chosen = (sample[:, 0] / 4).long()
+        assert len(chosen.unique()) == 10
+        counts[chosen] += 1
+    assert bool(((counts / 300 - 0.1).abs() < 0.08).all())
+
+
+def test_a_small_input_is_sampled_whole():
+    rows = torch.randn(7, 4)
+    assert torch.equal(_collect([rows], sample_size=100).sample, rows.double())
+
+
+def test_long_inputs_are_thinned():
+    n = MAX_ROWS_PER_CALL + 500
+    statistics = _collect([torch.randn(n, 4)], ("covariance",))
+    assert statistics.n_rows == MAX_ROWS_PER_CALL
+    torch.testing.assert_close(statistics.covariance, torch.eye(4).double(), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_bad_inputs_are_counted(bad):
+    rows = torch.randn(10, 4)
+    rows[3, 1] = rows[4, 1] = bad
+    with pytest.raises(ValueError, match=r"2 of 40 input values are NaN or infinite: clean"):
+        _collect([rows])
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows_are_refused(rows):
+    with pytest.raises(ValueError, match=rf"saw {rows} input row\(s\).*at least 2: pass more"):
+        _collect([torch.randn(rows, 4)])
+
+
+def test_a_layer_that_does_not_run_is_refused():
+    model, unused = nn.Sequential(nn.Linear(4, 3)), nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"saw 0 input row\(s\).*if the model does not use it"):
+        collect_statistics(model, unused, [torch.randn(5, 4)], ("covariance",))
+
+
+def test_the_model_is_left_as_it_was():
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 2))
+    model[2].eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    collect_statistics(model, model[3], [torch.randn(9, 4)], EVERYTHING)
+    assert [m.training for m in model] == [True, True, False, True]
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert not model[3]._forward_pre_hooks
+    with pytest.raises(ValueError, match="NaN"):
+        collect_statistics(model, model[0], [torch.full((9, 4), float("nan"))], EVERYTHING)
+    assert not model[0]._forward_pre_hooks
+    assert [m.training for m in model] == [True, True, False, True]
+
+
+def test_evaluation_mode_means_no_dropout_and_no_gradient():
+    model = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 3))
+    rows = torch.randn(40, 4)
+    statistics = collect_statistics(model, model[1], [rows], ("sample",))
+    assert torch.equal(statistics.sample, rows.double())
+    assert not statistics.sample.requires_grad
+    with evaluating(model):
+        assert not torch.is_grad_enabled()
+        assert not model.training
+    assert torch.is_grad_enabled()
+    assert model.training
+
+
+def test_leading_axes_are_rows():
+    x = torch.randn(5, 6, 4)
+    statistics = _collect([x])
+    assert statistics.n_rows == 30
+    np.testing.assert_allclose(
+        statistics.covariance, np.cov(x.double().numpy().reshape(30, 4).T), atol=1e-9
+    )
+
+
+class Keyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x, scale=1.0):
+        return self.fc(input=x * scale)
+
+
+def test_a_layer_called_by_keyword_is_seen():
+    model, x = Keyword(), torch.randn(20, 4)
+    statistics = collect_statistics(model, model.fc, [x], ("covariance",))
+    assert statistics.n_rows == 20
+    assert list(execution_order(model, {"fc": model.fc}, x)) == ["fc"]
+
+
+def test_batches_of_every_kind():
+    x, y = torch.randn(10, 4), torch.zeros(10)
+    assert len(as_batches(x)) == 1
+    assert len(as_batches([x, x])) == 2
+    assert len(as_batches(b for b in (x, x, x))) == 3
+    loader = DataLoader(TensorDataset(x, y), batch_size=5)
+    assert len(as_batches(loader)) == 2
+    model = Keyword()
+    expected = model(x)
+    for batch in (x, (x, y), [x, y], {"x": x}):
+        assert torch.equal(call(model, batch), expected)
+    assert torch.equal(call(model, {"x": x, "scale": 2.0}), model(x, 2.0))
+
+
+@pytest.mark.parametrize("empty", [[], (), iter(())])
+def test_no_batch_at_all_is_refused(empty):
+    with pytest.raises(ValueError, match="inputs is empty: pass at least one batch"):
+        as_batches(empty)
+
+
+class Backwards(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.first, self.unused = nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_execution_order_is_that_of_the_calls():
+    model, x = Backwards(), torch.randn(5, 4)
+    seen = execution_order(model, dict(model.named_children()), x)
+    assert list(seen) == ["first", "second"]
+    assert torch.equal(seen["first"], x)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_accumulator_is_deterministic():
+    results = []
+    for _ in range(2):
+        accumulator = StatisticsAccumulator(EVERYTHING, 5, torch.Generator().manual_seed(1))
+        accumulator.update(torch.arange(80.0).view(20, 4))
+        results.append(accumulator.result().sample)
+    assert torch.equal(*results)

@@ -1,0 +1,118 @@
+"""suggest: a plan that converts, with kernels where there are coordinates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import weightcast as wc
+from weightcast import dictionaries as d
+
+IMAGES = torch.randn(40, 1, 8, 8)
+
+
+def _mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 60), nn.ReLU(), nn.Linear(60, 50), nn.ReLU(), nn.Linear(50, 10)
+    )
+
+
+def test_pixels_take_a_kernel_hidden_layers_their_covariance():
+    plan = wc.suggest(_mlp(), 0.1, inputs=[(IMAGES, torch.zeros(40))], columns=5)
+    assert list(plan.rules) == ["1", "3", "*"]
+    pixels, hidden = plan.rules["1"], plan.rules["3"]
+    assert isinstance(pixels.dictionary, d.Kernel)
+    assert pixels.grid == wc.Grid((8, 8))
+    assert isinstance(hidden.dictionary, d.Covariance)
+    assert (pixels.fraction, pixels.columns) == (0.1, 5)
+    assert plan.rules["*"] is None
+
+
+def test_suggestions_convert_train_and_survive_json():
+    for inputs in (None, IMAGES, [IMAGES[:20], IMAGES[20:]]):
+        model = _mlp()
+        plan = wc.suggest(model, 0.1, inputs=inputs)
+        converted = wc.convert(model, plan, inputs=inputs)
+        converted(IMAGES).sum().backward()
+        assert type(converted[5]) is nn.Linear
+        assert wc.Plan.from_json(plan.to_json()) == plan
+
+
+def test_without_inputs_nothing_needs_data():
+    plan = wc.suggest(_mlp(), 0.1)
+    assert all(rule is None or not rule.dictionary.needs for rule in plan.rules.values())
+    wc.convert(_mlp(), plan)
+
+
+def test_colour_images_have_channels():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.Linear(20, 2))
+    plan = wc.suggest(model, 0.1, inputs=torch.randn(4, 3, 8, 8))
+    assert plan.rules["1"].grid == wc.Grid((8, 8), channels=3)
+
+
+def test_convolutions_take_a_kernel_on_their_filters():
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.Conv2d(16, 16, 5), nn.Flatten(), nn.Linear(16, 10)
+    )
+    plan = wc.suggest(model, 0.25)
+    assert isinstance(plan.rules["2"].dictionary, d.Kernel)
+    assert "0" not in plan.rules  # 400 weights
+    converted = wc.convert(model, plan)
+    assert isinstance(converted[2], wc.PredictedConv2d)
+
+
+def test_pointwise_convolutions_do_not_get_one_hot_atoms():
+    model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 8, 1))
+    converted = wc.convert(model, wc.suggest(model, 0.25))
+    U = converted[0].atoms.dictionaries()[0]
+    assert int((U.abs() > 1e-6).sum()) > U.shape[1], "each atom sees a single channel (RandCon)"
+
+
+class Backwards(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.hidden, self.unused = (
+            nn.Linear(40, 30),
+            nn.Linear(50, 40),
+            nn.Linear(50, 40),
+        )
+
+    def forward(self, x):
+        return self.out(self.hidden(x))
+
+
+def test_the_classifier_is_the_layer_that_runs_last():
+    plan = wc.suggest(Backwards(), 0.1, inputs=torch.randn(5, 50))
+    assert set(plan.rules) == {"hidden", "*"}
+
+
+def test_columns_never_exceed_the_units():
+    model = nn.Sequential(nn.Linear(500, 3), nn.Linear(3, 2))
+    assert wc.suggest(model, 0.1).rules["0"].columns == 3
+
+
+@pytest.mark.parametrize("fraction", [0, -1, 1.5, float("nan"), float("inf")])
+def test_fractions_outside_the_interval_are_refused(fraction, refuses):
+    model = _mlp()
+    with refuses(model, rf"fraction is {fraction}.*\(0, 1\]"):
+        wc.suggest(model, fraction)
+
+
+def test_nothing_left_to_predict(refuses):
+    model = nn.Sequential(nn.Linear(64, 10))
+    with refuses(model, r"no layer to predict at fraction 0.05: of the model's 1 layer"):
+        wc.suggest(model)
+    with refuses(_mlp(), "no layer to predict at fraction 0.001"):
+        wc.suggest(_mlp(), 0.001)
+
+
+@pytest.mark.usefixtures("unmoved_randomness")
+def test_suggesting_changes_nothing():
+    state = torch.get_rng_state()
+    model = _mlp().train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    torch.set_rng_state(state)
+    wc.suggest(model, 0.1, inputs=IMAGES)
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
