@@ -1,16 +1,17 @@
-"""Time a training step of predicted networks against the dense one, in turn, in one process.
+"""Time a training step of the demo's networks against the dense one, in turn, in one process.
 
-    python -m benchmarks.training_step --rounds 9 --rows results/training_step.jsonl
+    python -m benchmarks.training_step --rows results/training_step.jsonl
 
-A step is forward, loss, backward and AdamW on the same batches. Every round times every variant
-once; ratios are formed round by round, so that a slow moment of the machine meets all variants.
-Peak memory is measured for each variant in a process of its own.
+A step is forward, loss, backward and AdamW on the same batches of 100 digits. Every round times
+every network once; ratios are formed round by round, so that a slow moment of the machine meets
+all of them. Peak memory is that of a process which trains one network for one round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import gc
+import platform
 import resource
 import statistics
 import subprocess
@@ -23,108 +24,93 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.training import mlp
+from weightcast.experiments.rows import append_row
+from weightcast.experiments.train import build_model
+from weightcast.experiments.variants import Variant, make_config, make_variants
+from weightcast.training import Images, TrainingSettings, load_images
 
 BATCH, N_BATCHES = 100, 20
 
 
-def predicted(fraction: float, columns: int) -> nn.Module:
-    """The MLP of the demo with both hidden layers predicted."""
-    dictionaries = wc.dictionaries
-    kernel = dictionaries.Kernel(wc.kernels.SquaredExponential(2.0))
-    plan = {
-        "hidden1": wc.Rule(kernel, fraction, columns, grid=(28, 28)),
-        "hidden2": wc.Rule(dictionaries.DCT(), fraction, columns, grid=(20, 25)),
-    }
-    return wc.convert(mlp(), plan)
+def make_round(variant: Variant, images: Images, fused: bool) -> Callable[[], float]:
+    """A function that trains on all batches once and returns the seconds of one step."""
+    settings = TrainingSettings()
+    model = build_model(make_config(variant, "digits", settings, seed=0), images)
+    groups = wc.parameter_groups(model, settings.learning_rate, settings.weight_decay)
+    optimiser = torch.optim.AdamW(groups, fused=fused)
+    x, y = images.train
+    batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))[:N_BATCHES]
 
-
-VARIANTS: dict[str, Callable[[], nn.Module]] = {
-    "dense": mlp,
-    "5 % learned, 10 columns": lambda: predicted(0.05, 10),
-    "5 % learned, 20 columns": lambda: predicted(0.05, 20),
-    "2 % learned, 20 columns": lambda: predicted(0.02, 20),
-    "narrow dense 784-46-46-10": lambda: mlp(hidden=(46, 46)),
-}
-
-
-def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        (
-            torch.rand(BATCH, 1, 28, 28, generator=generator),
-            torch.randint(10, (BATCH,), generator=generator),
-        )
-        for _ in range(N_BATCHES)
-    ]
-
-
-def make_epoch(build: Callable[[], nn.Module]) -> Callable[[], float]:
-    """A function that trains over all batches once and returns the seconds of one step."""
-    torch.manual_seed(0)
-    model, data = build(), batches()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-
-    def epoch() -> float:
+    def train_once() -> float:
         start = time.perf_counter()
-        for x, y in data:
+        for images, labels in batches:
             optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
+            nn.functional.cross_entropy(model(images), labels).backward()
             optimiser.step()
-        return (time.perf_counter() - start) / len(data)
+        return (time.perf_counter() - start) / len(batches)
 
-    return epoch
+    return train_once
 
 
-def peak_mebibytes(variant: str) -> float:
-    """Peak resident memory of a process that trains one variant for one round."""
-    command = [sys.executable, "-m", "benchmarks.training_step", "--memory-of", variant]
+def peak_mebibytes(variant: Variant, threads: int) -> float:
+    """Peak resident memory of a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training_step", "--memory-of", variant.name]
+    command += ["--threads", str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="alternations (default 9)")
+    parser.add_argument("--rounds", type=int, default=15, help="alternations (default 15)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument("--fused", action="store_true", help="AdamW's fused kernel")
     parser.add_argument("--rows", type=Path, help="append result rows to this file")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
+    images = load_images("digits").standardised()
+    variants = {variant.name: variant for variant in make_variants(images)}
     if arguments.memory_of:
-        epoch = make_epoch(VARIANTS[arguments.memory_of])
-        epoch()
+        make_round(variants[arguments.memory_of], images, arguments.fused)()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    epochs = {name: make_epoch(build) for name, build in VARIANTS.items()}
-    for epoch in epochs.values():
-        epoch()  # warm up
-    seconds: dict[str, list[float]] = {name: [] for name in epochs}
-    for _ in range(arguments.rounds):
-        for name, epoch in epochs.items():
-            seconds[name].append(epoch())
-    print(f"{'variant':28} {'ms/step':>8} {'ratio to dense: median (min-max)':>34} {'peak MiB':>9}")
+    rounds = {name: make_round(v, images, arguments.fused) for name, v in variants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in rounds}
+    for number in range(arguments.rounds + 2):
+        gc.collect()
+        for name, train_once in rounds.items():
+            taken = train_once()
+            if number >= 2:  # two rounds warm up
+                seconds[name].append(taken)
+    print(f"{'network':26} {'ms/step':>8} {'ratio to dense: median (min-max)':>34} {'peak MiB':>9}")
     for name, times in seconds.items():
         ratios = [t / dense for t, dense in zip(times, seconds["dense"], strict=True)]
         row = {
             "schema": 1,
             "experiment": "training_step",
             "variant": name,
-            "n": len(ratios),
-            "threads": arguments.threads,
-            "milliseconds": statistics.median(times) * 1e3,
-            "ratio_median": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-            "peak_mebibytes": peak_mebibytes(name),
-            "torch": torch.__version__,
+            "config": {"threads": arguments.threads, "fused": arguments.fused, "batch": BATCH},
+            "metrics": {
+                "n": len(ratios),
+                "milliseconds": statistics.median(times) * 1e3,
+                "ratio_median": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "peak_mebibytes": peak_mebibytes(variants[name], arguments.threads),
+            },
+            "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }
-        spread = f"{row['ratio_median']:.3f} ({row['ratio_min']:.3f}-{row['ratio_max']:.3f})"
-        print(f"{name:28} {row['milliseconds']:8.3f} {spread:>34} {row['peak_mebibytes']:9.1f}")
+        metrics = row["metrics"]
+        spread = "{ratio_median:.3f} ({ratio_min:.3f}-{ratio_max:.3f})".format(**metrics)
+        milliseconds, peak = metrics["milliseconds"], metrics["peak_mebibytes"]
+        print(f"{name:26} {milliseconds:8.3f} {spread:>34} {peak:9.1f}")
         if arguments.rows:
-            arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.rows.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(arguments.rows, row)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             model = holder["model"]
         _fill(model, tensors, facts["ties"], folder)
         for name, layer in predicted_layers(model).items():
-            _check_fingerprint(name, layer, facts["layers"][name]["fingerprint"])
+            stored = facts["layers"][name]
+            _check_fingerprint(name, layer, stored["fingerprint"], stored["dtype"])
     except FormatError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
@@ -126,19 +127,25 @@ def _layer_facts(layer: PredictedLayer) -> dict[str, Any]:
     except ValueError:  # holds an estimator; its atoms are stored all the same
         rule_data = encode(Rule(StoredAtoms(), rule.fraction, rule.columns, rule.grid, rule.path))
     kind = type(layer).__name__
-    return {"class": kind, "rule": rule_data, "fingerprint": _fingerprint(layer)}
+    dtype = str(layer.V.dtype).removeprefix("torch.")
+    return {"class": kind, "rule": rule_data, "fingerprint": _fingerprint(layer), "dtype": dtype}
 
 
 def _stored_state(model: nn.Module, layers: dict[str, PredictedLayer]) -> dict[str, Tensor]:
-    """The state dict without what can be rebuilt; indices as int32."""
+    """The state dict without what can be rebuilt; indices as int32, other bases as their atoms."""
     state = dict(model.state_dict())
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""
+        rebuildable, base = layer.rule.dictionary.rebuildable, layer.atoms.base
         for key in layer.state_dict():
             if key == "atoms.indices":
                 state[prefix + key] = state[prefix + key].to(torch.int32)
-            elif key.startswith("atoms.") and layer.rule.dictionary.rebuildable:
+            elif key.startswith("atoms.base.") or (key == "atoms.mixing" and rebuildable):
                 del state[prefix + key]
+        if not rebuildable:
+            everything = torch.arange(base.n_base, device=layer.V.device)
+            atoms = base.atoms if isinstance(base, DenseBase) else base.rows(everything)
+            state[f"{prefix}atoms.base.atoms"] = atoms
     return state
 
 
@@ -235,14 +242,18 @@ def _fingerprint(layer: PredictedLayer) -> list[float]:
     return [float(U.sum()), float(U.square().sum()), float((U * torch.cos(order)).sum())]
 
 
-def _check_fingerprint(name: str, layer: PredictedLayer, stored: list[float]) -> None:
+def _check_fingerprint(
+    name: str, layer: PredictedLayer, stored: list[float], stored_dtype: str
+) -> None:
     if not layer.rule.dictionary.rebuildable:
         return
     rebuilt = _fingerprint(layer)
     energy = max(stored[1], 1e-300)
     # Sums of n entries differ by their rounding; a wrong dictionary differs by its whole energy.
     n_entries = layer.atoms.indices.numel() * layer.n_visible
-    tolerance = 8 * torch.finfo(layer.V.dtype).eps * (n_entries * energy) ** 0.5 + 1e-6 * energy
+    dtypes = (layer.V.dtype, getattr(torch, stored_dtype))
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes)
+    tolerance = 8 * eps * (n_entries * energy) ** 0.5 + 1e-6 * energy
     if any(not abs(a - b) <= tolerance for a, b in zip(rebuilt, stored, strict=True)):
         raise FormatError(
             f"layer {name!r}: the rebuilt dictionary has fingerprint {rebuilt}, the saved one "

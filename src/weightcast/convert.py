@@ -16,6 +16,11 @@ from weightcast.plan import Plan, convertible_layers
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, collect_statistics, execution_order
 
+_SINGLE_LAYER = (
+    "the model is itself a single layer, which inplace=True cannot replace: use inplace=False and "
+    "the model that is returned"
+)
+
 
 def convert(
     model: nn.Module,
@@ -50,7 +55,7 @@ def convert(
     _check_layers(model, rules)
     batches = None if inputs is None else as_batches(inputs)
     if inplace and "" in rules:
-        raise ValueError("the model is itself a single layer, which inplace=True cannot replace")
+        raise ValueError(_SINGLE_LAYER)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
     done: list[tuple[nn.Module, nn.Module]] = []
     bases = SharedBases()
@@ -78,9 +83,15 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Returns:
         The model with the original classes and state-dict keys.
+
+    Raises:
+        ValueError: a predicted layer with hooks, which a replaced layer would lose; ``inplace``
+            for a model that is itself one layer.
     """
     if inplace and isinstance(model, PredictedLayer):
-        raise ValueError("the model is itself a single layer, which inplace=True cannot replace")
+        raise ValueError(_SINGLE_LAYER)
+    for name, layer in predicted_layers(model).items():
+        _refuse_hooks(name, layer)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
     for layer in [m for m in holder.modules() if isinstance(m, PredictedLayer)]:
         replace_module(holder, layer, layer.to_dense())
@@ -166,14 +177,20 @@ def _check_layers(model: nn.Module, rules: Mapping[str, Rule]) -> None:
                 )
         if not weight.is_floating_point():
             raise ValueError(f"layer {name!r}: its weight is {weight.dtype}, not floating point")
-        hooks = (
-            layer._forward_hooks, layer._forward_pre_hooks,
-            layer._backward_hooks, layer._backward_pre_hooks,
-        )  # fmt: skip
-        if any(hooks):
-            raise ValueError(
-                f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
-            )
+        _refuse_hooks(name, layer)
+
+
+def _refuse_hooks(name: str, layer: nn.Module) -> None:
+    hooks = (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+    )
+    if any(hooks):
+        raise ValueError(
+            f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
+        )
 
 
 def _layer_seed(seed: int, name: str) -> int:

@@ -69,10 +69,16 @@ class PredictedLayer(PredictedWeight):
             atoms = rule.build(
                 n_visible, n_units, grid=own_grid, statistics=statistics, generator=generator
             )
-        super().__init__(atoms, n_units, path=rule.path)
-        self.rule = rule
-        self.reset_V(dense_variance(n_visible), generator)
-        self.bias = nn.Parameter(draw_bias(n_units, n_visible, generator)) if bias else None
+        if atoms.n_visible != n_visible:
+            raise ValueError(
+                f"the atoms are for {atoms.n_visible} inputs, the layer has {n_visible}"
+            )
+        with torch.device("cpu"):  # whatever the default device is
+            super().__init__(atoms, n_units, path=rule.path)
+            self.rule = rule
+            self.reset_V(dense_variance(n_visible), generator)
+            self.bias = nn.Parameter(draw_bias(n_units, n_visible, generator)) if bias else None
+        device = torch.get_default_device() if device is None else device
         self.to(device=device, dtype=dtype)
 
     @classmethod
@@ -132,6 +138,7 @@ class PredictedLayer(PredictedWeight):
         )
         cast = predicted.atoms.base
         predicted.atoms.base = bases.place(atoms.base, cast, weight.device, weight.dtype)
+        predicted.V.requires_grad_(weight.requires_grad)
         if predicted.bias is not None:
             with torch.no_grad():
                 predicted.bias.copy_(layer.bias)
@@ -219,7 +226,32 @@ class PredictedLinear(PredictedLayer):
 
 
 class _PredictedConv(PredictedLayer):
-    """A convolution whose filters are predicted; n_visible = in_channels / groups * kernel size."""
+    """A convolution whose filters are predicted; n_visible = in_channels / groups * kernel size.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: n_units.
+        kernel_size: extent of a filter, an integer or one per axis.
+        stride: as in torch.
+        padding: as in torch, ``'same'`` and ``'valid'`` too.
+        dilation: as in torch.
+        groups: as in torch; all groups share the dictionary.
+        bias: whether to learn a bias.
+        padding_mode: as in torch.
+        dictionary: recipe of the static atoms.
+        fraction: share of the weights that is learned, in (0, 1].
+        columns: groups of units with atoms of their own.
+        grid: of a filter; None takes ``Grid(kernel_size, channels=in_channels // groups)``.
+        path: ``auto``, ``factored`` or ``materialised``.
+        seed: of the draws of atoms, V and bias.
+        statistics: of the patches, for data-driven dictionaries.
+        atoms: built earlier; None builds them.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Raises:
+        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
+    """
 
     n_axes: ClassVar[int]
 
@@ -274,7 +306,7 @@ class _PredictedConv(PredictedLayer):
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Filters, (out_channels, in_channels / groups, *kernel_size), computed at each access."""
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        return super().weight.view(shape)
+        return self._weight_rows(self._mixed()).view(shape)
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
@@ -288,7 +320,10 @@ class _PredictedConv(PredictedLayer):
         if x.dim() == self.n_axes + 1:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         positions = x.shape[0] * math.prod(
-            (extent - 1) // step + 1 for extent, step in zip(x.shape[2:], self.stride, strict=True)
+            [
+                (extent - 1) // step + 1
+                for extent, step in zip(x.shape[2:], self.stride, strict=True)
+            ]
         )
         x, padding = pad_input(x, self)
         if self._choose_path(positions) == "materialised":
@@ -352,8 +387,11 @@ class _PredictedConv(PredictedLayer):
 class PredictedConv1d(_PredictedConv):
     """A 1-d convolution with predicted filters, in place of ``nn.Conv1d``.
 
-    Takes the arguments of ``nn.Conv1d`` first, then those of :class:`PredictedLinear`. The grid of
-    a filter is ``Grid(kernel_size, channels=in_channels // groups)``.
+    Takes the arguments of ``nn.Conv1d`` in its order, then ``dictionary``, ``fraction``,
+    ``columns``, ``grid``, ``path``, ``seed``, ``statistics``, ``device`` and ``dtype`` by name, as
+    :class:`PredictedLinear` does. The grid of a filter is ``Grid(kernel_size,
+    channels=in_channels // groups)`` unless one is given. What torch, the rule or the dictionary
+    refuses is a ValueError.
     """
 
     dense_class = nn.Conv1d
@@ -363,8 +401,11 @@ class PredictedConv1d(_PredictedConv):
 class PredictedConv2d(_PredictedConv):
     """A 2-d convolution with predicted filters, in place of ``nn.Conv2d``.
 
-    Takes the arguments of ``nn.Conv2d`` first, then those of :class:`PredictedLinear`. The grid of
-    a filter is ``Grid(kernel_size, channels=in_channels // groups)``.
+    Takes the arguments of ``nn.Conv2d`` in its order, then ``dictionary``, ``fraction``,
+    ``columns``, ``grid``, ``path``, ``seed``, ``statistics``, ``device`` and ``dtype`` by name, as
+    :class:`PredictedLinear` does. The grid of a filter is ``Grid(kernel_size,
+    channels=in_channels // groups)`` unless one is given. What torch, the rule or the dictionary
+    refuses is a ValueError.
     """
 
     dense_class = nn.Conv2d
@@ -374,8 +415,11 @@ class PredictedConv2d(_PredictedConv):
 class PredictedConv3d(_PredictedConv):
     """A 3-d convolution with predicted filters, in place of ``nn.Conv3d``.
 
-    Takes the arguments of ``nn.Conv3d`` first, then those of :class:`PredictedLinear`. The grid of
-    a filter is ``Grid(kernel_size, channels=in_channels // groups)``.
+    Takes the arguments of ``nn.Conv3d`` in its order, then ``dictionary``, ``fraction``,
+    ``columns``, ``grid``, ``path``, ``seed``, ``statistics``, ``device`` and ``dtype`` by name, as
+    :class:`PredictedLinear` does. The grid of a filter is ``Grid(kernel_size,
+    channels=in_channels // groups)`` unless one is given. What torch, the rule or the dictionary
+    refuses is a ValueError.
     """
 
     dense_class = nn.Conv3d

@@ -27,7 +27,8 @@ class LedgerRow:
             mixing that cannot be rebuilt from the plan.
         sent_per_step: numbers that data-parallel training exchanges at each step: the gradients.
         optimiser_state: numbers that Adam keeps: two per learned weight.
-        multiply_adds: of a forward pass, per row (per output position of a convolution).
+        multiply_adds: of a forward pass, per row, or per output position of a convolution; a total
+            over both kinds has no meaning, and is 0.
         dense_multiply_adds: the same for the dense layer.
     """
 
@@ -63,6 +64,8 @@ class Ledger:
         """The sums over all layers."""
         numbers = [field.name for field in fields(LedgerRow) if field.type == "int"]
         sums = {name: sum(getattr(row, name) for row in self.rows) for name in numbers}
+        if len({"Conv" in row.kind for row in self.rows if row.dense_multiply_adds}) > 1:
+            sums["multiply_adds"] = sums["dense_multiply_adds"] = 0
         return LedgerRow(layer="total", kind="", **sums)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,14 +108,14 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
         A :class:`Ledger`: ``print`` it, or take ``.rows``, ``.total``, ``.to_dict()``.
     """
     rows = []
-    predicted = predicted_layers(model).values()
+    inside = {id(m) for layer in predicted_layers(model).values() for m in layer.modules()}
     counted: set[int] = set()  # identities of what is shared or tied, and counts once
     for name, module in model.named_modules():
         if isinstance(module, PredictedLayer):
             rows.append(_predicted_row(name, module, batch, counted))
             counted.update(map(id, module.parameters()))
             continue
-        if any(module is inner for layer in predicted for inner in layer.modules()):
+        if id(module) in inside:
             continue
         own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
         counted.update(map(id, own))

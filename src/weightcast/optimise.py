@@ -21,6 +21,10 @@ def parameter_groups(
     learning rate then carries over. The decay of W per step is kept too: it is the product of
     learning rate and weight decay. Equivalently, U is scaled to rows of unit norm on average.
 
+    A scheduler must keep the groups' ratios. ``OneCycleLR`` sets one rate for all unless it is
+    given ``max_lr=[group["lr"] for group in groups]``; ``LambdaLR`` and its kin multiply, and are
+    safe.
+
     Args:
         model: with or without predicted layers.
         learning_rate: what one would use for the dense model.
@@ -33,6 +37,8 @@ def parameter_groups(
     groups = []
     scaled = set()
     for name, layer in predicted_layers(model).items():
+        if not layer.V.requires_grad:
+            continue
         scale = float(row_norm(layer))
         scaled.add(id(layer.V))
         groups.append(

@@ -75,10 +75,20 @@ class PredictedWeight(nn.Module):
         Args:
             variance: of W's entries, for example 1 / (3 n_visible), that of ``nn.Linear``.
             generator: a CPU generator; None takes seed 0.
+
+        Raises:
+            ValueError: a column whose atoms are all zero, which no V can give a variance.
         """
         generator = generator or torch.Generator().manual_seed(0)
         V = torch.rand(self.V.shape, dtype=torch.float64, generator=generator) * 2 - 1
         energy = self.atoms.dictionaries().detach().double().square().sum(dim=(1, 2))
+        dead = (energy <= 0).nonzero().flatten().tolist()
+        if dead:
+            raise ValueError(
+                f"{len(dead)} of {self.atoms.columns} columns (the first is column {dead[0]}) have "
+                f"only zero atoms, {self.atoms.n_atoms} each: the chosen inputs do not vary. "
+                "Take selection='leading' or 'pivoted', fewer columns, or a larger fraction"
+            )
         width = (3 * variance * self.n_visible / energy).sqrt()  # (columns,)
         self.V.copy_(V * width.cpu()[self.unit_columns])
 
@@ -124,6 +134,11 @@ class PredictedWeight(nn.Module):
         Returns:
             (..., n_units).
         """
+        if x.shape[-1] != self.n_visible:
+            raise ValueError(
+                f"the input is {tuple(x.shape)}: its last axis must have the layer's "
+                f"{self.n_visible} inputs"
+            )
         rows = x.reshape(-1, self.n_visible)
         if self._choose_path(len(rows)) == "materialised":
             return nn.functional.linear(x, self.weight, bias)

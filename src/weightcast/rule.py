@@ -52,7 +52,7 @@ class Rule:
                 "weightcast.dictionaries, such as Kernel()"
             )
         check_fraction(self.fraction)
-        if not isinstance(self.columns, int) or self.columns < 1:
+        if type(self.columns) is not int or self.columns < 1:
             raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
         if self.path not in ("auto", "factored", "materialised"):
             raise ValueError(f"path is {self.path!r}: take 'auto', 'factored' or 'materialised'")
@@ -85,21 +85,25 @@ class Rule:
             ValueError: more columns than units, less than one atom, a grid of another size, or
                 what the dictionary lacks.
         """
+        if n_visible < 1 or n_units < 1:
+            raise ValueError(
+                f"the layer has {n_visible} inputs and {n_units} units: it needs at least 1 of each"
+            )
         if self.columns > n_units:
             raise ValueError(
                 f"columns is {self.columns} for {n_units} units: every column needs a unit of its "
                 f"own, so columns must lie between 1 and {n_units}"
             )
         chosen = grid if self.grid is None else Grid.of(self.grid)
-        return self.dictionary.build(
-            Site(
-                n_visible=n_visible,
-                n_atoms=count_atoms(self.fraction, n_visible),
-                columns=self.columns,
-                grid=None if chosen is None else chosen.check(n_visible),
-                statistics=statistics,
-                generator=generator or torch.Generator().manual_seed(0),
-                bases=bases or SharedBases(),
-                indices=indices,
-            )
+        site = Site(
+            n_visible=n_visible,
+            n_atoms=count_atoms(self.fraction, n_visible),
+            columns=self.columns,
+            grid=None if chosen is None else chosen.check(n_visible),
+            statistics=statistics,
+            generator=generator or torch.Generator().manual_seed(0),
+            bases=bases or SharedBases(),
+            indices=indices,
         )
+        with torch.device("cpu"):  # whatever the default device is
+            return self.dictionary.build(site)

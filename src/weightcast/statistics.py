@@ -179,12 +179,20 @@ def execution_order(
 def as_batches(inputs: Any) -> list[Any]:
     """Example inputs as a list of batches, so that several layers can be fed from them in turn.
 
-    A single tensor is one batch.
+    A single tensor, or a single mapping, is one batch. All batches are held in memory: a few
+    thousand examples are enough for any dictionary.
 
     Raises:
-        ValueError: no batch at all.
+        ValueError: no batch at all, or one ``(input, target)`` pair in place of a list of them.
     """
-    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor):
+        image, target = inputs
+        if not target.is_floating_point() or target.shape[1:] != image.shape[1:]:
+            raise ValueError(
+                f"inputs is one pair of shapes {tuple(image.shape)} and {tuple(target.shape)}, "
+                "which looks like one (input, target) batch: pass a list of batches, [batch]"
+            )
+    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else list(inputs)
     if not batches:
         raise ValueError("inputs is empty: pass at least one batch of example inputs")
     return batches

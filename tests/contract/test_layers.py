@@ -306,3 +306,25 @@ def test_autocast(name):
 def test_a_dtype_that_is_no_float_is_refused(name, dtype):
     with pytest.raises(ValueError, match=str(dtype)):
         LAYERS[name].build(dtype=dtype)
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised", "auto"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_and_linear_layers_compile_without_graph_breaks(path, groups):
+    dictionary = wc.dictionaries.Kernel(wc.kernels.SquaredExponential(1.0))
+    conv = wc.PredictedConv2d(
+        4, 6, 3, 1, 1, 1, groups, True, dictionary=dictionary, fraction=0.3, columns=2, path=path
+    )
+    linear = wc.PredictedLinear(
+        16, 6, dictionary=dictionary, fraction=0.3, columns=4, grid=(4, 4), path=path
+    )
+    for layer, x in ((conv, torch.randn(2, 4, 5, 5)), (linear, torch.randn(3, 16))):
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_the_default_device_does_not_disturb_the_building():
+    with torch.device("meta"):
+        layer = wc.PredictedLinear(16, 4, dictionary=wc.dictionaries.DCT(), fraction=0.5)
+        assert layer.V.is_meta
+        wc.PredictedLinear(16, 4, dictionary=wc.dictionaries.RandomGaussian(), fraction=0.5)

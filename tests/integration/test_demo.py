@@ -22,7 +22,14 @@ from weightcast.experiments.train import build_model
 from weightcast.report import write_page
 from weightcast.training import Images, Interrupted, TrainConfig, mlp
 
-NAMES = ["dense", "5 % learned", "2 % learned", "narrow dense", "low-rank"]
+NAMES = [
+    "dense",
+    "5 % learned",
+    "2 % learned",
+    "5 % learned, no windows",
+    "narrow dense",
+    "low-rank",
+]
 
 
 def make_images(channels=1, size=28, n=40):
@@ -70,17 +77,18 @@ class Cells(HTMLParser):
 
 
 class TestVariants:
-    def test_are_five_with_the_counts_of_the_method(self):
+    def test_have_the_counts_of_the_method(self):
         images = make_images()
-        five = variants.make_variants(images)
-        assert [variant.name for variant in five] == NAMES
+        compared = variants.make_variants(images)
+        assert [variant.name for variant in compared] == NAMES
         settings = demo.training_settings("digits")
         counts = {}
-        for variant in five:
+        for variant in compared:
             model = build_model(variants.make_config(variant, "digits", settings, 0), images)
             counts[variant.name] = wc.ledger(model).total.learned
         assert counts["dense"] == 784 * 500 + 500 + 500 * 500 + 500 + 5010
         assert counts["5 % learned"] == (39 + 25) * 500 + 1000 + 5010
+        assert counts["5 % learned, no windows"] == counts["5 % learned"]
         assert counts["2 % learned"] == (16 + 10) * 500 + 1000 + 5010
         assert 0 <= counts["narrow dense"] - counts["5 % learned"] < 1000
         assert abs(counts["low-rank"] - counts["5 % learned"]) < 1000
@@ -130,7 +138,7 @@ class TestCompare:
         images = make_images(channels=3, size=8)
         monkeypatch.setattr(demo, "load_images", lambda source: images)
         rows, figure = demo.compare("noise", 1, 1, progress=False)
-        assert len(rows) == 5
+        assert len(rows) == 6
         for item in figure["filters"]:
             assert len(item["true"]) == len(item["predicted"]) == 64
             assert max(item["known"]) < 64
@@ -220,7 +228,7 @@ class TestCommand:
         assert run.returncode == 0, run.stderr
         table = run.stdout.splitlines()
         assert table[0].split()[0] == "variant"
-        assert [line.split("  ")[0] for line in table[1:6]] == NAMES
+        assert [line.split("  ")[0] for line in table[1:7]] == NAMES
         assert "index.html" in table[-1]
 
         rows = read_rows(output / "rows.jsonl")
@@ -231,8 +239,8 @@ class TestCommand:
 
         text = (output / "index.html").read_text(encoding="utf-8")
         page = Cells(text)
-        assert [row[0] for row in page.rows[1:6]] == NAMES
-        for line, cells in zip(table[1:6], page.rows[1:6], strict=True):
+        assert [row[0] for row in page.rows[1:7]] == NAMES
+        for line, cells in zip(table[1:7], page.rows[1:7], strict=True):
             assert line.split() == " ".join(cells).split()
         assert page.images == 3 * 9
         assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=.?(https?:)?//", text)
@@ -250,11 +258,11 @@ class TestCommand:
     def test_its_own_rows_are_replaced_and_others_are_kept(self, noise, tmp_path, monkeypatch):
         monkeypatch.setattr(command, "write_page", lambda rows, figure1, path: path)
         own, others = tmp_path / "rows.jsonl", tmp_path / "others.jsonl"
-        for n_others in (5, 10):
+        for n_others in (6, 12):
             command.run_demo("noise", 1, 1, tmp_path, rows=others)
             command.run_demo("noise", 1, 1, tmp_path)
             assert len(read_rows(others)) == n_others
-            assert len(read_rows(own)) == 5
+            assert len(read_rows(own)) == 6
 
     @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"epochs": 0}, {"data": "no such/folder"}])
     def test_bad_arguments_leave_old_results_alone(self, tmp_path, wrong):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -294,3 +295,35 @@ def test_no_code_runs_on_loading(folder):
     # The JSON form is read as data: a class outside the known ones is a mistake, not an import.
     _edit(folder, lambda f: f["layers"]["0"]["rule"].update(dictionary={"kind": "os.system"}))
     _refuse(folder, "no Dictionary 'os.system'")
+
+
+@dataclass(frozen=True)
+class Everything(wc.dictionaries.Dictionary):
+    """Somebody's own dictionary on a base that is not dense; files cannot rebuild it."""
+
+    def build(self, site):
+        base = wc.dictionaries.KroneckerBase(
+            [torch.eye(site.n_visible, dtype=torch.float64).roll(1, 0)]
+        )
+        indices = torch.arange(site.n_atoms).repeat(site.columns, 1)
+        return wc.dictionaries.Atoms(base, indices)
+
+
+def test_a_dictionary_of_ones_own_is_stored_whole(tmp_path):
+    dense = nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 2))
+    model = wc.convert(dense, {"0": wc.Rule(Everything(), 0.5, columns=2)})
+    wc.save(model, tmp_path / "m")
+    loaded = wc.load(tmp_path / "m", dense)
+    x = torch.randn(3, 12)
+    torch.testing.assert_close(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loads_into_single(tmp_path, dtype):
+    dense = nn.Sequential(nn.Linear(36, 6), nn.Linear(6, 2))
+    rule = wc.Rule(wc.dictionaries.Kernel(), 0.5, columns=2, grid=(6, 6))
+    model = wc.convert(dense, {"0": rule}).to(dtype)
+    wc.save(model, tmp_path / "m")
+    loaded = wc.load(tmp_path / "m", dense)
+    assert loaded[0].V.dtype == torch.float32
+    torch.testing.assert_close(loaded[0].V, model[0].V.float())

@@ -348,7 +348,7 @@ def test_failing_half_way_restores_shared_modules(refuses):
 def test_a_model_that_fails_on_the_inputs_is_restored():
     model = _mlp()
     modules = list(model)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"layer '2': the input is \(5, 99\)"):
         wc.convert(model, {"0": DCT, "2": COVARIANCE}, inputs=torch.randn(5, 99), inplace=True)
     assert list(model) == modules
     assert not any(m._forward_pre_hooks for m in model.modules())
@@ -433,3 +433,44 @@ def test_unused_layers_have_no_statistics(refuses):
 def test_what_is_no_plan(plan):
     with pytest.raises((ValueError, TypeError, AttributeError)):
         wc.convert(_mlp(), plan)
+
+
+def test_columns_that_see_only_constant_inputs_are_refused(refuses):
+    model = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 2))
+    x = torch.zeros(50, 20)
+    x[:, :2] = torch.randn(50, 2)
+    plan = {"0": wc.Rule(wc.dictionaries.Covariance(), 0.1, columns=5)}
+    with refuses(model, "layer '0'", "only zero atoms", "selection='leading' or 'pivoted'"):
+        wc.convert(model, plan, inputs=[x])
+
+
+def test_one_labelled_batch_in_place_of_a_list_is_refused(refuses):
+    model = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 2))
+    batch = torch.randn(50, 20), torch.randint(2, (50,))
+    plan = {"0": wc.Rule(wc.dictionaries.PCA(), 0.1)}
+    with refuses(model, r"\(50, 20\) and \(50,\)", r"\[batch\]"):
+        wc.convert(model, plan, inputs=batch)
+    wc.convert(model, plan, inputs=[batch])
+
+
+def test_a_mapping_of_keywords_is_one_batch():
+    model = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 2))
+    x = torch.randn(50, 20)
+    plan = {"0": wc.Rule(wc.dictionaries.PCA(), 0.1)}
+    a = wc.convert(model, plan, inputs={"input": x})
+    assert torch.equal(a[0].weight, wc.convert(model, plan, inputs=x)[0].weight)
+
+
+def test_frozen_weights_stay_frozen():
+    model = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 2))
+    model[0].requires_grad_(False)
+    predicted = wc.convert(model, {"0": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    assert not predicted[0].V.requires_grad
+    assert not wc.merge(predicted)[0].weight.requires_grad
+
+
+def test_merge_refuses_to_lose_hooks(refuses):
+    model = wc.convert(nn.Sequential(nn.Linear(8, 4)), {"0": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    model[0].register_forward_hook(lambda *_: None)
+    with refuses(model, "layer '0' has hooks", "remove them first"):
+        wc.merge(model)

@@ -150,3 +150,12 @@ def test_nothing_static_is_a_parameter():
     assert [name for name, _ in weight.named_parameters()] == ["V"]
     state = set(weight.state_dict())
     assert {"V", "atoms.indices", "atoms.mixing"} < state
+
+
+def test_the_wrong_number_of_inputs_is_named():
+    layer = wc.PredictedLinear(64, 4, dictionary=wc.dictionaries.DCT(), fraction=0.5)
+    with pytest.raises(ValueError, match=r"input is \(4, 32\).*the layer's 64 inputs"):
+        layer(torch.zeros(4, 32))
+    atoms = wc.dictionaries.DCT().atoms(32, 16)
+    with pytest.raises(ValueError, match="atoms are for 32 inputs, the layer has 64"):
+        wc.PredictedLinear(64, 4, dictionary=wc.dictionaries.DCT(), fraction=0.5, atoms=atoms)

@@ -1,5 +1,6 @@
 import re
 import time
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -204,3 +205,22 @@ def test_a_hub_that_cannot_be_asked_is_no_long_wait(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
     with pytest.raises(ValueError, match=r"no folder 'org/name' here.*\(no route to host\)"):
         load_images("org/name")
+
+
+def test_standardised_pixels_have_mean_0_and_variance_1():
+    images = load_images("digits", n_validation=50)
+    standard = images.standardised()
+    deviation, mean = torch.std_mean(standard.train[0])
+    assert abs(float(mean)) < 1e-5
+    assert abs(float(deviation) - 1) < 1e-5
+    for before, after in ((images.test, standard.test), (images.validation, standard.validation)):
+        scale = (after[0][0].max() - after[0][0].min()) / (before[0][0].max() - before[0][0].min())
+        torch.testing.assert_close(scale, 1 / images.train[0].std())  # one scale for all splits
+        assert after[1] is before[1]
+
+
+def test_images_of_one_colour_cannot_be_standardised():
+    images = load_images("digits")
+    blank = replace(images, train=(torch.full_like(images.train[0], 0.5), images.train[1]))
+    with pytest.raises(ValueError, match=r"all training pixels of digits .* are 0\.5"):
+        blank.standardised()

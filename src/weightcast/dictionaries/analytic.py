@@ -211,15 +211,10 @@ def _real_fourier(n: int) -> Tensor:
 
 
 def _radius(frequencies: list[Tensor]) -> Tensor:
-    """Squared distance of every grid point from frequency zero, (n_points,)."""
-    return sum_outer([f.double().square() for f in frequencies])
-
-
-def sum_outer(terms: list[Tensor]) -> Tensor:
-    """Sums over all combinations of one entry of each term, row-major, (prod of lengths,)."""
+    """Squared distance of every grid point from frequency zero, row-major, (n_points,)."""
     total = torch.zeros(1, dtype=torch.float64)
-    for term in terms:
-        total = (total.unsqueeze(1) + term).flatten()
+    for frequency in frequencies:
+        total = (total.unsqueeze(1) + frequency.double().square()).flatten()
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -43,8 +44,8 @@ class Atoms(nn.Module):
             )
         if mixing is not None and not bool(mixing.isfinite().all()):
             raise ValueError(
-                "the mixing matrices hold NaN or infinite values: the statistics or the estimator "
-                "behind this dictionary are not finite"
+                f"the mixing matrices hold {int((~mixing.isfinite()).sum())} NaN or infinite "
+                "values: give the dictionary a positive ridge, or inputs that are finite"
             )
         self.base = base
         self.register_buffer("indices", indices.contiguous())
@@ -220,16 +221,16 @@ class Dictionary(ABC):
                 f"n_visible={n_visible}, n_atoms={n_atoms}, columns={columns}: each must be at "
                 "least 1"
             )
-        return self.build(
-            Site(
-                n_visible=n_visible,
-                n_atoms=n_atoms,
-                columns=columns,
-                grid=None if grid is None else Grid.of(grid).check(n_visible),
-                statistics=statistics,
-                generator=torch.Generator().manual_seed(seed),
-            )
+        site = Site(
+            n_visible=n_visible,
+            n_atoms=n_atoms,
+            columns=columns,
+            grid=None if grid is None else Grid.of(grid).check(n_visible),
+            statistics=statistics,
+            generator=torch.Generator().manual_seed(seed),
         )
+        with torch.device("cpu"):  # whatever the default device is
+            return self.build(site)
 
 
 def check_choices(configuration: object) -> None:
@@ -262,7 +263,7 @@ def check_fraction(fraction: float) -> None:
     Raises:
         ValueError: it is no number in (0, 1].
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+    if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
         raise ValueError(f"fraction is {fraction!r}: it must be a number in (0, 1]")
     if not 0 < fraction <= 1:  # also refuses NaN
         raise ValueError(

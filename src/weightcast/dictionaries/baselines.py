@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough
 from weightcast.dictionaries.operators import DenseBase, IdentityBase
+from weightcast.dictionaries.selection import deal_random
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class RandomConnections(Dictionary):
         if self.selection == "grouped":
             in_turn = torch.arange(n_all).view(site.columns, site.n_atoms) % n_visible
             return Atoms(base, site.choose(lambda: in_turn))
-        return Atoms(base, site.choose(lambda: deal_random(site, n_visible)))
+        return Atoms(
+            base,
+            site.choose(lambda: deal_random(n_visible, site.n_atoms, site.columns, site.generator)),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,6 @@ class LowRank(Dictionary):
         """
         n_atoms = fraction * n_visible * n_units / (n_visible + n_units)
         return max(1, round(n_atoms)) / n_visible
-
-
-def deal_random(site: Site, n_base: int) -> Tensor:
-    """Uniform atoms for every column, dealt from shuffled decks: (columns, n_atoms) int64.
-
-    Each column is uniform without replacement; a column never holds an atom twice.
-    """
-    decks = n_base // site.n_atoms  # columns served by one shuffled deck
-    dealt = [
-        torch.randperm(n_base, generator=site.generator)[: decks * site.n_atoms]
-        for _ in range(-(-site.columns // decks))
-    ]
-    return torch.cat(dealt).view(-1, site.n_atoms)[: site.columns].clone()
 
 
 def _gaussian(rows: int, width: int, generator: torch.Generator) -> Tensor:

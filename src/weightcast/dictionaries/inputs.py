@@ -16,7 +16,8 @@ class InputStatistics:
     """Statistics of the rows x that a layer multiplies by W, in float64.
 
     Args:
-        n_rows: number of rows seen; a convolution sees one row per output position.
+        n_rows: number of rows used; a convolution has one per output position, thinned where they
+            are very many.
         covariance: (n_visible, n_visible), cov(x).
         squared_covariance: (n_visible, n_visible), cov(x**2), elementwise square first.
         sample: (n_sample, n_visible), rows drawn uniformly from those seen.

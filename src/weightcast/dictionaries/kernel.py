@@ -33,9 +33,8 @@ from weightcast.dictionaries.mixing import (
     ridge_mixing,
     spectral_mixing,
 )
-from weightcast.dictionaries.operators import Base, DenseBase
+from weightcast.dictionaries.operators import Base, DenseBase, KroneckerBase
 from weightcast.dictionaries.selection import (
-    PickPoints,
     Positions,
     Selection,
     deal_leading,
@@ -78,13 +77,27 @@ class _KernelRidge(Dictionary):
         indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))
         return Atoms(base, indices, spectral_mixing(self.mixing, eigenvalues[indices], self.ridge))
 
-    def _picker(self, K: Tensor, site: Site) -> PickPoints:
-        """Random or pivoted choice among the points of K (n_points, n_points)."""
+    def _draw(
+        self, site: Site, grid: Grid, positions: Positions, space: Base, variance: Tensor
+    ) -> Tensor:
+        """Random or pivoted points of the grid, (columns, n_atoms).
+
+        Args:
+            site: counts and generator.
+            grid: of the layer's inputs.
+            positions: own points in each channel, or the same in all.
+            space: K within one channel.
+            variance: (n_points,), K's diagonal there.
+        """
+        pick = random_points(grid.n_points, site.generator)
         if self.selection == "pivoted":
-            return pivoted_points(
-                K.diagonal(), lambda p: K[:, p], site.generator, random_start=site.columns > 1
+            pick = pivoted_points(
+                variance,
+                lambda point: space.rows(torch.tensor([point]))[0],
+                site.generator,
+                random_start=site.columns > 1,
             )
-        return random_points(len(K), site.generator)
+        return draw_on_grid(grid, site.n_atoms, site.columns, positions, pick, site.generator)
 
 
 @dataclass(frozen=True)
@@ -131,16 +144,9 @@ class Kernel(_KernelRidge):
             spectrum = reduce(torch.kron, (torch.ones(grid.channels).double(), *spectra))
             return self._mix_eigenvectors(base, spectrum, site)
         base = site.shared_base((self.kernel, grid), lambda: with_channels(grid, factors))
-        indices = site.choose(
-            lambda: draw_on_grid(
-                grid,
-                site.n_atoms,
-                site.columns,
-                self.positions,
-                self._picker(reduce(torch.kron, factors), site),
-                site.generator,
-            )
-        )
+        space = KroneckerBase(factors)
+        variance = reduce(torch.kron, [K.diagonal() for K in factors])
+        indices = site.choose(lambda: self._draw(site, grid, self.positions, space, variance))
         return self._mix(base, indices)
 
     def _factors(self, grid: Grid) -> list[Tensor]:
@@ -166,18 +172,9 @@ class _DataKernel(_KernelRidge):
             # The atoms dealt out are the leading ones: no need to keep the others.
             kept = min(len(K), site.columns * site.n_atoms)
             return self._mix_eigenvectors(DenseBase(vectors[:, :kept].t()), spectrum[:kept], site)
-        grid = Grid((len(K),))
-        indices = site.choose(
-            lambda: draw_on_grid(
-                grid,
-                site.n_atoms,
-                site.columns,
-                "shared",
-                self._picker(K, site),
-                site.generator,
-            )
-        )
-        return self._mix(DenseBase(K), indices)
+        base, grid = DenseBase(K), Grid((len(K),))
+        indices = site.choose(lambda: self._draw(site, grid, "shared", base, K.diagonal()))
+        return self._mix(base, indices)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from torch import Tensor
 
 from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough, eigenvectors
-from weightcast.dictionaries.baselines import deal_random
 from weightcast.dictionaries.estimators import synthesis_atoms
 from weightcast.dictionaries.inputs import Need
 from weightcast.dictionaries.mixing import orthonormal_mixing
 from weightcast.dictionaries.operators import DenseBase
-from weightcast.dictionaries.selection import deal_leading
+from weightcast.dictionaries.selection import deal_leading, deal_random
 
 
 class _Features(Dictionary):
@@ -47,7 +46,7 @@ class _Features(Dictionary):
         return Atoms(base, indices, M)
 
     def _draw(self, site: Site, n_features: int) -> Tensor:
-        return deal_random(site, n_features)
+        return deal_random(n_features, site.n_atoms, site.columns, site.generator)
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ class FromEstimator(_Features):
     def _draw(self, site: Site, n_features: int) -> Tensor:
         if self.selection == "leading":
             return deal_leading(torch.arange(n_features), site.n_atoms, site.columns)
-        return deal_random(site, n_features)
+        return deal_random(n_features, site.n_atoms, site.columns, site.generator)
 
     def to_json_data(self) -> dict[str, object]:
         """An estimator is an arbitrary object: refuse to write it as text."""

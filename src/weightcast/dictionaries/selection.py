@@ -85,6 +85,27 @@ def deal_leading(order: Tensor, n_atoms: int, columns: int) -> Tensor:
     return order[places * n_pool // (columns * n_atoms)]
 
 
+def deal_random(n_base: int, n_atoms: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Uniform atoms for every column, dealt from shuffled decks.
+
+    Args:
+        n_base: atoms to choose from.
+        n_atoms: per column.
+        columns: number of columns.
+        generator: shuffles.
+
+    Returns:
+        (columns, n_atoms) int64; each column is uniform without replacement, and columns of one
+        deck have no atom in common.
+    """
+    per_deck = n_base // n_atoms  # columns that one deck serves
+    dealt = [
+        torch.randperm(n_base, generator=generator)[: per_deck * n_atoms]
+        for _ in range(-(-columns // per_deck))
+    ]
+    return torch.cat(dealt).view(-1, n_atoms)[:columns].clone()
+
+
 def pivoted_points(
     variance: Tensor,
     covariance_with: Callable[[int], Tensor],

@@ -70,6 +70,8 @@ def train(
     folder = output_folder(config)
     _claim_folder(folder, config, resume)
     images = load_images(config.data, n_validation=config.n_validation)
+    if config.standardise:
+        images = images.standardised()
     model = build_model(config, images)
     # Only now: what was refused leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)

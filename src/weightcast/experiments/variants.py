@@ -1,10 +1,10 @@
-"""The networks that the demo compares: dense, 5 % and 2 % learned, narrow dense, low-rank."""
+"""The networks that the demo compares: dense, predicted three times, narrow dense, low-rank."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weightcast.dictionaries import DCT, Kernel, LowRank
+from weightcast.dictionaries import DCT, Kernel, LocalKernel, LowRank, RandomConnections
 from weightcast.experiments.train import build_model
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
@@ -16,6 +16,8 @@ from weightcast.training import Images, ModelSettings, TrainConfig, TrainingSett
 HIDDEN = (500, 500)
 COLUMNS = 20
 KERNEL = Kernel(SquaredExponential(length_scale=2.0))
+MARGIN = 1 / 7
+"""Share of the height that stays empty on every side: 4 of 28 pixels around MNIST's digits."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ def make_variants(images: Images) -> list[Variant]:
     """The networks that are compared on these images."""
     n_visible = images.train[0][0].numel()
     sizes = "-".join(map(str, (n_visible, *HIDDEN, images.n_classes)))
-    predicted = [_predicted(fraction, images) for fraction in (0.05, 0.02)]
-    n_learned = _count_learned(predicted[0], images)
-    width = matching_width(n_learned, n_visible, images.n_classes)
+    local = _local("5 % learned", 0.05, 20, images, length_scale=3.0, window=1.5)
+    width = matching_width(_count_learned(local, images), n_visible, images.n_classes)
     return [
         Variant("dense", f"The network {sizes}; every weight is learned."),
-        *predicted,
+        local,
+        _local("2 % learned", 0.02, 50, images, length_scale=2.0, window=2.0),
+        _whole("5 % learned, no windows", 0.05, images),
         Variant(
             "narrow dense",
             f"The network {n_visible}-{width}-{width}-{images.n_classes}: all its weights are "
@@ -95,15 +98,33 @@ def make_config(variant: Variant, data: str, settings: TrainingSettings, seed: i
     )
 
 
-def _predicted(fraction: float, images: Images) -> Variant:
+def _local(
+    name: str, fraction: float, columns: int, images: Images, *, length_scale: float, window: float
+) -> Variant:
     channels, height, width = images.shape
-    name = f"{100 * fraction:g} % learned"
+    dictionary = LocalKernel(SquaredExponential(length_scale), window, margin=MARGIN * height)
     return Variant(
         name,
-        f"The dense network, with {100 * fraction:g} % of each hidden layer's weights learned and "
-        f"the rest predicted from them: in hidden1 by a smooth kernel on the {height} x {width} "
-        "pixels, in hidden2 by random frequencies of a cosine transform. The classifier and the "
-        "biases are learned whole.",
+        f"The dense network with {100 * fraction:g} % of each hidden layer's weights learned, the "
+        f"rest predicted from them. Its units are in {columns} groups. In hidden1 each group looks "
+        "through a window of its own, at smooth patterns made from a Gaussian kernel; in hidden2 "
+        "each sees the next few of the units below. Classifier and biases are learned whole.",
+        plan=Plan(
+            {
+                "hidden1": Rule(dictionary, fraction, columns, Grid((height, width), channels)),
+                "hidden2": Rule(RandomConnections("grouped"), fraction, columns),
+            }
+        ),
+    )
+
+
+def _whole(name: str, fraction: float, images: Images) -> Variant:
+    channels, height, width = images.shape
+    return Variant(
+        name,
+        "As many learned weights, but without windows, as in the paper: in hidden1 each of "
+        f"{COLUMNS} groups predicts its filters from known weights all over the {height} x {width} "
+        "pixels by kernel ridge regression; hidden2 has random frequencies of a cosine transform.",
         plan=Plan(
             {
                 "hidden1": Rule(KERNEL, fraction, COLUMNS, Grid((height, width), channels)),

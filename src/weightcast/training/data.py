@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ class Images:
 
     Args:
         name: what a row or a table calls the data.
-        train: x (n, channels, height, width) float32 in [0, 1] and y (n,) int64.
+        train: x (n, channels, height, width) float32 and y (n,) int64; pixels lie in [0, 1] until
+            they are standardised.
         validation: the same, or None where nothing was set aside.
         test: the same; measured once, at the end.
         n_classes: labels are 0 to n_classes - 1.
@@ -44,12 +46,23 @@ class Images:
 
     def to(self, device: torch.device) -> Images:
         """The same images on a device."""
-        train, validation, test = (
-            None if split is None else (split[0].to(device), split[1].to(device))
-            for split in (self.train, self.validation, self.test)
-        )
-        assert train is not None and test is not None
-        return replace(self, train=train, validation=validation, test=test)
+        return self._map(lambda x, y: (x.to(device), y.to(device)))
+
+    def standardised(self) -> Images:
+        """Shift and scale all pixels alike, so that the training pixels have mean 0, variance 1.
+
+        Raises:
+            ValueError: training images that are all of one colour.
+        """
+        deviation, mean = torch.std_mean(self.train[0])
+        if not deviation > 0:
+            raise ValueError(f"all training pixels of {self.name} are {float(mean):g}")
+        return self._map(lambda x, y: ((x - mean) / deviation, y))
+
+    def _map(self, change: Callable[[Tensor, Tensor], Split]) -> Images:
+        aside = None if self.validation is None else change(*self.validation)
+        train, test = change(*self.train), change(*self.test)
+        return replace(self, train=train, validation=aside, test=test)
 
 
 def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:

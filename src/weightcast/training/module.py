@@ -93,7 +93,7 @@ class Classifier(pl.LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         rate, rate_V = self.settings.learning_rate, self.settings.learning_rate_V
-        if rate_V == "scaled":
+        if rate_V is None and self.settings.optimiser == "adamw":
             return parameter_groups(self.model, rate, self.settings.weight_decay)
         V = [layer.V for layer in predicted_layers(self.model).values()]
         known = set(map(id, V))

@@ -45,8 +45,8 @@ class TrainingSettings:
         batch_size: images per step.
         optimiser: adamw or sgd.
         learning_rate: the largest one of the schedule.
-        learning_rate_V: the same for V alone; null is learning_rate, scaled is learning_rate over
-            the norm of U's rows (weightcast.parameter_groups).
+        learning_rate_V: the same for every V; null is, with adamw, what parameter_groups finds
+            for each layer, and with sgd learning_rate.
         weight_decay: of the optimiser: decoupled in adamw, added to the gradient in sgd.
         momentum: of sgd under the constant schedule; adamw and one-cycle have their own.
         schedule: one-cycle (up for 30 % of the steps, then down to nought) or constant.
@@ -59,7 +59,7 @@ class TrainingSettings:
     batch_size: int = 100
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
-    learning_rate_V: float | Literal["scaled"] | None = None
+    learning_rate_V: float | None = None
     weight_decay: float = 0.01
     momentum: float = 0.7
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
@@ -93,6 +93,8 @@ class TrainConfig:
         training: how it is trained.
         seed: of the initial weights, the atoms and the order of the images.
         n_validation: training images set aside, the same ones for every seed.
+        standardise: shift and scale all images so that the training pixels have mean 0 and
+            variance 1; otherwise they lie in [0, 1].
         n_inputs: training images from which data-driven dictionaries are made.
         output: folder for checkpoints, logs and the trained model; null is runs/VARIANT-seed-SEED.
         experiment: which experiment the result row belongs to.
@@ -108,6 +110,7 @@ class TrainConfig:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 0
     n_validation: int = 0
+    standardise: bool = True
     n_inputs: int = 5000
     output: str | None = None
     experiment: str = "train"
