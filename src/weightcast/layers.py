@@ -364,16 +364,13 @@ class _PredictedConv(PredictedLayer):
         convolve: Any = functions[self.n_axes - 1]
         return convolve(x, weight, bias, self.stride, padding, self.dilation, groups)
 
-    def multiply_adds(self, batch: int, path: Path = "auto") -> int:
-        """Multiply-adds of one forward pass over ``batch`` output positions along one path."""
-        if path == "auto":
-            path = self._choose_path(batch)
-        dense, learned = self.n_visible * self.n_units, self.atoms.n_atoms * self.n_units
-        if path == "materialised":
-            return self._fold_multiply_adds + self.n_visible * learned + batch * dense
+    def _count_costs(self) -> dict[str, tuple[int, int]]:
+        """As for a linear layer, but per output position; every segment convolves with atoms."""
+        costs = super()._count_costs()
+        fold, _ = costs["factored"]
         segments = sum(len(self._segments(group)) for group in range(self.groups))
-        project = segments * self.atoms.n_atoms * self.n_visible
-        return self._fold_multiply_adds + batch * (project + learned)
+        per_atom = segments * self.n_visible + self.n_units
+        return costs | {"factored": (fold, self.atoms.n_atoms * per_atom)}
 
     @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class PredictedWeight(nn.Module):
         self.path: Path = path
         self.V = nn.Parameter(torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64))
         self._runs = _runs(n_units, atoms.columns)
+        self._counted: dict[str, tuple[int, int]] | None = None
 
     @property
     def n_visible(self) -> int:
@@ -142,38 +143,43 @@ class PredictedWeight(nn.Module):
         rows = x.reshape(-1, self.n_visible)
         if self._choose_path(len(rows)) == "materialised":
             return nn.functional.linear(x, self.weight, bias)
-        values = self.atoms.base.project(rows, self.atoms.indices)  # (columns, n_atoms, batch)
+        values = self.atoms.project(rows)  # (columns, n_atoms, batch)
         y = self._predict(values, bias)  # (n_units, batch)
         # Row-major, as nn.Linear's output is: models call view on it, and products are faster.
         return y.t().contiguous().view(*x.shape[:-1], self.n_units)
 
     def multiply_adds(self, batch: int, path: Path = "auto") -> int:
         """Multiply-adds of a forward pass over ``batch`` rows, along one path or the better."""
-        if path == "auto":
-            path = self._choose_path(batch)
-        atoms, fold = self.atoms, self._fold_multiply_adds
-        if path == "materialised":
-            build = self.n_visible * atoms.n_atoms * self.n_units
-            return fold + build + batch * self.n_visible * self.n_units
-        direct = atoms.base.direct_multiply_adds(atoms.indices)
-        project = min(direct, atoms.base.multiply_adds)
-        return fold + batch * (project + atoms.n_atoms * self.n_units)
+        once, per_row = self._costs[self._choose_path(batch) if path == "auto" else path]
+        return once + batch * per_row
 
     def extra_repr(self) -> str:
         """Counts, for printed models."""
         return f"n_visible={self.n_visible}, n_units={self.n_units}, path={self.path!r}"
 
     @property
-    def _fold_multiply_adds(self) -> int:
-        return 0 if self.atoms.mixing is None else self.atoms.n_atoms**2 * self.n_units
+    def _costs(self) -> dict[str, tuple[int, int]]:
+        """Multiply-adds of each path: once per pass, and per row. Counted on first use."""
+        if self._counted is None:
+            self._counted = self._count_costs()
+        return self._counted
+
+    def _count_costs(self) -> dict[str, tuple[int, int]]:
+        n_atoms, base = self.atoms.n_atoms, self.atoms.base
+        fold = 0 if self.atoms.mixing is None else n_atoms**2 * self.n_units
+        project = min(base.direct_multiply_adds(self.atoms.indices), base.multiply_adds)
+        build = self.n_visible * n_atoms * self.n_units
+        return {
+            "factored": (fold, project + n_atoms * self.n_units),
+            "materialised": (fold + build, self.n_visible * self.n_units),
+        }
 
     def _choose_path(self, batch: int) -> Path:
         if self.path != "auto":
             return self.path
-        factored = self.multiply_adds(batch, "factored")
-        return (
-            "factored" if factored <= self.multiply_adds(batch, "materialised") else "materialised"
-        )
+        (once, per_row), (dense_once, dense_per_row) = self._costs.values()
+        factored = once + batch * per_row <= dense_once + batch * dense_per_row
+        return "factored" if factored else "materialised"
 
     def _unit_slices(self) -> Iterator[slice]:
         """The units of every column."""

@@ -9,7 +9,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class Atoms(nn.Module):
         self.base = base
         self.register_buffer("indices", indices.contiguous())
         self.register_buffer("mixing", None if mixing is None else mixing.contiguous())
+        self._in_order = _in_order(indices)
 
     @property
     def n_visible(self) -> int:
@@ -66,6 +67,24 @@ class Atoms(nn.Module):
         """Number of atoms of each column."""
         return self.indices.shape[1]
 
+    def project(self, x: Tensor) -> Tensor:
+        """(x B)^T at the chosen atoms, before mixing.
+
+        Args:
+            x: (batch, n_visible).
+
+        Returns:
+            (columns, n_atoms, batch).
+        """
+        n_all = self.columns * self.n_atoms
+        if self._in_order and (n_all == self.base.n_base or self.base.multiply_adds == 0):
+            return self.base.transform(x)[:n_all].unflatten(0, (self.columns, self.n_atoms))
+        return self.base.project(x, self.indices)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._in_order = _in_order(self.indices)
+
     def dictionaries(self) -> Tensor:
         """U, materialised: (columns, n_visible, n_atoms)."""
         U = self.base.rows(self.indices).transpose(1, 2)
@@ -75,6 +94,13 @@ class Atoms(nn.Module):
         """Shape of U, for printed models."""
         mixed = "" if self.mixing is None else ", mixed"
         return f"columns={self.columns}, n_atoms={self.n_atoms}{mixed}"
+
+
+def _in_order(indices: Tensor) -> bool:
+    """Whether the columns take one atom after the other, so that nothing needs to be gathered."""
+    if indices.is_meta:
+        return False
+    return indices.flatten().equal(torch.arange(indices.numel(), device=indices.device))
 
 
 class SharedBases:
