@@ -93,7 +93,10 @@ def test_training_leaves_a_network_that_loads_and_has_the_test_error(finished):
     assert names >= {"config.json", "row.json", "model", "last.ckpt", "best.ckpt", "csv"}
     model = wc.load(run / "model", mlp(hidden=(200, 100)))
     [row] = read_rows(run / "row.json")
-    assert measure_error(model, load_images("digits").test) == row["metrics"]["test_error"]
+    assert (
+        measure_error(model, load_images("digits").standardised().test)
+        == row["metrics"]["test_error"]
+    )
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ class TrainConfig:
         seed: of the initial weights, the atoms and the order of the images.
         n_validation: training images set aside, the same ones for every seed.
         standardise: shift and scale all images so that the training pixels have mean 0 and
-            variance 1; otherwise they lie in [0, 1].
+            variance 1, and the saved network expects such images; otherwise they lie in [0, 1].
         n_inputs: training images from which data-driven dictionaries are made.
         output: folder for checkpoints, logs and the trained model; null is runs/VARIANT-seed-SEED.
         experiment: which experiment the result row belongs to.
