@@ -115,10 +115,7 @@ class Plan:
         for key in self._by_precedence():
             hit = _matching(key, dict.fromkeys(predicted))
             if self.rules[key] is not None and hit:
-                raise ValueError(
-                    f"rule {key!r} matches {', '.join(map(repr, hit))}, predicted already: call "
-                    "weightcast.merge first, or name only dense layers"
-                )
+                raise ValueError(_predicted_already(key, hit))
 
 
 def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -134,16 +131,21 @@ def _matching(key: str, layers: Mapping[str, Any]) -> list[str]:
     return [key] if key in layers else []
 
 
+def _predicted_already(key: str, names: list[str]) -> str:
+    """The message for a key that matches predicted layers."""
+    return (
+        f"rule {key!r} matches {', '.join(map(repr, names))}, predicted already: call "
+        "weightcast.merge first, or name only dense layers"
+    )
+
+
 def _no_match(key: str, rule: Rule | None, model: nn.Module, known: list[str]) -> str:
     """The message for a key that matches no layer."""
     modules = dict(model.named_modules(remove_duplicate=False))
     predicted = [n for n, m in modules.items() if isinstance(m, PredictedLayer)]
     hit = _matching(key, dict.fromkeys(predicted))
     if hit:
-        return (
-            f"rule {key!r} matches {', '.join(map(repr, hit))}, predicted already: call "
-            "weightcast.merge first, or name only dense layers"
-        )
+        return _predicted_already(key, hit)
     could = (
         f"; layers that can be predicted: {', '.join(map(repr, known))}"
         if known

@@ -25,7 +25,7 @@ from weightcast.checkpoint import save, saved_bytes
 from weightcast.convert import predicted_layers
 from weightcast.experiments.figure1 import figure1
 from weightcast.experiments.rows import Row, append_row, make_row
-from weightcast.experiments.train import build_model
+from weightcast.experiments.train import build_model, row_counts
 from weightcast.experiments.variants import COLUMNS, KERNEL, Variant, make_config, make_variants
 from weightcast.ledger import ledger
 from weightcast.training import (
@@ -121,11 +121,7 @@ def checkpoint_bytes(model: nn.Module) -> int:
 def _make_row(
     variant: Variant, config: TrainConfig, images: Images, model: nn.Module, result: FitResult
 ) -> Row:
-    total = ledger(model, batch=config.training.batch_size).total
-    counts = {
-        name: getattr(total, name)
-        for name in ("dense", "learned", "static", "stored", "multiply_adds")
-    }
+    counts = row_counts(ledger(model, batch=config.training.batch_size))
     row = make_row(
         experiment=config.experiment,
         variant=variant.name,

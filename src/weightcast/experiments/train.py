@@ -95,7 +95,7 @@ def train(
         dataset=config.data_name or images.name,
         seed=config.seed,
         config=_portable(config, images),
-        counts=_counts(counts),
+        counts=row_counts(counts),
         metrics=_metrics(result, folder / MODEL),
     )
     if rows is not None:
@@ -184,7 +184,8 @@ def _portable(config: TrainConfig, images: Images) -> dict[str, Any]:
     return data | {"data": config.data if config.data == "digits" else images.name}
 
 
-def _counts(counts: Ledger) -> dict[str, int]:
+def row_counts(counts: Ledger) -> dict[str, int]:
+    """The totals of a ledger that a result row holds."""
     total = counts.total
     return {
         name: getattr(total, name)
