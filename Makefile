@@ -11,10 +11,10 @@ UNFINISHED := $(VENV)/.unfinished
 CONSTRAINTS := constraints/py311.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test test-slow lint format bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "PYTHON=/path/to/python3 chooses the Python that .venv is built from."
 
 install: $(INSTALLED) ## build .venv, if it is missing or out of date
@@ -44,6 +44,10 @@ test: $(INSTALLED) ## run the tests, but for those marked slow
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
+test-slow: $(INSTALLED) ## run those marked slow: sweeps that are killed, a Ray cluster
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(INSTALLED) ## check style, types and the order of imports
 	$(BIN)/ruff check .
@@ -55,8 +59,8 @@ format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## time a training step against the dense layer, in turn
-	$(BIN)/python -m benchmarks.training_step $(ARGS)
+bench: $(INSTALLED) ## time predicted layers in turn with dense ones; ARGS="--preset cpu" for more
+	$(BIN)/weightcast bench $(ARGS)
 
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) weightcast-demo build dist

@@ -10,13 +10,10 @@ all of them. Memory is what training one network adds to a process of its own.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +21,8 @@ import torch
 from torch import nn
 
 import weightcast as wc
+from weightcast.benchmark.memory import peak_mebibytes
+from weightcast.benchmark.timing import alternate, ratios
 from weightcast.experiments.rows import append_row
 from weightcast.experiments.train import build_model
 from weightcast.experiments.variants import Variant, make_config, make_variants
@@ -40,8 +39,8 @@ def noise() -> Images:
     return Images("noise", (x, y), None, (x[:BATCH], y[:BATCH]), 10)
 
 
-def make_round(variant: Variant, images: Images, fused: bool) -> Callable[[], float]:
-    """A function that trains on all batches once and returns the seconds of one step."""
+def make_round(variant: Variant, images: Images, fused: bool) -> Callable[[], None]:
+    """A function that trains on all batches once."""
     settings = TrainingSettings()
     model = build_model(make_config(variant, "digits", settings, seed=0), images)
     groups = wc.parameter_groups(model, settings.learning_rate, settings.weight_decay)
@@ -49,46 +48,19 @@ def make_round(variant: Variant, images: Images, fused: bool) -> Callable[[], fl
     x, y = images.train
     batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))[:N_BATCHES]
 
-    def train_once() -> float:
-        start = time.perf_counter()
+    def train_once() -> None:
         for images, labels in batches:
             optimiser.zero_grad()
             nn.functional.cross_entropy(model(images), labels).backward()
             optimiser.step()
-        return (time.perf_counter() - start) / len(batches)
 
     return train_once
 
 
-def measure_peak(variant: Variant, images: Images, fused: bool) -> float:
-    """MiB by which training raises this process's resident memory: weights, gradients, the rest.
-
-    Linux only. The libraries are warmed up first, and building, which is over before training
-    starts, is left out.
-    """
-
-    def resident(peak: bool) -> float:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) / 1024
-
-    def release() -> None:
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-    make_round(variant, images, fused)()
-    release()
-    before = resident(peak=False)
-    train_once = make_round(variant, images, fused)
-    release()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    train_once()
-    return resident(peak=True) - before
-
-
-def peak_mebibytes(variant: Variant, threads: int) -> float:
-    """The same, measured in a process of its own."""
+def peak_of(variant: Variant, threads: int, fused: bool) -> float:
+    """MiB that training adds to a process, measured in one of its own."""
     command = [sys.executable, "-m", "benchmarks.training_step", "--memory-of", variant.name]
-    command += ["--threads", str(threads)]
+    command += ["--threads", str(threads), *(["--fused"] if fused else [])]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
@@ -109,31 +81,27 @@ def main() -> None:
     images = noise()  # its values do not matter here, and reading digits would hide the peak
     variants = {variant.name: variant for variant in make_variants(images)}
     if arguments.memory_of:
-        print(measure_peak(variants[arguments.memory_of], images, arguments.fused))
+        variant = variants[arguments.memory_of]
+        print(peak_mebibytes(lambda: make_round(variant, images, arguments.fused)))
         return
     rounds = {name: make_round(v, images, arguments.fused) for name, v in variants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in rounds}
-    for number in range(arguments.rounds + 2):
-        gc.collect()
-        for name, train_once in rounds.items():
-            taken = train_once()
-            if number >= 2:  # two rounds warm up
-                seconds[name].append(taken)
+    timed = alternate(rounds, arguments.rounds)
+    seconds = {name: [taken / N_BATCHES for taken in times] for name, times in timed.items()}
     print(f"{'network':26} {'ms/step':>8} {'ratio to dense: median (min-max)':>34} {'peak MiB':>9}")
     for name, times in seconds.items():
-        ratios = [t / dense for t, dense in zip(times, seconds["dense"], strict=True)]
+        ratio = ratios(times, seconds["dense"])
         row = {
             "schema": 1,
             "experiment": "training_step",
             "variant": name,
             "config": {"threads": arguments.threads, "fused": arguments.fused, "batch": BATCH},
             "metrics": {
-                "n": len(ratios),
+                "n": ratio.n,
                 "milliseconds": statistics.median(times) * 1e3,
-                "ratio_median": statistics.median(ratios),
-                "ratio_min": min(ratios),
-                "ratio_max": max(ratios),
-                "peak_mebibytes": peak_mebibytes(variants[name], arguments.threads),
+                "ratio_median": ratio.median,
+                "ratio_min": ratio.low,
+                "ratio_max": ratio.high,
+                "peak_mebibytes": peak_of(variants[name], arguments.threads, arguments.fused),
             },
             "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }

@@ -13,6 +13,7 @@ The walk, from a model to a model::
         "*": None,                                # everything else stays dense
     })
     model = wc.convert(model, plan, seed=0)       # only V, biases and dense layers are parameters
+    wc.pretrain(model, inputs=batches)            # optional
     ...                                           # train with any loop
     print(wc.ledger(model))                       # learned, static, stored, computed, per layer
     wc.save(model, "folder")                      # V and indices; bases are rebuilt
@@ -26,6 +27,7 @@ Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicte
 from weightcast import dictionaries, kernels
 from weightcast.checkpoint import FormatError, load, save
 from weightcast.convert import convert, merge
+from weightcast.distributed import broadcast_constants
 from weightcast.grid import Grid
 from weightcast.layers import (
     PredictedConv1d,
@@ -38,6 +40,7 @@ from weightcast.ledger import Ledger, LedgerRow, ledger
 from weightcast.optimise import parameter_groups
 from weightcast.plan import Plan
 from weightcast.predicted import PredictedWeight
+from weightcast.pretrain import PretrainedLayer, pretrain
 from weightcast.rule import Rule
 from weightcast.suggest import suggest
 
@@ -53,7 +56,9 @@ __all__ = [
     "PredictedLayer",
     "PredictedLinear",
     "PredictedWeight",
+    "PretrainedLayer",
     "Rule",
+    "broadcast_constants",
     "convert",
     "dictionaries",
     "kernels",
@@ -61,6 +66,7 @@ __all__ = [
     "load",
     "merge",
     "parameter_groups",
+    "pretrain",
     "save",
     "suggest",
 ]

@@ -120,6 +120,17 @@ def saved_bytes(folder: str | os.PathLike[str]) -> int:
     return sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Bytes on disk: a dense network's safetensors file, a predicted network's whole folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        if predicted_layers(model):
+            save(model, Path(folder) / "model")
+            return saved_bytes(Path(folder) / "model")
+        file = Path(folder) / TENSORS_NAME
+        save_file(_unique_tensors(dict(model.state_dict()))[0], file)
+        return file.stat().st_size
+
+
 def _layer_facts(layer: PredictedLayer) -> dict[str, Any]:
     rule = layer.rule
     try:
@@ -237,9 +248,13 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], fo
 
 def _fingerprint(layer: PredictedLayer) -> list[float]:
     """Three sums over U that tell one dictionary, or one order of its atoms, from another."""
-    U = layer.atoms.dictionaries().detach().to("cpu", torch.float64)
-    order = torch.arange(U.numel(), dtype=torch.float64).view(U.shape)
-    return [float(U.sum()), float(U.square().sum()), float((U * torch.cos(order)).sum())]
+    sums = [0.0, 0.0, 0.0]
+    for column in range(layer.atoms.columns):  # one at a time: all of U may not fit in memory
+        U = layer.atoms.dictionary(column).detach().to("cpu", torch.float64)
+        order = torch.arange(U.numel(), dtype=torch.float64).view(U.shape) + column * U.numel()
+        for i, part in enumerate((U, U.square(), U * torch.cos(order))):
+            sums[i] += float(part.sum())
+    return sums
 
 
 def _check_fingerprint(

@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-USER_ERROR, INTERRUPTED = 2, 130
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 EXTRAS = "pip install 'weightcast[train,data,report]'"
 
 DEMO_SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
 TRAIN_SUMMARY = "Train one network, dense or with predicted layers."
+REPRODUCE_SUMMARY = "Run the trials behind a figure of the paper; print its table, write its page."
+REPRODUCE_HELP = """NAME is fig1 (filters and their prediction), fig4 (MNIST, test error against the
+share of weights that is learned), fig5 (the same for the convnet on CIFAR-10), speech or rica
+(reconstruction ICA). Each trial runs in a process of its own; stopped in any way, the same
+command goes on where it was."""
+REPORT_SUMMARY = "Draw result rows: tables here, and one page with pictures."
 TRAIN_HELP = """CONFIG.yaml holds the fields below; each is overridden by the option of its name,
 and the plan's by dotted options such as --plan.rules.hidden1.fraction 0.02. Progress goes to
 stderr, the table of learned weights and errors to stdout. Ctrl-C stops with a checkpoint."""
@@ -30,16 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the command line's.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0, 1 where trials failed, 2 for a user's mistake, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         rest, plan_overrides = _split_plan_overrides(arguments)
         parsed = _parse(rest)
-        if parsed.subcommand == "train":
-            _train(parsed.train, plan_overrides, arguments)
-        else:
-            _demo(parsed.demo)
+        match parsed.subcommand:
+            case "train":
+                _train(parsed.train, plan_overrides, arguments)
+            case "reproduce":
+                return _reproduce(parsed.reproduce)
+            case "bench":
+                _bench(parsed.bench)
+            case "report":
+                _report(parsed.report)
+            case _:
+                _demo(parsed.demo)
     except KeyboardInterrupt as interrupt:
         print(f"\nweightcast: {str(interrupt) or 'stopped'}", file=sys.stderr)
         return INTERRUPTED
@@ -61,7 +74,8 @@ def _parse(arguments: list[str]) -> Namespace:
     """
     parser, commands = _make_parsers(with_train="train" in arguments[:1])
     if not arguments:
-        raise ValueError(f"name a command: {' or '.join(commands)}; weightcast --help says more")
+        known = " or ".join(", ".join(commands).rsplit(", ", 1))
+        raise ValueError(f"name a command: {known}; weightcast --help says more")
     try:
         return parser.parse_args(arguments, defaults=False)
     except argparse.ArgumentError as error:
@@ -75,6 +89,8 @@ def _parse(arguments: list[str]) -> Namespace:
 def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """The parser and those of the commands; train's fields only where they are wanted."""
     from jsonargparse import ArgumentParser
+
+    from weightcast.commands import bench_options
 
     def make(text: str, **options: Any) -> ArgumentParser:
         return ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False, **options)
@@ -93,17 +109,56 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     demo.add_argument("--epochs", type=int, help="passes over the training images")
     demo.add_argument("--output", default="weightcast-demo", help="folder for index.html")
     demo.add_argument("--rows", help="append the result rows to this file (JSON lines)")
+    reproduce = make(f"{REPRODUCE_SUMMARY} {REPRODUCE_HELP}")
+    _add_reproduce_options(reproduce)
+    bench = make(f"{bench_options.SUMMARY} {bench_options.HELP}")
+    bench_options.add(bench)
+    report = make(REPORT_SUMMARY)
+    report.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="files of result rows")
+    report.add_argument("--output", default="weightcast-report", help="folder for index.html")
+    report.add_argument("--images", type=bool, default=True, help="write SVG and PNG files too")
     parser = make("Learn a few of a network's weights and predict the rest.", prog="weightcast")
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("demo", demo, help=DEMO_SUMMARY)
     commands.add_subcommand("train", train, help=TRAIN_SUMMARY)
-    return parser, {"demo": demo, "train": train}
+    commands.add_subcommand("reproduce", reproduce, help=REPRODUCE_SUMMARY)
+    commands.add_subcommand("bench", bench, help=bench_options.SUMMARY)
+    commands.add_subcommand("report", report, help=REPORT_SUMMARY)
+    return parser, {
+        "demo": demo,
+        "train": train,
+        "reproduce": reproduce,
+        "bench": bench,
+        "report": report,
+    }
+
+
+def _add_reproduce_options(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="fig1, fig4, fig5, speech or rica")
+    parser.add_argument(
+        "--preset",
+        default="cpu",
+        help="smoke (a minute or less), cpu (at most 40 minutes on 2 cores), or full (the whole "
+        "grid)",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each point")
+    parser.add_argument(
+        "--data",
+        help="a local folder or a Hub name; NAME=PLACE says what to call it, and fig1 takes "
+        "mnist=PLACE,cifar10=PLACE",
+    )
+    parser.add_argument("--output", help="folder for trials and page; runs/NAME-PRESET by default")
+    parser.add_argument("--jobs", type=int, help="trials at a time; one per core by default")
+    parser.add_argument("--executor", default="local", help="local or ray")
+    parser.add_argument("--address", default="auto", help="of the Ray cluster, HOST:PORT")
+    parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
 
 
 def _explain(message: str, known: Iterable[str]) -> str:
     """The parser's message in a user's words, with the nearest word it would have understood."""
     value = re.fullmatch(
-        r'Parser key "(?P<key>.+)":\s+Expected a (?P<kind>.+)\. Got value: (?P<value>.*)',
+        r'Parser key "(?P<key>[^"]+)"(?: element \d+)?:\s+'
+        r"Expected a (?P<kind>.+)\. Got value: (?P<value>.*)",
         message,
         re.DOTALL,
     )
@@ -152,3 +207,21 @@ def _demo(options: Namespace) -> None:
     from weightcast.commands.demo import run_demo
 
     run_demo(**vars(options))
+
+
+def _reproduce(options: Namespace) -> int:
+    from weightcast.commands.reproduce import run_reproduce
+
+    return FAILED if run_reproduce(**vars(options)) else 0
+
+
+def _bench(options: Namespace) -> None:
+    from weightcast.commands.bench import run_bench
+
+    run_bench(**vars(options))
+
+
+def _report(options: Namespace) -> None:
+    from weightcast.commands.report import run_report
+
+    run_report(**vars(options))

@@ -12,10 +12,31 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+
+
+class Configuration:
+    """A frozen dataclass that is read from JSON data and written as such."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return encode(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> Self:
+        """Read JSON data; missing fields take their defaults.
+
+        Args:
+            data: as :meth:`to_dict` gives it.
+            where: how errors name it.
+
+        Raises:
+            ValueError: an unknown field (with the nearest valid one) or a bad value.
+        """
+        return decode(cls, dict(data), where)
 
 
 def encode(value: Any) -> Any:

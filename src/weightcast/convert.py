@@ -103,6 +103,12 @@ def predicted_layers(model: nn.Module) -> dict[str, PredictedLayer]:
     return {n: m for n, m in model.named_modules() if isinstance(m, PredictedLayer)}
 
 
+def layer_seed(seed: int, name: str) -> int:
+    """A seed for one layer that does not depend on which other layers are converted."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put ``new`` wherever ``old`` is a child below ``root``, so that shared layers stay shared."""
     for parent in list(root.modules()):
@@ -121,16 +127,16 @@ def _convert_layer(
     bases: SharedBases,
 ) -> PredictedLayer:
     """The predicted layer for one dense layer; errors name the layer."""
-    layer_seed = _layer_seed(seed, name)
+    seed = layer_seed(seed, name)
     try:
         statistics = None
         if rule.dictionary.needs and batches is not None:
-            generator = torch.Generator().manual_seed(layer_seed)
+            generator = torch.Generator().manual_seed(seed)
             statistics = collect_statistics(
                 model, layer, batches, rule.dictionary.needs, generator=generator
             )
         return PREDICTED[type(layer)].from_dense(
-            layer, rule, seed=layer_seed, statistics=statistics, bases=bases
+            layer, rule, seed=seed, statistics=statistics, bases=bases
         )
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from error
@@ -191,9 +197,3 @@ def _refuse_hooks(name: str, layer: nn.Module) -> None:
         raise ValueError(
             f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
         )
-
-
-def _layer_seed(seed: int, name: str) -> int:
-    """A seed for one layer that does not depend on which other layers are converted."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -22,7 +22,8 @@ class LedgerRow:
         kind: its class.
         dense: parameters of the dense layer, bias included.
         learned: parameters that are trained: V (and a LowRank's U), bias.
-        static: fixed numbers held in memory: base, mixing, indices; a shared base counts once.
+        static: fixed numbers held in memory: base, mixing, indices, and U where it is multiplied
+            out because that costs less; a shared base counts once.
         stored: numbers that a saved folder holds: the learned ones, the indices, and bases and
             mixing that cannot be rebuilt from the plan.
         sent_per_step: numbers that data-parallel training exchanges at each step: the gradients.
@@ -102,7 +103,7 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
 
     Args:
         model: dense, predicted or mixed.
-        batch: rows per forward pass; mixing M V costs the same whatever their number.
+        batch: rows per forward pass; the more there are, the less of mixing falls on each.
 
     Returns:
         A :class:`Ledger`: ``print`` it, or take ``.rows``, ``.total``, ``.to_dict()``.
@@ -130,6 +131,7 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
     base = 0 if id(atoms.base) in counted else atoms.base.n_static
     counted.add(id(atoms.base))
     mixing = 0 if atoms.mixing is None else atoms.mixing.numel()
+    stacked = 0 if atoms.stacked is None else atoms.stacked.numel()
     indices = atoms.indices.numel()
     fixed = 0 if layer.rule.dictionary.rebuildable else base + mixing
     bias = 0 if layer.bias is None else layer.n_units
@@ -138,7 +140,7 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
         kind=type(layer).__name__,
         dense=layer.n_visible * layer.n_units + bias,
         learned=learned,
-        static=base + mixing + indices,
+        static=base + mixing + indices + stacked,
         stored=learned + indices + fixed,
         sent_per_step=learned,
         optimiser_state=2 * learned,

@@ -54,8 +54,6 @@ def parameter_groups(
     return ([{"params": others, **rest}] if others else []) + groups
 
 
-@torch.no_grad()
 def row_norm(layer: Any) -> torch.Tensor:
     """Root mean square norm of the rows of U over all inputs and columns of a predicted layer."""
-    U = layer.atoms.dictionaries().double()
-    return (U.square().sum() / (layer.atoms.columns * layer.n_visible)).sqrt()
+    return (layer.atoms.energy().mean() / layer.n_visible).sqrt()

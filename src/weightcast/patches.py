@@ -20,6 +20,23 @@ def reversed_padding(layer: Any) -> list[int]:
     return [amount for pair in reversed(pairs) for amount in pair]
 
 
+def output_size(size: Sequence[int], layer: Any) -> list[int]:
+    """Positions of a convolution's filters along each axis.
+
+    Args:
+        size: of the input, along each axis.
+        layer: the convolution: kernel size, stride, padding, dilation.
+    """
+    padding = reversed_padding(layer)[::-1]
+    added = [before + after for before, after in zip(padding[::2], padding[1::2], strict=True)]
+    return [
+        (extent + more - dilation * (kernel - 1) - 1) // step + 1
+        for extent, more, dilation, kernel, step in zip(
+            size, added, layer.dilation, layer.kernel_size, layer.stride, strict=True
+        )
+    ]
+
+
 def pad_input(x: Tensor, layer: Any) -> tuple[Tensor, Any]:
     """Pad where the convolution itself cannot (any mode but zeros).
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import Atoms
+from weightcast.dictionaries.mixing import mix
 
 Path = Literal["auto", "factored", "materialised"]
 """``factored``: x B, select, mix, V. ``materialised``: W = U V, then the dense operation."""
@@ -25,7 +26,8 @@ class PredictedWeight(nn.Module):
     Args:
         atoms: the dictionary of every column.
         n_units: number of units (columns of W).
-        path: how to compute x W. ``auto`` takes the path with fewer multiply-adds.
+        path: how to compute x W. ``auto`` takes the path that takes less time, as :class:`Cost`
+            counts it.
 
     Raises:
         ValueError: more columns than units, or an unknown path.
@@ -49,7 +51,7 @@ class PredictedWeight(nn.Module):
         self.path: Path = path
         self.V = nn.Parameter(torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64))
         self._runs = _runs(n_units, atoms.columns)
-        self._counted: dict[str, tuple[int, int]] | None = None
+        self._counted: dict[str, Cost] | None = None
 
     @property
     def n_visible(self) -> int:
@@ -82,7 +84,7 @@ class PredictedWeight(nn.Module):
         """
         generator = generator or torch.Generator().manual_seed(0)
         V = torch.rand(self.V.shape, dtype=torch.float64, generator=generator) * 2 - 1
-        energy = self.atoms.dictionaries().detach().double().square().sum(dim=(1, 2))
+        energy = self.atoms.energy()
         dead = (energy <= 0).nonzero().flatten().tolist()
         if dead:
             raise ValueError(
@@ -117,11 +119,11 @@ class PredictedWeight(nn.Module):
         target = W.detach().to("cpu", torch.float64)
         V = torch.empty(self.V.shape, dtype=torch.float64)
         residual = 0.0
-        U = self.atoms.dictionaries().detach().to("cpu", torch.float64)
         for column, units in enumerate(self._unit_slices()):
+            U = self.atoms.dictionary(column).detach().to("cpu", torch.float64)
             # gelsd: atoms may be nearly dependent (smooth kernels at large fractions).
-            V[:, units] = torch.linalg.lstsq(U[column], target[units].t(), driver="gelsd").solution
-            residual += float((U[column] @ V[:, units] - target[units].t()).square().sum())
+            V[:, units] = torch.linalg.lstsq(U, target[units].t(), driver="gelsd").solution
+            residual += float((U @ V[:, units] - target[units].t()).square().sum())
         self.V.copy_(V)
         return residual / max(float(target.square().sum()), torch.finfo(torch.float64).tiny)
 
@@ -140,46 +142,59 @@ class PredictedWeight(nn.Module):
                 f"the input is {tuple(x.shape)}: its last axis must have the layer's "
                 f"{self.n_visible} inputs"
             )
-        rows = x.reshape(-1, self.n_visible)
-        if self._choose_path(len(rows)) == "materialised":
+        rows = x if x.dim() == 2 else x.reshape(-1, self.n_visible)
+        if self.choose_path(rows.shape[0]) == "materialised":
             return nn.functional.linear(x, self.weight, bias)
         values = self.atoms.project(rows)  # (columns, n_atoms, batch)
-        y = self._predict(values, bias)  # (n_units, batch)
-        # Row-major, as nn.Linear's output is: models call view on it, and products are faster.
-        return y.t().contiguous().view(*x.shape[:-1], self.n_units)
+        y = self._predict(values, bias)
+        if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
+            return y
+        # No view, as nn.functional.linear gives none: fully_shard hooks into the output's gradient,
+        # which in-place operations on a view (an activation's, say) would cut off.
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], self.n_units))
 
     def multiply_adds(self, batch: int, path: Path = "auto") -> int:
         """Multiply-adds of a forward pass over ``batch`` rows, along one path or the better."""
-        once, per_row = self._costs[self._choose_path(batch) if path == "auto" else path]
-        return once + batch * per_row
+        return self._costs[self.choose_path(batch) if path == "auto" else path].of(batch)
 
     def extra_repr(self) -> str:
         """Counts, for printed models."""
         return f"n_visible={self.n_visible}, n_units={self.n_units}, path={self.path!r}"
 
     @property
-    def _costs(self) -> dict[str, tuple[int, int]]:
-        """Multiply-adds of each path: once per pass, and per row. Counted on first use."""
+    def _costs(self) -> dict[str, Cost]:
+        """What each path costs. Counted on first use."""
         if self._counted is None:
             self._counted = self._count_costs()
         return self._counted
 
-    def _count_costs(self) -> dict[str, tuple[int, int]]:
+    def _count_costs(self) -> dict[str, Cost]:
         n_atoms, base = self.atoms.n_atoms, self.atoms.base
-        fold = 0 if self.atoms.mixing is None else n_atoms**2 * self.n_units
-        project = min(base.direct_multiply_adds(self.atoms.indices), base.multiply_adds)
-        build = self.n_visible * n_atoms * self.n_units
+        fold, mix = self._mixing_costs()
+        build = min(self.n_visible * n_atoms, base.synthesis_multiply_adds) * self.n_units
         return {
-            "factored": (fold, project + n_atoms * self.n_units),
-            "materialised": (fold + build, self.n_visible * self.n_units),
+            "factored": Cost(fold, self.atoms.multiply_adds + n_atoms * self.n_units, mix),
+            "materialised": Cost(fold + build, self.n_visible * self.n_units),
         }
 
-    def _choose_path(self, batch: int) -> Path:
+    def _mixing_costs(self) -> tuple[int, int]:
+        """Multiply-adds of M_j V_j once, and of M_j^T values_j for each row instead."""
+        M = self.atoms.pending_mixing
+        if M is None:
+            return 0, 0
+        per_atom = 1 if M.dim() == 2 else self.atoms.n_atoms
+        return per_atom * self.V.numel(), per_atom * self.atoms.indices.numel()
+
+    def choose_path(self, batch: int) -> Path:
+        """The path that a forward pass over ``batch`` rows takes, ``factored`` or ``materialised``.
+
+        Args:
+            batch: rows of a linear layer; examples times output positions of a convolution.
+        """
         if self.path != "auto":
             return self.path
-        (once, per_row), (dense_once, dense_per_row) = self._costs.values()
-        factored = once + batch * per_row <= dense_once + batch * dense_per_row
-        return "factored" if factored else "materialised"
+        factored, materialised = self._costs.values()
+        return "factored" if factored.time(batch) <= materialised.time(batch) else "materialised"
 
     def _unit_slices(self) -> Iterator[slice]:
         """The units of every column."""
@@ -190,36 +205,94 @@ class PredictedWeight(nn.Module):
     def _mixed(self) -> list[Tensor]:
         """M_j V_j for every run of columns, (columns of the run, n_atoms, units of each).
 
-        Multiplied out once per call: it is smaller than the batch in all but degenerate cases.
+        Where U is stacked it holds M, and these are V_j.
         """
-        mixed = []
-        for run in self._runs:
-            V = run.of_units(self.V).unflatten(1, (-1, run.size)).transpose(0, 1)
-            M = self.atoms.mixing
-            mixed.append(V if M is None else torch.bmm(run.of_columns(M), V))
-        return mixed
+        M = self.atoms.pending_mixing
+        parts = self._unmixed()
+        if M is None:
+            return parts
+        return [mix(run.of_columns(M), V) for run, V in zip(self._runs, parts, strict=True)]
+
+    def _unmixed(self) -> list[Tensor]:
+        """V_j for every run of columns, (columns of the run, n_atoms, units of each)."""
+        n_atoms = self.V.shape[0]
+        return [
+            run.of_units(self.V).view(n_atoms, -1, run.size).transpose(0, 1) for run in self._runs
+        ]
 
     def _predict(self, values: Tensor, bias: Tensor | None) -> Tensor:
-        """V_j^T M_j^T values_j + b: (columns, n_atoms, batch) to (n_units, batch)."""
-        parts = []
-        for run, A in zip(self._runs, self._mixed(), strict=True):
-            A = A.transpose(1, 2)  # (columns of the run, units of each, n_atoms)
+        """values_j^T M_j V_j + b: (columns, n_atoms, batch) to (batch, n_units)."""
+        # Rows first, so that every column's outputs are copied in whole lines.
+        rows = values.transpose(1, 2)  # (columns, batch, n_atoms)
+        if self._costs["factored"].folds(rows.shape[1]):
+            parts = self._mixed()
+        else:  # few rows: M is applied to them rather than to V
+            M = self.atoms.pending_mixing
+            assert M is not None
+            rows = rows * M.unsqueeze(1) if M.dim() == 2 else torch.bmm(rows, M)
+            parts = self._unmixed()
+        outputs = []
+        for run, A in zip(self._runs, parts, strict=True):
             if bias is None:
-                y = torch.bmm(A, run.of_columns(values))
+                y = torch.bmm(run.of_columns(rows), A)
             else:
-                b = run.of_units(bias).view(-1, run.size, 1)
-                y = torch.baddbmm(b, A, run.of_columns(values))
-            parts.append(y.flatten(0, 1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+                b = run.of_units(bias).view(-1, 1, run.size)
+                y = torch.baddbmm(b, run.of_columns(rows), A)
+            outputs.append(y.transpose(0, 1).flatten(1))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _weight_rows(self, mixed: list[Tensor]) -> Tensor:
         """W^T (n_units, n_visible) from M_j V_j."""
-        rows = self.atoms.base.rows(self.atoms.indices)  # (columns, n_atoms, n_visible)
-        parts = [
-            torch.bmm(A.transpose(1, 2), run.of_columns(rows)).flatten(0, 1)
-            for run, A in zip(self._runs, mixed, strict=True)
-        ]
+        base, stacked, parts = self.atoms.base, self.atoms.stacked, []
+        by_atom = self.n_visible * self.atoms.n_atoms
+        for run, A in zip(self._runs, mixed, strict=True):
+            indices = run.of_columns(self.atoms.indices)
+            if stacked is not None:
+                parts.append(torch.bmm(A.mT, run.of_columns(stacked)).flatten(0, 1))
+            elif base.synthesis_multiply_adds < by_atom:
+                places = indices.unsqueeze(1).expand(-1, run.size, -1)
+                zeros = A.new_zeros(len(indices), run.size, base.n_base)
+                parts.append(base.synthesise(zeros.scatter_add(2, places, A.mT).flatten(0, 1)))
+            else:
+                parts.append(torch.bmm(A.mT, base.rows(indices)).flatten(0, 1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+DEPTHWISE = 12
+"""About how many multiply-adds of a product take as long as one of a depthwise convolution.
+
+A guess for two cores of a CPU; ``weightcast bench`` shows where the choice is not the faster path.
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds of a forward pass.
+
+    Args:
+        once: whatever the number of rows; what mixing costs in all, at most.
+        per_row: for each row.
+        mix_per_row: of mixing row by row, where few rows make that cheaper than ``once``.
+        depthwise: of depthwise convolutions, for each row.
+    """
+
+    once: int
+    per_row: int
+    mix_per_row: int | None = None
+    depthwise: int = 0
+
+    def folds(self, batch: int) -> bool:
+        """Whether mixing costs no more by ``once`` than for each of ``batch`` rows."""
+        return self.mix_per_row is None or self.once <= batch * self.mix_per_row
+
+    def of(self, batch: int) -> int:
+        """Multiply-adds for ``batch`` rows."""
+        once = self.once if self.folds(batch) else batch * (self.mix_per_row or 0)
+        return once + batch * (self.per_row + self.depthwise)
+
+    def time(self, batch: int) -> int:
+        """What they take, in multiply-adds of a large product, in which processors are fastest."""
+        return self.of(batch) + batch * (DEPTHWISE - 1) * self.depthwise
 
 
 @dataclass(frozen=True)

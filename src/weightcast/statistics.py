@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,7 +122,7 @@ def collect_statistics(
 
     Args:
         model: run in evaluation mode and without gradients, its mode restored afterwards.
-        layer: a dense layer inside the model.
+        layer: a dense or predicted layer inside the model.
         inputs: batches: a tensor, a sequence whose first entry is the input, or a mapping of
             keyword arguments.
         needs: which statistics.
@@ -135,17 +135,96 @@ def collect_statistics(
     generator = generator or torch.Generator().manual_seed(0)
     accumulator = StatisticsAccumulator(needs, sample_size, generator)
 
-    def take(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        accumulator.update(layer_rows(module, _layer_input(arguments, keywords)))
+    def take(module: nn.Module, x: Tensor) -> None:
+        accumulator.update(layer_rows(module, x))
 
-    handle = layer.register_forward_pre_hook(take, with_kwargs=True)
+    _watch(model, layer, inputs, take)
+    return accumulator.result()
+
+
+def collect_rows(
+    model: nn.Module,
+    layer: nn.Module,
+    inputs: Iterable[Any],
+    max_rows: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run the model over the inputs and keep the rows of one layer, or a uniform sample of them.
+
+    Args:
+        model: run in evaluation mode and without gradients, its mode restored afterwards.
+        layer: a dense or predicted layer inside the model.
+        inputs: batches, as for :func:`collect_statistics`.
+        max_rows: how many rows to keep at most; fewer are kept in the order in which they came.
+        generator: a CPU generator for the sample; None takes seed 0.
+
+    Returns:
+        (n_rows, groups * n_visible) on the CPU, in the inputs' dtype; groups is 1 but for
+        convolutions with groups.
+    """
+    sample = RowSample(max_rows, generator or torch.Generator().manual_seed(0))
+
+    def take(module: nn.Module, x: Tensor) -> None:
+        sample.update(layer_rows(module, x, side_by_side=True))
+
+    _watch(model, layer, inputs, take)
+    return sample.rows
+
+
+class RowSample:
+    """A uniform sample of rows without replacement, in memory that never exceeds its size.
+
+    Args:
+        size: rows to keep at most.
+        generator: a CPU generator.
+
+    References: Vitter 1985, algorithm R.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self.size, self.generator = size, generator
+        self.n_seen = 0
+        self._kept = torch.empty(0, 0)
+
+    @property
+    def rows(self) -> Tensor:
+        """(min(size, n_seen), n_visible): the sample so far."""
+        return self._kept[: self.n_seen]
+
+    def update(self, rows: Tensor) -> None:
+        """Take in rows, (n_rows, n_visible)."""
+        if self.n_seen == 0:
+            self._kept = torch.empty(self.size, rows.shape[1], dtype=rows.dtype)
+        numbers = torch.arange(self.n_seen, self.n_seen + len(rows))
+        self.n_seen += len(rows)
+        # Row i takes place i while there is room; later a place from 0 to i, if there is one.
+        draws = torch.rand(len(rows), dtype=torch.float64, generator=self.generator)
+        places = torch.where(numbers < self.size, numbers, (draws * (numbers + 1)).long())
+        taken = (places < self.size).nonzero().flatten()
+        # Of two rows that draw the same place the later one stays.
+        last = dict(zip(places[taken].tolist(), taken.tolist(), strict=True))
+        chosen = torch.tensor(list(last.values()), dtype=torch.int64)
+        self._kept[torch.tensor(list(last), dtype=torch.int64)] = rows.detach()[
+            chosen.to(rows.device)
+        ].to("cpu")
+
+
+def _watch(
+    model: nn.Module, layer: nn.Module, inputs: Iterable[Any], take: Callable[..., None]
+) -> None:
+    """Run the model over the inputs, and give ``take`` the layer and its input at every call."""
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        take(module, _layer_input(arguments, keywords))
+
+    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         with evaluating(model):
             for batch in inputs:
                 call(model, batch)
     finally:
         handle.remove()
-    return accumulator.result()
 
 
 def execution_order(

@@ -21,6 +21,7 @@ from tests.contract.table import (
     make_dictionary,
 )
 from weightcast import dictionaries as d
+from weightcast.dictionaries.mixing import mix
 
 ALL = pytest.mark.parametrize("name", DICTIONARIES)
 
@@ -32,7 +33,7 @@ def test_shapes_are_the_documented_ones(name, columns):
     assert (atoms.n_visible, atoms.columns, atoms.n_atoms) == (24, columns, 7)
     assert atoms.indices.shape == (columns, 7)
     assert atoms.indices.dtype == torch.int64
-    assert atoms.mixing is None or atoms.mixing.shape == (columns, 7, 7)
+    assert atoms.mixing is None or atoms.mixing.shape in ((columns, 7, 7), (columns, 7))
     assert atoms.dictionaries().shape == (columns, 24, 7)
     assert atoms.dictionaries().dtype == torch.float64
     assert atoms.dictionaries().device.type == "cpu"
@@ -41,7 +42,14 @@ def test_shapes_are_the_documented_ones(name, columns):
     assert base.n_visible == 24
     assert base.rows(atoms.indices).shape == (columns, 7, 24)
     assert base.transform(x).shape == (base.n_base, 5)
-    assert base.project(x, atoms.indices).shape == (columns, 7, 5)
+    values, M = atoms.project(x), atoms.pending_mixing
+    assert values.shape == (columns, 7, 5)
+    if M is not None:
+        values = mix(M if M.dim() == 2 else M.mT, values)
+    U = atoms.dictionaries()
+    torch.testing.assert_close(values, (x @ U).mT)
+    torch.testing.assert_close(atoms.energy(), U.detach().square().sum(dim=(1, 2)))
+    torch.testing.assert_close(torch.stack([atoms.dictionary(j) for j in range(columns)]), U)
 
 
 @ALL
@@ -223,9 +231,8 @@ def test_a_base_is_the_matrix_it_stands_for(name):
     torch.testing.assert_close(base.rows(indices), B.t()[indices])
     x = torch.randn(6, base.n_visible, dtype=torch.float64)
     torch.testing.assert_close(base.transform(x), (x @ B).t())
-    torch.testing.assert_close(base.project(x, indices), (x @ B).t()[indices])
-    many = everything.repeat(40, 1)  # so many that the whole transform is cheaper
-    torch.testing.assert_close(base.project(x, many), (x @ B).t()[many])
+    coefficients = torch.randn(6, base.n_base, dtype=torch.float64)
+    torch.testing.assert_close(base.synthesise(coefficients), coefficients @ B.t())
     torch.testing.assert_close(
         base.entries(torch.arange(base.n_visible).unsqueeze(1), everything), B
     )
@@ -289,3 +296,19 @@ def test_the_number_of_atoms_is_the_rounded_share():
                 with pytest.raises(ValueError, match="below one atom"):
                     d.count_atoms(fraction, n_visible)
     assert math.isclose(d.count_atoms(0.05, 784), 39)
+
+
+def test_atoms_that_cost_less_by_themselves_are_multiplied_out_once():
+    x = torch.randn(5, 24, dtype=torch.float64)
+    few, many = make_atoms("Covariance", 3, columns=2), make_atoms("Covariance", 13, columns=2)
+    assert few.stacked is not None
+    torch.testing.assert_close(few.stacked, few.dictionaries().mT)
+    assert many.stacked is None  # 26 atoms of 24 inputs
+    assert make_atoms("LowRank", 3, columns=2).stacked is None  # B is learned
+    assert few.float().stacked.dtype == torch.float32
+    few = few.double()
+    assert "stacked" not in few.state_dict()
+    other = make_atoms("Covariance", 3, columns=2, seed=1)
+    few.load_state_dict(other.state_dict())  # what follows from the loaded tensors follows
+    torch.testing.assert_close(few.project(x), other.project(x))
+    torch.testing.assert_close(copy.deepcopy(few).project(x), other.project(x))

@@ -14,6 +14,7 @@ from torch.func import functional_call
 import weightcast as wc
 from tests.contract.table import DICTIONARIES, LAYERS, example_statistics
 from weightcast import dictionaries as d
+from weightcast.dictionaries.constants import named_constants
 
 LAYER = pytest.mark.parametrize("name", LAYERS)
 DICTIONARY = pytest.mark.parametrize("dictionary", DICTIONARIES)
@@ -59,7 +60,8 @@ def test_only_v_and_bias_are_learned(dictionary, name):
         for parameter in layer.parameters():
             assert parameter.grad is not None
             assert float(parameter.grad.abs().sum()) > 0
-    assert not any(buffer.requires_grad for buffer in layer.buffers())
+    assert list(layer.buffers()) == []  # which DDP would send at every step
+    assert not any(constant.requires_grad for _, constant in named_constants(layer))
 
 
 @pytest.mark.parametrize("path", ["factored", "materialised"])
@@ -141,7 +143,7 @@ def test_dtypes(name, dtype):
 def test_layers_live_on_the_meta_device(name):
     row = LAYERS[name]
     layer = row.build(device="meta")
-    assert {t.device.type for t in (*layer.parameters(), *layer.buffers())} == {"meta"}
+    assert {t.device.type for t in (*layer.parameters(), *layer.atoms.buffers())} == {"meta"}
     dense = row.build_dense(device="meta")
     assert row.predicted.from_dense(dense, row.rule()).V.device.type == "meta"
 
@@ -328,3 +330,49 @@ def test_the_default_device_does_not_disturb_the_building():
         layer = wc.PredictedLinear(16, 4, dictionary=wc.dictionaries.DCT(), fraction=0.5)
         assert layer.V.is_meta
         wc.PredictedLinear(16, 4, dictionary=wc.dictionaries.RandomGaussian(), fraction=0.5)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("mixing", ["ridge", "raw", "orthonormal"])
+@pytest.mark.parametrize("selection", ["random", "leading"])
+@pytest.mark.parametrize("fraction", [0.03, 0.3])
+def test_convolutions_of_several_channels_by_few_atoms_and_by_many(
+    selection, mixing, groups, columns, fraction
+):
+    kernel = d.Kernel(wc.kernels.SquaredExponential(2.0), selection=selection, mixing=mixing)
+    layer = wc.PredictedConv2d(
+        6, 8, 7, 2, 3, groups=groups, dictionary=kernel, fraction=fraction, columns=columns,
+        dtype=torch.float64,
+    )  # fmt: skip
+    if fraction == 0.03 and columns == 1:
+        assert layer.atoms.stacked is not None
+    W = torch.cat(
+        [
+            (U @ layer.V[:, layer.unit_columns == j]).t()
+            for j, U in enumerate(layer.atoms.dictionaries())
+        ]
+    )
+    x = torch.randn(2, 6, 9, 10, dtype=torch.float64)
+    filters = W.view(8, 6 // groups, 7, 7)
+    expected = nn.functional.conv2d(x, filters, layer.bias, 2, 3, groups=groups)
+    for path in ("factored", "materialised", "auto"):
+        layer.path = path
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_what_is_kept_does_not_take_on_the_mode_that_it_was_made_in():
+    rule = {"dictionary": d.Covariance(), "fraction": 0.125, "columns": 2}
+    rule["statistics"] = example_statistics(24)
+    x = torch.randn(5, 24)
+    layer = wc.PredictedLinear(24, 6, **rule)
+    expected, state = layer(x), layer.state_dict()
+    with torch.autocast("cpu", torch.bfloat16):
+        other = wc.PredictedLinear(24, 6, **rule)
+        other.load_state_dict(state)
+    assert other.atoms.stacked is not None
+    torch.testing.assert_close(other(x), expected)
+    with torch.inference_mode():
+        other.load_state_dict(state)
+    other(x).sum().backward()
+    assert other.V.grad is not None

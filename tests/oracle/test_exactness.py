@@ -29,9 +29,10 @@ def _numpy(tensor: torch.Tensor | None) -> np.ndarray | None:
 def _weight_by_loops(layer) -> np.ndarray:
     atoms = layer.atoms
     B = atoms.base.rows(torch.arange(atoms.base.n_base)).detach().t().numpy()
-    return loops.predicted_weight(
-        B, atoms.indices.numpy(), _numpy(atoms.mixing), layer.V.detach().numpy()
-    )
+    M = atoms.mixing
+    if M is not None and M.dim() == 2:  # diagonals
+        M = torch.diag_embed(M)
+    return loops.predicted_weight(B, atoms.indices.numpy(), _numpy(M), layer.V.detach().numpy())
 
 
 def _both_paths(layer, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ from torch import nn
 
 import weightcast as wc
 from weightcast import dictionaries as d
+from weightcast.dictionaries.constants import named_constants
+from weightcast.layers import layer_rows
 
 LINEAR = {"in_features": 12, "out_features": 6}
 CONV = {"in_channels": 2, "out_channels": 6, "kernel_size": (2, 3)}
@@ -128,7 +130,8 @@ def test_training_moves_the_network():
     y = (x @ torch.randn(12, 1)).sign()
     layer = wc.PredictedLinear(12, 16, dictionary=d.DCT(), fraction=0.5, columns=4)
     model = nn.Sequential(layer, nn.Tanh(), nn.Linear(16, 1))
-    static = {name: b.clone() for name, b in layer.named_buffers()}
+    static = {name: constant.clone() for name, constant in named_constants(layer)}
+    assert static
     optimiser = torch.optim.Adam(model.parameters(), 0.02)
     losses = []
     for _ in range(150):
@@ -138,8 +141,8 @@ def test_training_moves_the_network():
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
-    for name, buffer in layer.named_buffers():
-        assert torch.equal(buffer, static[name])
+    for name, constant in named_constants(layer):
+        assert torch.equal(constant, static[name])
 
 
 def test_a_frozen_bias_stays_frozen_both_ways():
@@ -148,3 +151,60 @@ def test_a_frozen_bias_stays_frozen_both_ways():
     predicted = wc.PredictedLinear.from_dense(dense, wc.Rule(d.DCT(), 0.5))
     assert not predicted.bias.requires_grad
     assert not predicted.to_dense().bias.requires_grad
+
+
+def test_remaking_a_layer_is_converting_it_anew_but_for_its_bias():
+    statistics = d.InputStatistics(9, covariance=torch.diag(torch.arange(1.0, 13.0).double()))
+    rule = wc.Rule(d.Covariance(selection="pivoted", mixing="raw"), 0.5, columns=2)
+    old = d.InputStatistics(9, covariance=torch.eye(12).double())
+    dense = nn.Conv2d(2, 6, (2, 3))
+    layer = wc.PredictedConv2d.from_dense(dense, rule, seed=1, statistics=old)
+    expected = wc.PredictedConv2d.from_dense(dense, rule, seed=2, statistics=statistics)
+    V, x = layer.V, torch.randn(3, 2, 5, 5)
+    before = layer(x)
+    layer.remake(seed=2, statistics=statistics)
+    assert layer.V is V
+    assert layer.V.requires_grad
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(layer.state_dict()[name], tensor), name
+    assert torch.equal(layer(x), expected(x))
+    assert not torch.allclose(layer(x), before)
+
+
+def test_a_layer_that_cannot_be_remade_stays():
+    layer = wc.PredictedLinear(12, 6, dictionary=d.DCT(), fraction=0.5)
+    layer.rule = wc.Rule(d.Covariance(), 0.5)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="Covariance is made from data"):
+        layer.remake()
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_of_a_predicted_convolution_are_those_of_its_dense_one(groups):
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    dense = nn.Conv2d(4, 6, (2, 3), stride=2, padding=1, groups=groups).double()
+    predicted = wc.PredictedConv2d.from_dense(dense, wc.Rule(d.DCT(), 0.5))
+    rows = layer_rows(dense, x)
+    assert torch.equal(layer_rows(predicted, x), rows)
+    side_by_side = layer_rows(predicted, x, side_by_side=True)
+    assert torch.equal(side_by_side[:9], layer_rows(predicted, x[0], side_by_side=True))
+    # Every group's part of a row, times this group's filters, is the output at one position.
+    expected = dense(x).movedim(1, -1).reshape(len(side_by_side), groups, -1)
+    parts = side_by_side.unflatten(1, (groups, -1))
+    W = dense.weight.flatten(1).unflatten(0, (groups, -1))
+    y = torch.einsum("ngi,gui->ngu", parts, W) + dense.bias.view(groups, -1)
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 6])
+@pytest.mark.parametrize("shape", [(12,), (1, 12), (5, 12), (2, 5, 12)])
+def test_the_output_is_no_view_so_that_activations_may_work_in_place(shape, columns):
+    layer = wc.PredictedLinear(
+        12, 6, dictionary=d.DCT(), fraction=0.5, columns=columns, path="factored"
+    )
+    y = layer(torch.randn(shape))
+    assert not y._is_view()  # fully_shard warns of one, and would lose its hook
+    torch.relu_(y).sum().backward()
+    assert layer.V.grad is not None

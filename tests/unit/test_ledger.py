@@ -40,12 +40,14 @@ def test_counts_by_hand():
     assert first.dense == 12 * 12 + 12
     assert first.learned == 3 * 12 + 12
     base, mixing, indices = 3 * 3 + 4 * 4, 2 * 3 * 3, 2 * 3
-    assert first.static == base + mixing + indices
-    assert second.static == mixing + indices  # the base is shared
+    stacked = 2 * 3 * 12  # x U costs 72 multiply-adds, x B 84
+    assert first.static == base + mixing + indices + stacked
+    assert second.static == mixing + indices + stacked  # the base is shared
     assert first.stored == first.learned + indices
     assert first.sent_per_step == first.learned
     assert first.optimiser_state == 2 * first.learned
     assert first.proportion_learned == pytest.approx(48 / 156)
+    assert first.multiply_adds == stacked + 3 * 12
     assert first.dense_multiply_adds == 144
     assert (norm.dense, norm.learned, norm.multiply_adds) == (24, 24, 0)
     assert (last.dense, last.learned, last.static) == (65, 65, 0)

@@ -10,7 +10,12 @@ import torch
 import weightcast as wc
 from weightcast import dictionaries as d
 from weightcast import kernels as k
-from weightcast.dictionaries.mixing import orthonormal_mixing, ridge_mixing, spectral_mixing
+from weightcast.dictionaries.mixing import (
+    mix,
+    orthonormal_mixing,
+    ridge_mixing,
+    spectral_mixing,
+)
 
 
 def _positive(columns: int = 2, n: int = 5) -> torch.Tensor:
@@ -40,10 +45,13 @@ def test_orthonormal_mixing_is_the_nearest_orthonormal_matrix():
 def test_spectral_mixing():
     values = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
     assert spectral_mixing("orthonormal", values, 0.5) is None
-    torch.testing.assert_close(spectral_mixing("raw", values, 0.5), torch.diag_embed(values))
-    torch.testing.assert_close(
-        spectral_mixing("ridge", values, 0.5), torch.diag_embed(values / (values + 0.5))
-    )
+    torch.testing.assert_close(spectral_mixing("raw", values, 0.5), values)
+    torch.testing.assert_close(spectral_mixing("ridge", values, 0.5), values / (values + 0.5))
+
+
+def test_a_diagonal_mixes_as_its_matrix_does():
+    diagonal, values = torch.rand(3, 4), torch.randn(3, 4, 5)
+    torch.testing.assert_close(mix(diagonal, values), mix(torch.diag_embed(diagonal), values))
 
 
 def test_a_singular_kernel_without_ridge_is_refused_with_the_remedy():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from weightcast import report
-from weightcast.report import filters, page
+from weightcast.report import document, files, filters
 
-REAL_BUNDLE = page.vl_convert.javascript_bundle
+REAL_BUNDLE = document.vl_convert.javascript_bundle
 EVIL = "</script><img src=x onerror=alert(1)>\"'&"
 
 
@@ -55,7 +55,7 @@ def make_figure1(**changes):
 @pytest.fixture(autouse=True)
 def _short_bundle(monkeypatch):
     """The real Vega takes a second to bundle: one test looks at it, the others do without."""
-    monkeypatch.setattr(page.vl_convert, "javascript_bundle", lambda snippet: "vegaEmbed = f")
+    monkeypatch.setattr(document.vl_convert, "javascript_bundle", lambda snippet: "vegaEmbed = f")
 
 
 class Page(HTMLParser):
@@ -109,6 +109,25 @@ class TestSummary:
         assert (few.learned, few.share) == (100, 0.05)
         assert (few.train_seconds, few.checkpoint_bytes) == (2.0, 4000)
         assert few.description == "about few"
+
+    def test_shares_are_of_the_dense_network_even_where_it_was_not_run(self):
+        few = make_row("few", learned=12_510)
+        few["counts"]["dense"] = 648_010
+        older = make_row("fewer", learned=6_255)
+        summaries = report.summarise([older, few])
+        assert [s.share for s in summaries] == [6_255 / 648_010, 12_510 / 648_010]
+        assert summaries[1].cells()[2] == "1.9 %"
+
+    def test_a_larger_network_than_the_dense_one_is_the_whole(self):
+        rows = [make_row("few", learned=100), make_row("wide", learned=2000)]
+        rows[0]["counts"]["dense"] = 1000
+        assert [s.share for s in report.summarise(rows)] == [0.05, 1.0]
+
+    def test_refuses_a_dense_count_that_is_no_number(self):
+        row = make_row()
+        row["counts"]["dense"] = "many"
+        with pytest.raises(ValueError, match=r"row 1: counts\.dense is 'many', not a finite"):
+            report.summarise([row])
 
     def test_a_single_run_has_no_spread(self):
         (summary,) = report.summarise([make_row(error=4.0)])
@@ -293,7 +312,7 @@ class TestPage:
             assert attributes.get("src", "data:").startswith("data:")
 
     def test_the_real_vega_is_inlined_once_and_ends_no_script(self, monkeypatch):
-        monkeypatch.setattr(page.vl_convert, "javascript_bundle", REAL_BUNDLE)
+        monkeypatch.setattr(document.vl_convert, "javascript_bundle", REAL_BUNDLE)
         parsed = Page(report.render_page(make_rows()))
         scripts = [i for i, text in enumerate(parsed.text) if "window.vegaEmbed" in text]
         assert len(scripts) == 1
@@ -321,7 +340,7 @@ class TestPage:
         def fail(*_):
             raise OSError("disk full")
 
-        monkeypatch.setattr(page.os, "replace", fail)
+        monkeypatch.setattr(files.os, "replace", fail)
         with pytest.raises(OSError, match="disk full"):
             report.write_page(make_rows(), None, target)
         assert [file.name for file in tmp_path.iterdir()] == ["index.html"]

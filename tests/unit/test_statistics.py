@@ -10,9 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from weightcast.statistics import (
     MAX_ROWS_PER_CALL,
+    RowSample,
     StatisticsAccumulator,
     as_batches,
     call,
+    collect_rows,
     collect_statistics,
     evaluating,
     execution_order,
@@ -199,3 +201,36 @@ def test_the_accumulator_is_deterministic():
         accumulator.update(torch.arange(80.0).view(20, 4))
         results.append(accumulator.result().sample)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("sizes", [[60], [1] * 60, [25, 0, 35], [5, 55]])
+def test_a_row_sample_is_the_same_however_the_rows_are_batched(sizes):
+    rows, samples = torch.arange(240.0).view(60, 4), []
+    for batches in ([60], sizes):
+        sample = RowSample(10, torch.Generator().manual_seed(3))
+        for batch in rows.split(batches):
+            sample.update(batch)
+        samples.append(sample.rows)
+    assert torch.equal(*samples)
+    assert samples[0].shape == (10, 4)
+    assert len(samples[0].unique(dim=0)) == 10
+    assert bool((samples[0][:, 0] % 4 == 0).all())
+
+
+def test_a_row_sample_is_uniform():
+    counts = torch.zeros(50)
+    for seed in range(600):
+        sample = RowSample(10, torch.Generator().manual_seed(seed))
+        for batch in torch.arange(50.0).view(50, 1).split(20):
+            sample.update(batch)
+        counts[sample.rows.flatten().long()] += 1
+    assert bool(((counts / 600 - 0.2).abs() < 0.07).all())
+
+
+def test_rows_are_kept_in_order_and_in_their_dtype():
+    layer, rows = nn.Linear(4, 3).double(), torch.randn(30, 4, dtype=torch.float64)
+    model = nn.Sequential(layer)
+    assert torch.equal(collect_rows(model, layer, rows.split(7), 30), rows)
+    assert torch.equal(collect_rows(model, layer, rows.split(7), 1000), rows)
+    assert collect_rows(model, layer, rows.split(7), 8).shape == (8, 4)
+    assert not layer._forward_pre_hooks

@@ -65,10 +65,10 @@ class _KernelRidge(Dictionary):
         """Atoms K[:, indices] with the chosen mixing."""
         M = None
         if self.mixing == "ridge":
-            gram = base.entries(indices.unsqueeze(2), indices.unsqueeze(1))
-            M = ridge_mixing(gram, self.ridge)
+            known = [base.entries(points.unsqueeze(1), points) for points in indices]
+            M = ridge_mixing(torch.stack(known), self.ridge)
         elif self.mixing == "orthonormal":
-            M = orthonormal_mixing(base.rows(indices))
+            M = torch.cat([orthonormal_mixing(base.rows(points)[None]) for points in indices])
         return Atoms(base, indices, M)
 
     def _mix_eigenvectors(self, base: Base, eigenvalues: Tensor, site: Site) -> Atoms:

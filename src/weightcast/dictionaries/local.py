@@ -101,7 +101,7 @@ class LocalKernel(Dictionary):
         for axis, (rank, count) in enumerate(zip(kept, counts, strict=True)):
             within = cells[:, axis].unsqueeze(1) * rank + place[..., axis + 1]
             indices = indices * (rank * count) + within
-        mixing = torch.diag_embed(torch.stack(scales)) if self.power else None
+        mixing = torch.stack(scales) if self.power else None
         return Atoms(base, site.choose(lambda: indices), mixing)
 
     def _spectra(self, extent: int, count: int) -> list[tuple[Tensor, Tensor]]:

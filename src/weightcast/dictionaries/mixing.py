@@ -15,6 +15,19 @@ Mixing = Literal["ridge", "raw", "orthonormal"]
 """``ridge``: V holds known weights (the paper). ``raw``: M = I. ``orthonormal``: U_j^T U_j = I."""
 
 
+def mix(M: Tensor, values: Tensor) -> Tensor:
+    """M_j values_j for every column.
+
+    Args:
+        M: (columns, n_atoms, n_atoms), or (columns, n_atoms) for diagonal matrices.
+        values: (columns, n_atoms, n).
+
+    Returns:
+        (columns, n_atoms, n).
+    """
+    return values * M.unsqueeze(2) if M.dim() == 2 else torch.bmm(M, values)
+
+
 def ridge_mixing(gram: Tensor, ridge: float) -> Tensor:
     """M_j = (K[indices_j, indices_j] + ridge I)^-1.
 
@@ -84,7 +97,7 @@ def spectral_mixing(mixing: Mixing, eigenvalues: Tensor, ridge: float) -> Tensor
         ridge: in units of K's diagonal.
 
     Returns:
-        (columns, n_atoms, n_atoms) diagonal matrices, or None for the identity.
+        (columns, n_atoms), the diagonals of M, or None for the identity.
 
     Raises:
         ValueError: an eigenvalue is zero to working precision and would make a zero atom.
@@ -100,4 +113,4 @@ def spectral_mixing(mixing: Mixing, eigenvalues: Tensor, ridge: float) -> Tensor
             "mixing='orthonormal'"
         )
     scale = eigenvalues if mixing == "raw" else eigenvalues / (eigenvalues + ridge)
-    return torch.diag_embed(scale)
+    return scale

@@ -1,12 +1,13 @@
 """Base operators: the matrix B (n_visible, n_base), kept in whatever form makes x B cheap.
 
 Every column of a layer selects its atoms among the columns of one shared B (method: U_j =
-B[:, indices_j] M_j). A base answers two questions: what are these atoms (``rows``), and what does
-x B look like at these atoms (``project``). Values are feature-major, ``(n_base, batch)``: a
-selection of atoms is then a copy of contiguous rows, and no product needs a transposed copy.
+B[:, indices_j] M_j). A base answers three questions: what are these atoms (``rows``), what is x B
+(``transform``), and what do these coefficients of the atoms sum to (``synthesise``). Transformed
+values are feature-major, ``(n_base, batch)``: a selection of atoms is then a copy of contiguous
+rows, and no product needs a transposed copy.
 
-Bases are modules holding buffers: they move with the layer, take no optimiser state, and one base
-may serve many layers.
+Bases are modules holding constants: they move with the layer, take no optimiser state, are not sent
+by data-parallel training, and one base may serve many layers.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from weightcast.dictionaries.constants import Constants
 
-class Base(nn.Module, ABC):
+
+class Base(Constants, ABC):
     """B (n_visible, n_base), static."""
 
     n_visible: int
     n_base: int
     multiply_adds: int
     """Multiply-adds of ``transform`` per example."""
+    synthesis_multiply_adds: int
+    """Multiply-adds of ``synthesise`` per row."""
 
     @property
     @abstractmethod
@@ -56,6 +61,17 @@ class Base(nn.Module, ABC):
         """
 
     @abstractmethod
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        """c B^T: the sums of all atoms that coefficients stand for.
+
+        Args:
+            coefficients: (n, n_base).
+
+        Returns:
+            (n, n_visible).
+        """
+
+    @abstractmethod
     def entries(self, points: Tensor, indices: Tensor) -> Tensor:
         """B[points, indices], elementwise over broadcast index tensors.
 
@@ -67,25 +83,33 @@ class Base(nn.Module, ABC):
             (...).
         """
 
-    def project(self, x: Tensor, indices: Tensor) -> Tensor:
-        """(x B)^T at the chosen atoms: whole transform then selection, or the atoms directly.
+    def gram(self, indices: Tensor) -> Tensor:
+        """B[:, indices]^T B[:, indices].
 
         Args:
-            x: (batch, n_visible).
-            indices: (columns, n_atoms) int64.
+            indices: (n,) int64 positions in [0, n_base).
 
         Returns:
-            (columns, n_atoms, batch).
+            (n, n).
         """
-        if self.direct_multiply_adds(indices) < self.multiply_adds:
-            chosen = self.rows(indices.flatten())  # (columns * n_atoms, n_visible)
-            return (chosen @ x.t()).unflatten(0, tuple(indices.shape))
-        # An embedding look-up is the gather whose backward is fast on CPU and GPU alike.
-        return nn.functional.embedding(indices, self.transform(x))
+        atoms = self.rows(indices)
+        return atoms @ atoms.t()
 
-    def direct_multiply_adds(self, indices: Tensor) -> int:
-        """Multiply-adds per example of multiplying x by the chosen atoms one by one."""
-        return indices.numel() * self.n_visible
+    def by_channel(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Atoms that look at one channel each: which, and with what; None where atoms see all.
+
+        Args:
+            indices: (n,) int64 positions in [0, n_base).
+
+        Returns:
+            (n,) int64 channels, and (n, n_visible / channels) atoms within them.
+        """
+        return None
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether B is trained, and not static."""
+        return any(True for _ in self.parameters())
 
     def extra_repr(self) -> str:
         """Shape of B, for printed models."""
@@ -97,7 +121,7 @@ class DenseBase(Base):
 
     Args:
         atoms: (n_base, n_visible), the columns of B as rows.
-        learned: make the atoms a parameter (low-rank factorisation) instead of a buffer.
+        learned: make the atoms a parameter (low-rank factorisation) instead of a constant.
     """
 
     atoms: Tensor
@@ -105,11 +129,11 @@ class DenseBase(Base):
     def __init__(self, atoms: Tensor, *, learned: bool = False) -> None:
         super().__init__()
         self.n_base, self.n_visible = atoms.shape
-        self.multiply_adds = atoms.numel()
+        self.multiply_adds = self.synthesis_multiply_adds = atoms.numel()
         if learned:
             self.atoms = nn.Parameter(atoms.contiguous())
         else:
-            self.register_buffer("atoms", atoms.contiguous())
+            self.register_constant("atoms", atoms.contiguous())
 
     @property
     @override
@@ -123,6 +147,10 @@ class DenseBase(Base):
     @override
     def transform(self, x: Tensor) -> Tensor:
         return self.atoms @ x.t()
+
+    @override
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        return coefficients @ self.atoms
 
     @override
     def entries(self, points: Tensor, indices: Tensor) -> Tensor:
@@ -139,9 +167,9 @@ class IdentityBase(Base):
     def __init__(self, n_visible: int) -> None:
         super().__init__()
         self.n_visible = self.n_base = n_visible
-        self.multiply_adds = 0
+        self.multiply_adds = self.synthesis_multiply_adds = 0
         # Holds no number, but tells dtype and device.
-        self.register_buffer("_like", torch.zeros(0, dtype=torch.float64), persistent=False)
+        self.register_constant("_like", torch.zeros(0, dtype=torch.float64), persistent=False)
 
     @property
     @override
@@ -156,6 +184,14 @@ class IdentityBase(Base):
     @override
     def transform(self, x: Tensor) -> Tensor:
         return x.t()
+
+    @override
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        return coefficients
+
+    @override
+    def gram(self, indices: Tensor) -> Tensor:
+        return self.entries(indices.unsqueeze(1), indices)
 
     @override
     def entries(self, points: Tensor, indices: Tensor) -> Tensor:
@@ -183,34 +219,51 @@ class KroneckerBase(Base):
         for axis, factor in enumerate(factors):
             if not isinstance(factor, int):
                 # Held transposed: rows are atoms, and the products below need no copy.
-                self.register_buffer(f"factor_{axis}", _without_dust(factor).t().contiguous())
+                self.register_constant(f"factor_{axis}", _without_dust(factor).t().contiguous())
         self.multiply_adds = sum(
             math.prod(self.sizes_in[: axis + 1]) * math.prod(self.sizes_out[axis:])
+            for axis, identity in enumerate(self._identity)
+            if not identity
+        )
+        self.synthesis_multiply_adds = sum(
+            math.prod(self.sizes_in[axis:]) * math.prod(self.sizes_out[: axis + 1])
             for axis, identity in enumerate(self._identity)
             if not identity
         )
 
     def factor(self, axis: int) -> Tensor | None:
         """F_axis^T (m_i, n_i), or None for the identity."""
-        return None if self._identity[axis] else self.get_buffer(f"factor_{axis}")
+        return None if self._identity[axis] else getattr(self, f"factor_{axis}")
 
     @property
     @override
     def n_static(self) -> int:
-        return sum(buffer.numel() for buffer in self.buffers())
+        return sum(getattr(self, name).numel() for name in self._constants)
 
     @override
     def rows(self, indices: Tensor) -> Tensor:
         flat = indices.flatten()
-        rows = torch.ones(len(flat), 1, dtype=self._dtype, device=flat.device)
-        for axis, index in enumerate(_unravel(flat, self.sizes_out)):
+        rows = self._rows(_unravel(flat, self.sizes_out))
+        return rows.unflatten(0, tuple(indices.shape)) if indices.dim() != 1 else rows
+
+    @override
+    def by_channel(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self._identity[0] or len(self.sizes_in) == 1:
+            return None
+        channel, *places = _unravel(indices, self.sizes_out)
+        return channel, self._rows(places, first_axis=1)
+
+    def _rows(self, places: list[Tensor], first_axis: int = 0) -> Tensor:
+        """Products of the factors' atoms at one place per axis, from some axis on."""
+        rows = torch.ones(len(places[0]), 1, dtype=self._dtype, device=places[0].device)
+        for axis, index in enumerate(places, start=first_axis):
             factor = self.factor(axis)
             if factor is None:
                 atom = nn.functional.one_hot(index, self.sizes_in[axis]).to(self._dtype)
             else:
                 atom = factor[index]  # (n, n_i)
             rows = (rows.unsqueeze(2) * atom.unsqueeze(1)).flatten(1)
-        return rows.unflatten(0, tuple(indices.shape)) if indices.dim() != 1 else rows
+        return rows
 
     @override
     def transform(self, x: Tensor) -> Tensor:
@@ -225,6 +278,18 @@ class KroneckerBase(Base):
         return values.reshape(self.n_base, x.shape[0])
 
     @override
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        # Axis by axis, last one first: (n * m_1 ... m_i, n_(i+1) ...) times F_i^T on axis i.
+        n, after = len(coefficients), 1
+        for axis in reversed(range(len(self.sizes_in))):
+            factor = self.factor(axis)
+            if factor is not None:
+                values = coefficients.reshape(-1, self.sizes_out[axis], after)
+                coefficients = factor.t() @ values if after > 1 else values.squeeze(2) @ factor
+            after *= self.sizes_in[axis]
+        return coefficients.reshape(n, self.n_visible)
+
+    @override
     def entries(self, points: Tensor, indices: Tensor) -> Tensor:
         points, indices = torch.broadcast_tensors(points, indices)
         value = torch.ones(points.shape, dtype=self._dtype, device=points.device)
@@ -234,9 +299,20 @@ class KroneckerBase(Base):
             value = value * ((i == j).to(value.dtype) if factor is None else factor[j, i])
         return value
 
+    @override
+    def gram(self, indices: Tensor) -> Tensor:
+        product = torch.ones(len(indices), len(indices), dtype=self._dtype, device=indices.device)
+        for axis, i in enumerate(_unravel(indices, self.sizes_out)):
+            factor = self.factor(axis)
+            if factor is None:
+                product = product * (i.unsqueeze(1) == i)
+            else:
+                product = product * (factor @ factor.t())[i.unsqueeze(1), i]
+        return product
+
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.buffers()).dtype
+        return getattr(self, next(iter(self._constants))).dtype
 
 
 def _without_dust(factor: Tensor) -> Tensor:

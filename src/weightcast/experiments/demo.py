@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from weightcast.checkpoint import save, saved_bytes
-from weightcast.convert import predicted_layers
+from weightcast.checkpoint import checkpoint_bytes
 from weightcast.experiments.figure1 import figure1
 from weightcast.experiments.rows import Row, append_row, make_row
 from weightcast.experiments.train import build_model, row_counts
@@ -105,17 +102,6 @@ def training_settings(data: str, epochs: int | None = None) -> TrainingSettings:
     """
     settings = DIGITS if data == "digits" else OTHER_DATA
     return settings if epochs is None else replace(settings, epochs=epochs)
-
-
-def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes on disk: a dense network's safetensors file, a predicted network's whole folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        if predicted_layers(model):
-            save(model, Path(folder) / "model")
-            return saved_bytes(Path(folder) / "model")
-        file = Path(folder) / "model.safetensors"
-        save_file(model.state_dict(), file)
-        return file.stat().st_size
 
 
 def _make_row(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Kernel
+from weightcast.dictionaries import Kernel, RandomGaussian
 from weightcast.experiments.rows import SCHEMA
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
@@ -45,24 +46,83 @@ def figure1(
     """
     channels, *shape = images.shape
     grid = Grid(tuple(shape), channels)
-    W = _filters(trained)
-    r2, shown = [], []
-    for fraction in FRACTIONS:
-        predictor = FilterPredictor(Rule(dictionary, fraction, columns, grid), W.shape)
-        predicted = predictor.predict(W)
-        n_atoms = predictor.known.shape[1]
-        r2.append({"fraction": fraction, "n_atoms": n_atoms, "r2": explained(W, predicted)})
-        if fraction == SHOWN:
-            shown = _choose(W, predictor.known, predicted, grid, n_shown)
+    layer = trained.get_submodule("hidden1")
+    assert isinstance(layer, nn.Linear)
+    predictions = predict_filters(filters_of(layer), grid, [dictionary], columns=columns)
     return {
         "schema": SCHEMA,
         "experiment": "figure1",
         "dataset": images.name,
         "shape": shape,
         "description": _describe(grid, dictionary),
-        "r2": r2,
-        "filters": shown,
+        "r2": [
+            {"fraction": p.fraction, "n_atoms": p.known.shape[1], "r2": p.r2} for p in predictions
+        ],
+        "filters": shown_filters(predictions, grid, n_shown),
     }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All filters of a layer, predicted from one share of their weights.
+
+    Args:
+        fraction: the share that is known.
+        dictionary: the kernel and the ridge that predicted them.
+        true: (n_units, n_visible) float64.
+        known: (n_units, n_atoms) int64, positions of the known weights.
+        predicted: (n_units, n_visible) float64.
+    """
+
+    fraction: float
+    dictionary: Kernel
+    true: Tensor
+    known: Tensor
+    predicted: Tensor
+
+    @property
+    def r2(self) -> float:
+        """The share of variance explained, over all filters together."""
+        return explained(self.true, self.predicted)
+
+
+def predict_filters(
+    W: Tensor,
+    grid: Grid,
+    candidates: Sequence[Kernel],
+    *,
+    columns: int,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+) -> list[Prediction]:
+    """Predict filters from several shares of their weights.
+
+    Args:
+        W: (n_units, n_visible) float64, the true filters.
+        grid: coordinates of their weights.
+        candidates: kernels to choose among, for each share anew, by how well the known weights
+            predict each other; the unknown ones have no say.
+        columns: groups of units, each with its own draw of known positions.
+        fractions: shares of known weights.
+        seed: of the known positions, which are the same for all candidates.
+
+    Raises:
+        ValueError: no candidates, or shares and columns that do not fit the layer.
+    """
+    if not candidates:
+        raise ValueError("there is no kernel to predict filters with: give at least one")
+    predictions = []
+    for fraction in fractions:
+        predictors = [
+            FilterPredictor(Rule(candidate, fraction, columns, grid), W.shape, seed)
+            for candidate in candidates
+        ]
+        scores = [0.0] if len(predictors) == 1 else [p.leave_one_out(W) for p in predictors]
+        best = scores.index(max(scores))
+        predictor = predictors[best]
+        predicted = predictor.predict(W)
+        predictions.append(Prediction(fraction, candidates[best], W, predictor.known, predicted))
+    return predictions
 
 
 class FilterPredictor:
@@ -96,6 +156,49 @@ class FilterPredictor:
         self._weight.V.copy_(W.gather(1, self.known).t())
         return self._weight.weight
 
+    @torch.no_grad()
+    def leave_one_out(self, W: Tensor) -> float:
+        """1 - sum e^2 / sum w_known^2, where e is the error of w from all other known weights.
+
+        With M = (K[known, known] + ridge I)^-1, e_i = (M w_known)_i / M_ii: no need to solve the
+        regression anew for every weight.
+
+        Args:
+            W: (n_units, n_visible) float64; only the known weights are looked at.
+
+        References: Rasmussen and Williams 2006, *Gaussian Processes for Machine Learning*,
+        equation 5.12.
+        """
+        M = self._weight.atoms.mixing
+        assert M is not None
+        known = W.gather(1, self.known)  # (n_units, n_atoms)
+        columns = self._weight.unit_columns
+        errors = torch.empty_like(known)
+        for column, m in enumerate(M):
+            units = columns == column
+            errors[units] = known[units] @ m / m.diagonal()
+        total = float(known.square().sum())
+        return 1 - float(errors.square().sum()) / total if total else 0.0
+
+
+def random_r2(W: Tensor, fraction: float, columns: int, seed: int = 0) -> float:
+    """The share of variance that as many numbers explain without a kernel.
+
+    Every filter is projected on random orthonormal atoms, ``columns`` draws of them: the best that
+    can be done with atoms that know nothing of filters, about ``fraction`` of the variance.
+
+    Args:
+        W: (n_units, n_visible) float64, the true filters.
+        fraction: number of atoms over n_visible.
+        columns: groups of units with atoms of their own.
+        seed: of the atoms.
+    """
+    rule = Rule(RandomGaussian("orthonormal"), fraction, columns)
+    generator = torch.Generator().manual_seed(seed)
+    weight = PredictedWeight(rule.build(W.shape[1], len(W), generator=generator), len(W))
+    weight.fit(W)
+    return explained(W, weight.weight.detach())
+
 
 def explained(true: Tensor, predicted: Tensor) -> float:
     """R2 = 1 - sum (w - w_predicted)^2 / sum (w - mean of its filter)^2, over all filters given.
@@ -112,52 +215,69 @@ def explained(true: Tensor, predicted: Tensor) -> float:
     return 1 - float((true - predicted).square().sum()) / variance if variance else 0.0
 
 
-def _filters(network: nn.Module) -> Tensor:
-    """The rows of hidden1's weight, (n_units, n_visible) float64 on the CPU."""
-    layer = network.get_submodule("hidden1")
-    assert isinstance(layer, nn.Linear)
-    return layer.weight.detach().to("cpu", torch.float64)
+def filters_of(layer: nn.Module) -> Tensor:
+    """Every unit's weights in a dense or convolutional layer, (n_units, n_visible) float64.
+
+    A convolution's filter is in the order of its grid: channels, rows, columns.
+    """
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().to("cpu", torch.float64).flatten(1)
 
 
-def _choose(
-    true: Tensor, known: Tensor, predicted: Tensor, grid: Grid, n_shown: int
+def shown_filters(
+    predictions: Sequence[Prediction], grid: Grid, n_shown: int
 ) -> list[dict[str, Any]]:
-    """Filters evenly spaced by rank of R2; of an image in colour, their first channel."""
-    r2 = [explained(w[None], w_hat[None]) for w, w_hat in zip(true, predicted, strict=True)]
+    """Filters evenly spaced by rank of R2; of those with channels, the first channel.
+
+    Args:
+        predictions: the pictures are of the one whose fraction is nearest to 25 %.
+        grid: coordinates of the weights.
+        n_shown: how many; no more than there are.
+
+    Returns:
+        For each: ``unit``, ``r2``, ``true``, ``known``, ``predicted`` as JSON data.
+    """
+    p = min(predictions, key=lambda one: abs(one.fraction - SHOWN))
+    n_shown = min(n_shown, len(p.true))
+    r2 = [explained(w[None], w_hat[None]) for w, w_hat in zip(p.true, p.predicted, strict=True)]
     ranks = sorted(range(len(r2)), key=r2.__getitem__)
     chosen = [ranks[int((i + 0.5) * len(ranks) / n_shown)] for i in range(n_shown)]
     first = grid.n_points
 
     def rounded(w: Tensor) -> list[float]:
-        return [float(f"{value:.4g}") for value in w[:first].tolist()]
+        return [float(f"{value:.3g}") for value in w[:first].tolist()]
 
     return [
         {
             "unit": unit,
             "r2": r2[unit],
-            "true": rounded(true[unit]),
-            "known": sorted(i for i in known[unit].tolist() if i < first),
-            "predicted": rounded(predicted[unit]),
+            "true": rounded(p.true[unit]),
+            "known": sorted(i for i in p.known[unit].tolist() if i < first),
+            "predicted": rounded(p.predicted[unit]),
         }
         for unit in chosen
     ]
 
 
+def name_kernel(dictionary: Kernel) -> str:
+    """A kernel, in words."""
+    kernel = dictionary.kernel
+    if isinstance(kernel, SquaredExponential):
+        return f"a Gaussian kernel {kernel.length_scale:g} pixels wide"
+    return f"the kernel {kernel}"
+
+
 def _describe(grid: Grid, dictionary: Kernel) -> list[str]:
     n_known = round(SHOWN * grid.n_visible)
-    kernel = dictionary.kernel
-    named = (
-        f"a Gaussian kernel {kernel.length_scale:g} pixels wide"
-        if isinstance(kernel, SquaredExponential)
-        else f"the kernel {kernel}"
-    )
     channel = ", of which the first channel is shown" if grid.channels > 1 else ""
     return [
         f"A filter is the {grid.n_visible:,} weights that lead from the pixels to one unit of "
         f"hidden1{channel}. True: the filter as the dense network (seed 0) has learned it. Known: "
         f"{n_known:,} of its weights ({100 * SHOWN:g} %), at random positions; the others are "
         "grey. Predicted: the whole filter, computed from the known weights alone by ridge "
-        f"regression with {named}. Blue is negative, red positive, with one scale for the three.",
+        f"regression with {name_kernel(dictionary)}. Blue is negative, red positive, with one "
+        "scale for the three.",
         "The filters are evenly spaced by rank, from the worst predicted to the best. The "
         "predicted networks above do not imitate such filters: they learn their few weights so "
         "that the predicted whole is useful.",

@@ -1,12 +1,13 @@
-"""One training run from a TrainConfig: model, plan, fit, a saved network, a result row."""
+"""One training run from a TrainConfig: model, plan, pre-training, fit, and what came of it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,8 +15,10 @@ from torch import nn
 from weightcast.checkpoint import save, saved_bytes
 from weightcast.convert import convert
 from weightcast.experiments.rows import Row, append_row, make_row
+from weightcast.experiments.sources import find_source
 from weightcast.ledger import Ledger, ledger
 from weightcast.plan import Plan
+from weightcast.pretrain import pretrain
 from weightcast.training import (
     FitResult,
     Images,
@@ -26,6 +29,9 @@ from weightcast.training import (
     mlp,
 )
 from weightcast.training.callbacks import LAST
+
+if TYPE_CHECKING:
+    from weightcast.experiments.trial import Place
 
 CONFIG, ROW, MODEL = "config.json", "row.json", "model"
 
@@ -69,10 +75,8 @@ def train(
     """
     folder = output_folder(config)
     _claim_folder(folder, config, resume)
-    images = load_images(config.data, n_validation=config.n_validation)
-    if config.standardise:
-        images = images.standardised()
-    model = build_model(config, images)
+    images = read_images(config, config.data)
+    model = build_model(config, images, progress=progress)
     # Only now: what was refused leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
@@ -89,33 +93,84 @@ def train(
     )
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
-    row = make_row(
-        experiment=config.experiment,
-        variant=variant_name(config),
-        dataset=config.data_name or images.name,
-        seed=config.seed,
-        config=_portable(config, images),
-        counts=row_counts(counts),
-        metrics=_metrics(result, folder / MODEL),
-    )
+    row = _result_row(config, images, counts, result, saved_bytes(folder / MODEL))
     if rows is not None:
         append_row(rows, row)
     (folder / ROW).write_text(json.dumps(row, ensure_ascii=False) + "\n")
     return Run(folder, counts, result, row)
 
 
-def build_model(config: TrainConfig, images: Images) -> nn.Module:
-    """The config's network for these images, its weights drawn and its plan carried out.
+def run(config: TrainConfig, place: Place) -> Row:
+    """Train one network as a trial of a sweep: nothing is kept but its row.
+
+    Args:
+        config: the run; ``data`` is what the data is called.
+        place: where the data lies, and what to compute on.
+
+    Raises:
+        ValueError: bad data, a plan that does not fit, or a loss that is no number.
+    """
+    images = read_images(config, find_source(place.data, config.data))
+    if config.data != "digits":
+        images = replace(images, name=config.data)
+    model = build_model(config, images)
+    result = fit(
+        model,
+        images,
+        config.training,
+        seed=config.seed,
+        progress=False,
+        accelerator=place.accelerator,
+    )
+    counts = ledger(model, batch=config.training.batch_size)
+    return _result_row(config, images, counts, result)
+
+
+def read_images(config: TrainConfig, source: str) -> Images:
+    """The config's images from where they lie, standardised and split as it says."""
+    images = load_images(source, n_validation=config.n_validation)
+    if config.n_train is not None:
+        images = images.fewer(config.n_train)
+    return images.standardised() if config.standardise else images
+
+
+def build_model(config: TrainConfig, images: Images, *, progress: bool = False) -> nn.Module:
+    """The config's network for these images: weights drawn, plan carried out, pre-trained.
+
+    Args:
+        config: the run.
+        images: from whose training split data-driven dictionaries are made.
+        progress: whether to show that of pre-training on stderr.
 
     Raises:
         ValueError: images too small for the network, or a plan that does not fit it.
     """
+    model = _convert(_dense_model(config, images), config, images)
+    if config.pretraining is not None:
+        hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
+        pretrain(
+            model,
+            images.train[0].split(100),
+            layers=hidden,
+            seed=config.seed,
+            progress=progress,
+            **dataclasses.asdict(config.pretraining),
+        )
+    return model
+
+
+def _dense_model(config: TrainConfig, images: Images) -> nn.Module:
     settings = config.model
     if settings.name == "convnet":
-        model = convnet(images.shape, images.n_classes, settings.activation, seed=config.seed)
-    else:
-        hidden = settings.hidden or (500, 500)
-        model = mlp(images.shape, images.n_classes, hidden, settings.activation, seed=config.seed)
+        widths = settings.hidden or (48, 64, 64, 500)
+        return convnet(
+            images.shape, images.n_classes, settings.activation, widths, seed=config.seed
+        )
+    hidden = settings.hidden or (500, 500)
+    return mlp(images.shape, images.n_classes, hidden, settings.activation, seed=config.seed)
+
+
+def _convert(model: nn.Module, config: TrainConfig, images: Images) -> nn.Module:
     if config.plan is None:
         return model
     x, _ = images.train
@@ -193,11 +248,28 @@ def row_counts(counts: Ledger) -> dict[str, int]:
     }
 
 
-def _metrics(result: FitResult, folder: Path) -> dict[str, float | None]:
-    return {
+def _result_row(
+    config: TrainConfig,
+    images: Images,
+    counts: Ledger,
+    result: FitResult,
+    checkpoint_bytes: int | None = None,
+) -> Row:
+    metrics = {
         "test_error": result.test_error,
         "validation_error": result.validation_error,
         "train_loss": result.train_loss,
         "train_seconds": result.train_seconds,
-        "checkpoint_bytes": saved_bytes(folder),
     }
+    if checkpoint_bytes is not None:
+        metrics["checkpoint_bytes"] = checkpoint_bytes
+    row = make_row(
+        experiment=config.experiment,
+        variant=variant_name(config),
+        dataset=config.data_name or images.name,
+        seed=config.seed,
+        config=_portable(config, images),
+        counts=row_counts(counts),
+        metrics=metrics,
+    )
+    return row | {"labels": config.labels} if config.labels else row

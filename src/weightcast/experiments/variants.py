@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weightcast.dictionaries import DCT, Kernel, LocalKernel, LowRank, RandomConnections
+from weightcast.experiments.curves import MARGIN
 from weightcast.experiments.train import build_model
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
@@ -16,8 +17,6 @@ from weightcast.training import Images, ModelSettings, TrainConfig, TrainingSett
 HIDDEN = (500, 500)
 COLUMNS = 20
 KERNEL = Kernel(SquaredExponential(length_scale=2.0))
-MARGIN = 1 / 7
-"""Share of the height that stays empty on every side: 4 of 28 pixels around MNIST's digits."""
 
 
 @dataclass(frozen=True)

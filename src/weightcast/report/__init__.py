@@ -5,9 +5,12 @@ drawn again from the files that an experiment left.
 """
 
 from weightcast.report.charts import error_chart
+from weightcast.report.files import write_text
 from weightcast.report.filters import filter_images
-from weightcast.report.page import render_page, write_page, write_text
+from weightcast.report.page import render_page, write_page
 from weightcast.report.summary import Summary, summarise, text_table
+from weightcast.report.terminal import tables
+from weightcast.report.write import write_report
 
 __all__ = [
     "Summary",
@@ -15,7 +18,9 @@ __all__ = [
     "filter_images",
     "render_page",
     "summarise",
+    "tables",
     "text_table",
     "write_page",
+    "write_report",
     "write_text",
 ]

@@ -5,7 +5,6 @@ Text, axes and grid are drawn in ``currentColor``, so a chart follows the page i
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +12,7 @@ from typing import Any
 import altair as alt
 
 from weightcast.report.summary import Summary, spread_note
-
-# Distinct for colour-blind readers, and dark enough on white, light enough on black.
-COLOURS = ("#888888", "#d55e00", "#c08a00", "#3a8fd6", "#1aa179", "#b869a8")
-# Named, since the width of labels is measured before they are part of the page.
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+from weightcast.report.theme import COLOURS, NEUTRAL, SHAPES, cycle, themed
 
 
 def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -32,8 +26,8 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
     """
     names = [summary.variant for summary in summaries]
     scale = {
-        "color": alt.Color("variant:N", sort=names, scale=_cycle(names, COLOURS)),
-        "shape": alt.Shape("variant:N", sort=names, scale=_cycle(names, SHAPES)),
+        "color": alt.Color("variant:N", sort=names, scale=cycle(names, (NEUTRAL, *COLOURS))),
+        "shape": alt.Shape("variant:N", sort=names, scale=cycle(names, SHAPES)),
     }
     key = alt.Legend(title=None, orient="bottom", columns=2, symbolSize=90, symbolOpacity=1)
     x = alt.X("learned:Q", title="learned weights (log scale)", **_log_axis(summaries))
@@ -65,7 +59,13 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
             alt.Tooltip("text:N", title=f"test error (%), {spread_note(summaries)}"),
         ],
     )
-    return _themed(alt.layer(spread, single, mean).properties(width="container", height=300))
+    return themed(
+        alt.layer(spread, single, mean).properties(
+            width="container",
+            height=300,
+            description="test error against learned weights; the numbers are in the table",
+        )
+    )
 
 
 def _run_points(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -110,30 +110,3 @@ def _error_scale(summaries: Sequence[Summary]) -> alt.Scale:
     low, high = min(values), max(values)
     room = 0.08 * (high - low) or 0.5
     return alt.Scale(domain=[max(0.0, low - room), high + room], zero=False, nice=False)
-
-
-def _cycle(names: Sequence[str], values: Sequence[str]) -> alt.Scale:
-    return alt.Scale(
-        domain=list(names), range=list(itertools.islice(itertools.cycle(values), len(names)))
-    )
-
-
-def _themed(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
-    ink = "currentColor"
-    themed = (
-        chart.configure(background="transparent", font=FONT, autosize="fit-x")
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=ink,
-            titleColor=ink,
-            domainColor=ink,
-            tickColor=ink,
-            gridColor=ink,
-            gridOpacity=0.15,
-            labelFontSize=12,
-            titleFontSize=13,
-            titleFontWeight="normal",
-        )
-        .configure_legend(labelColor=ink, labelFontSize=13)
-    )
-    return themed.to_dict()

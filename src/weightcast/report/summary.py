@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Row = dict[str, Any]
+from weightcast.report.entries import Row, entry, number
+from weightcast.report.results import Result, located
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,10 @@ class Summary:
         seeds: of the single runs.
         test_errors: in per cent, one per seed.
         learned: number of learned weights.
-        share: learned weights over those of the largest variant, in (0, 1].
+        share: learned weights over those of the dense network, or of the largest variant where
+            that has more or no row counts the dense network's; in (0, 1].
         train_seconds: mean over the runs.
-        checkpoint_bytes: mean over the runs.
+        checkpoint_bytes: mean over the runs; None where they saved nothing.
     """
 
     variant: str
@@ -33,7 +33,7 @@ class Summary:
     learned: int
     share: float
     train_seconds: float
-    checkpoint_bytes: float
+    checkpoint_bytes: float | None
 
     @property
     def mean(self) -> float:
@@ -54,7 +54,7 @@ class Summary:
             f"{100 * self.share:.1f} %",
             f"{self.mean:.2f}{spread}",
             f"{self.train_seconds:.1f}",
-            f"{round(self.checkpoint_bytes):,}",
+            "-" if self.checkpoint_bytes is None else f"{round(self.checkpoint_bytes):,}",
         )
 
 
@@ -68,11 +68,12 @@ HEADINGS = (
 )
 
 
-def summarise(rows: Sequence[Row]) -> list[Summary]:
+def summarise(rows: Sequence[Row], where: Sequence[str] | None = None) -> list[Summary]:
     """Group rows by variant, in order of first appearance.
 
     Args:
         rows: result rows of one experiment on one data set.
+        where: what to call each row in messages; None takes their numbers.
 
     Raises:
         ValueError: no rows, a row that lacks an entry or holds one that is no finite number, rows
@@ -80,11 +81,13 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     """
     if not rows:
         raise ValueError("there are no rows to report: run the experiment first")
-    dataset_of(rows)
-    groups: dict[str, list[tuple[int, Row]]] = {}
-    for number, row in enumerate(rows, start=1):
-        groups.setdefault(str(_entry(row, number, "variant")), []).append((number, row))
-    largest = max(_number(row, number, "counts", "learned") for number, row in enumerate(rows, 1))
+    results = located(rows, where)
+    _one_dataset(results)
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        variant = str(entry(result.row, result.where, "variant"))
+        groups.setdefault(variant, []).append(result)
+    largest = max(map(_largest, results))
     return [_summary(variant, group, largest) for variant, group in groups.items()]
 
 
@@ -94,13 +97,7 @@ def dataset_of(rows: Sequence[Row]) -> str:
     Raises:
         ValueError: rows of several data sets.
     """
-    names = sorted({str(_entry(row, number, "dataset")) for number, row in enumerate(rows, 1)})
-    if len(names) > 1:
-        raise ValueError(
-            f"the rows are of {len(names)} data sets ({', '.join(names)}): errors on different "
-            "data do not compare, so report each data set's rows on their own"
-        )
-    return names[0]
+    return _one_dataset(located(rows))
 
 
 def text_table(rows: Sequence[Row]) -> str:
@@ -109,11 +106,15 @@ def text_table(rows: Sequence[Row]) -> str:
     Raises:
         ValueError: as :func:`summarise`.
     """
-    lines = [HEADINGS, *(summary.cells() for summary in summarise(rows))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    return aligned([HEADINGS, *(summary.cells() for summary in summarise(rows))])
+
+
+def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
+    """Cells as lines of text: the first n_names columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < n_names else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -129,41 +130,47 @@ def spread_note(summaries: Iterable[Summary]) -> str:
     return f"mean ± standard deviation over {seeds} seeds"
 
 
-def _summary(variant: str, group: list[tuple[int, Row]], largest: float) -> Summary:
-    learned = {_number(row, number, "counts", "learned") for number, row in group}
+def _one_dataset(results: Sequence[Result]) -> str:
+    names = sorted({str(entry(result.row, result.where, "dataset")) for result in results})
+    if len(names) > 1:
+        raise ValueError(
+            f"the rows are of {len(names)} data sets ({', '.join(names)}): errors on different "
+            "data do not compare, so report each data set's rows on their own"
+        )
+    return names[0]
+
+
+def _largest(result: Result) -> float:
+    """The weights of the dense network behind a row, as far as it counts them, or its own."""
+    learned = number(result.row, result.where, "counts", "learned")
+    if result.row["counts"].get("dense") is None:
+        return learned
+    return max(learned, number(result.row, result.where, "counts", "dense"))
+
+
+def _summary(variant: str, group: Sequence[Result], largest: float) -> Summary:
+    def numbers(*path: str) -> tuple[float, ...]:
+        return tuple(number(result.row, result.where, *path) for result in group)
+
+    learned = set(numbers("counts", "learned"))
     if len(learned) > 1:
         raise ValueError(
             f"variant {variant!r} has rows with {min(learned):,.0f} and with {max(learned):,.0f} "
             "learned weights: give different configurations different names"
         )
     count = int(learned.pop())
-
-    def mean(metric: str) -> float:
-        return statistics.fmean(_number(row, number, "metrics", metric) for number, row in group)
-
+    errors = numbers("metrics", "test_error")
+    # Trials of a sweep save no network.
+    saved = all("checkpoint_bytes" in result.row["metrics"] for result in group)
     return Summary(
         variant=variant,
-        description=str(group[0][1].get("description", "")),
-        seeds=tuple(int(_number(row, number, "seed")) for number, row in group),
-        test_errors=tuple(_number(row, number, "metrics", "test_error") for number, row in group),
+        description=str(group[0].row.get("description", "")),
+        seeds=tuple(int(seed) for seed in numbers("seed")),
+        test_errors=errors,
         learned=count,
         share=count / largest,
-        train_seconds=mean("train_seconds"),
-        checkpoint_bytes=mean("checkpoint_bytes"),
+        train_seconds=statistics.fmean(numbers("metrics", "train_seconds")),
+        checkpoint_bytes=(
+            statistics.fmean(numbers("metrics", "checkpoint_bytes")) if saved else None
+        ),
     )
-
-
-def _entry(row: Row, number: int, *path: str) -> Any:
-    value: Any = row
-    for depth, key in enumerate(path, start=1):
-        if not isinstance(value, dict) or key not in value:
-            raise ValueError(f"row {number} has no {'.'.join(path[:depth])!r}")
-        value = value[key]
-    return value
-
-
-def _number(row: Row, number: int, *path: str) -> float:
-    value = _entry(row, number, *path)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"row {number}: {'.'.join(path)} is {value!r}, not a finite number")
-    return value

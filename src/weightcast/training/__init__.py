@@ -1,7 +1,7 @@
 """Training on small images: data, reference networks, settings, and ``fit`` on Lightning.
 
-Read in this order: ``data``, ``batches``, ``models``, ``settings``, ``module``, ``callbacks``,
-``fit``.
+Read in this order: ``data``, ``prepared``, ``batches``, ``models``, ``settings``, ``module``,
+``callbacks``, ``fit``.
 """
 
 from weightcast.training.batches import Batches
@@ -10,7 +10,13 @@ from weightcast.training.data import Images, load_images
 from weightcast.training.fit import FitResult, fit
 from weightcast.training.models import convnet, mlp
 from weightcast.training.module import Classifier, measure_error
-from weightcast.training.settings import ModelSettings, TrainConfig, TrainingSettings
+from weightcast.training.prepared import save_images
+from weightcast.training.settings import (
+    ModelSettings,
+    PretrainingSettings,
+    TrainConfig,
+    TrainingSettings,
+)
 
 __all__ = [
     "Batches",
@@ -19,6 +25,7 @@ __all__ = [
     "Images",
     "Interrupted",
     "ModelSettings",
+    "PretrainingSettings",
     "TrainConfig",
     "TrainingSettings",
     "convnet",
@@ -26,4 +33,5 @@ __all__ = [
     "load_images",
     "measure_error",
     "mlp",
+    "save_images",
 ]

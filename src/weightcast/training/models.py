@@ -53,6 +53,7 @@ def convnet(
     shape: Sequence[int] = (3, 32, 32),
     n_classes: int = 10,
     activation: Activation = "relu",
+    hidden: Sequence[int] = (48, 64, 64, 500),
     *,
     seed: int | None = None,
 ) -> nn.Sequential:
@@ -66,15 +67,19 @@ def convnet(
         shape: channels, height and width of an image, at least 8 x 8.
         n_classes: outputs.
         activation: after each layer but the classifier.
+        hidden: units of the three convolutions and of the layer above them.
         seed: of the initial weights; None draws from torch's global generator, as torch does.
 
     Raises:
-        ValueError: an unknown activation, or images too small to be halved three times.
+        ValueError: an unknown activation, images too small to be halved three times, or other than
+            four hidden sizes.
 
     References: Denil et al. 2013, section 4.2.
     """
     make_activation = _find_activation(activation)
-    _check_sizes(*shape, n_classes)
+    if len(hidden) != 4:
+        raise ValueError(f"hidden has {len(hidden)} sizes: convnet has four layers to size")
+    _check_sizes(*shape, n_classes, *hidden)
     channels, height, width = shape
     if min(height, width) < 8:
         raise ValueError(
@@ -82,7 +87,7 @@ def convnet(
         )
     layers: dict[str, nn.Module] = {}
     with _seeded(seed):
-        for i, (n_units, size) in enumerate(((48, 8), (64, 5), (64, 5)), start=1):
+        for i, (n_units, size) in enumerate(zip(hidden[:3], (8, 5, 5), strict=True), start=1):
             layers[f"conv{i}"] = nn.Conv2d(channels, n_units, size, padding=size // 2)
             layers[f"activation{i}"] = make_activation()
             layers[f"pool{i}"] = nn.MaxPool2d(2)
@@ -90,9 +95,9 @@ def convnet(
             # An even size adds a row and a column, as in 32 -> 33 -> pooled 16.
             height, width = ((side + 1 - size % 2) // 2 for side in (height, width))
         layers["flatten"] = nn.Flatten()
-        layers["hidden"] = nn.Linear(channels * height * width, 500)
+        layers["hidden"] = nn.Linear(channels * height * width, hidden[3])
         layers["activation4"] = make_activation()
-        layers["classifier"] = nn.Linear(500, n_classes)
+        layers["classifier"] = nn.Linear(hidden[3], n_classes)
     return _sequential(layers)
 
 

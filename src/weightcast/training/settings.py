@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from weightcast.codec import decode, encode
+from weightcast.codec import Configuration, encode
 from weightcast.plan import Plan
 
 
@@ -22,7 +21,8 @@ class ModelSettings:
     Args:
         name: mlp (784-500-500-10) or convnet (48@8x8, 64@5x5, 64@5x5, linear 500).
         activation: after every layer but the classifier.
-        hidden: units of the hidden layers of mlp; null is [500, 500]. convnet has its own.
+        hidden: units of the layers below the classifier; null is [500, 500] for mlp and
+            [48, 64, 64, 500] for convnet, which always has four.
     """
 
     name: Literal["mlp", "convnet"] = "mlp"
@@ -30,9 +30,10 @@ class ModelSettings:
     hidden: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.name == "convnet" and self.hidden is not None:
+        if self.name == "convnet" and self.hidden is not None and len(self.hidden) != 4:
             raise ValueError(
-                f"hidden is {list(self.hidden)}, but convnet's layers are fixed: leave it out"
+                f"hidden is {list(self.hidden)}, but convnet has three convolutions and one layer "
+                "above them: give four numbers, or leave it out"
             )
 
 
@@ -82,7 +83,31 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class PretrainingSettings:
+    """How layers are pre-trained, one after the other, before the labels are shown.
+
+    Args:
+        epochs: passes over each layer's inputs.
+        batch_size: rows per step.
+        learning_rate: of Adam.
+        loss: squared error, or cross-entropy for inputs in [0, 1].
+    """
+
+    epochs: int = 5
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    loss: Literal["squared", "cross-entropy"] = "squared"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate is {self.learning_rate}: it must be above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Configuration):
     """A training run: the same config and the same seed give the same row.
 
     Args:
@@ -91,8 +116,11 @@ class TrainConfig:
         model: the dense network.
         plan: which layers are predicted and how, as Plan.to_dict() writes it; null trains dense.
         training: how it is trained.
+        pretraining: how the hidden layers are pre-trained as autoencoders before; null leaves it
+            out.
         seed: of the initial weights, the atoms and the order of the images.
         n_validation: training images set aside, the same ones for every seed.
+        n_train: train on so many of the other images, the same ones for every seed; null takes all.
         standardise: shift and scale all images so that the training pixels have mean 0 and
             variance 1, and the saved network expects such images; otherwise they lie in [0, 1].
         n_inputs: training images from which data-driven dictionaries are made.
@@ -100,6 +128,7 @@ class TrainConfig:
         experiment: which experiment the result row belongs to.
         variant: what tells the row from the others of its experiment; null is mlp, convnet,
             mlp-predicted or convnet-predicted.
+        labels: what figures sort the row by, such as curve, fraction and columns.
         accelerator: cpu, gpu, or auto: a GPU where there is one.
     """
 
@@ -108,13 +137,16 @@ class TrainConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     plan: dict[str, Any] | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    pretraining: PretrainingSettings | None = None
     seed: int = 0
     n_validation: int = 0
+    n_train: int | None = None
     standardise: bool = True
     n_inputs: int = 5000
     output: str | None = None
     experiment: str = "train"
     variant: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 
     def __post_init__(self) -> None:
@@ -122,8 +154,10 @@ class TrainConfig:
             Plan.from_dict(self.plan)  # its errors belong here, before any data is read
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie between 0 and 2^63 - 1")
-        if self.n_inputs < 1:
-            raise ValueError(f"n_inputs is {self.n_inputs}: it must be 1 or more")
+        for name in ("n_inputs", "n_train"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} is {count}: it must be 1 or more")
         if self.training.test_weights == "best" and self.n_validation < 1:
             raise ValueError(
                 f"test_weights is 'best' and n_validation is {self.n_validation}: the best weights "
@@ -133,15 +167,6 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON data, without the names of classes."""
         return _drop_kinds(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> TrainConfig:
-        """Read JSON data; missing fields take their defaults.
-
-        Raises:
-            ValueError: an unknown field (with the nearest valid one) or a bad value.
-        """
-        return decode(cls, dict(data), where)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Constants: tensors that a module holds as it holds buffers, but that are not sent at every step.
+
+``DistributedDataParallel`` sends every buffer of the wrapped network before each forward pass, so
+that running statistics agree. A dictionary U never changes, and is larger than all that is learned.
+Which buffers to leave out can be said on the wrapped module only, which is the user's. So U is kept
+where DDP does not look: in the module's attributes, with all else done as for buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+
+class Constants(nn.Module):
+    """A module whose fixed tensors move, cast, save, load and copy as buffers do.
+
+    ``to``, ``half``, ``cuda``, ``share_memory`` and ``to_empty`` reach them, ``state_dict`` holds
+    them and ``load_state_dict`` fills them, under the names that buffers would have. The module's
+    own ``named_buffers`` lists them, for ``fully_shard`` and
+    ``torch.distributed.checkpoint``, which ask module by module; ``named_buffers`` of a module
+    above, which is what DDP asks, does not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constants: dict[str, bool] = {}  # name: whether state_dict holds it
+
+    def register_constant(
+        self, name: str, tensor: Tensor | None, *, persistent: bool = True
+    ) -> None:
+        """Hold a tensor as the attribute ``name``.
+
+        Args:
+            name: of the attribute, and in the state dict.
+            tensor: of any shape; None holds its place.
+            persistent: whether the state dict holds it.
+        """
+        assert not hasattr(self, name) and not isinstance(tensor, nn.Parameter)
+        self._constants[name] = persistent
+        setattr(self, name, tensor)
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of the buffers and constants of this module, and of those below it."""
+        yield from self._named_members(
+            lambda module: (module._buffers | _own_constants(module)).items(),
+            prefix=prefix,
+            recurse=recurse,
+            remove_duplicate=remove_duplicate,
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        with self._as_buffers():
+            return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, tensor in _own_constants(self).items():
+            if tensor is not None and self._constants[name]:
+                destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        with self._as_buffers():
+            super()._load_from_state_dict(*args, **kwargs)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise ValueError(
+            "DataParallel copies parameters and buffers to every GPU, but not a dictionary's "
+            "constants: use DistributedDataParallel, with one process per GPU"
+        )
+
+    @contextmanager
+    def _as_buffers(self) -> Iterator[None]:
+        """Within, the constants are buffers: torch's own code then treats them as such."""
+        for name, persistent in self._constants.items():
+            self._buffers[name] = self.__dict__.pop(name)
+            if not persistent:
+                self._non_persistent_buffers_set.add(name)
+        try:
+            yield
+        finally:
+            for name in self._constants:
+                self.__dict__[name] = self._buffers.pop(name)
+                self._non_persistent_buffers_set.discard(name)
+
+
+def named_constants(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a model's constants; a shared one comes once.
+
+    Args:
+        model: with predicted layers, or none.
+        persistent: only those that a state dict holds.
+    """
+    yield from model._named_members(lambda module: _own_constants(module, persistent).items())
+
+
+def _own_constants(module: nn.Module, persistent: bool = False) -> dict[str, Tensor | None]:
+    if not isinstance(module, Constants):
+        return {}
+    kept = {name for name, kept in module._constants.items() if kept or not persistent}
+    return {name: getattr(module, name) for name in module._constants if name in kept}

@@ -1,0 +1,225 @@
+"""Predicted convolutions: filters W = U V, in place of ``nn.Conv1d``, ``Conv2d`` and ``Conv3d``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
+from weightcast.grid import Grid
+from weightcast.layers.layer import PredictedLayer, layer_grid
+from weightcast.patches import output_size, pad_input
+from weightcast.predicted import Cost, Path
+from weightcast.rule import Rule
+
+Size = int | tuple[int, ...]
+
+
+class PredictedConvolution(PredictedLayer):
+    """A convolution whose filters are predicted; n_visible = in_channels / groups * kernel size.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: n_units.
+        kernel_size: extent of a filter, an integer or one per axis.
+        stride: as in torch.
+        padding: as in torch, ``'same'`` and ``'valid'`` too.
+        dilation: as in torch.
+        groups: as in torch; all groups share the dictionary.
+        bias: whether to learn a bias.
+        padding_mode: as in torch.
+        dictionary: recipe of the static atoms.
+        fraction: share of the weights that is learned, in (0, 1].
+        columns: groups of units with atoms of their own.
+        grid: of a filter; None takes ``Grid(kernel_size, channels=in_channels // groups)``.
+        path: ``auto``, ``factored`` or ``materialised``.
+        seed: of the draws of atoms, V and bias.
+        statistics: of the patches, for data-driven dictionaries.
+        atoms: built earlier; None builds them.
+        device: of parameters and constants.
+        dtype: of parameters and constants.
+
+    Raises:
+        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
+    """
+
+    n_axes: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        dictionary: Dictionary,
+        fraction: float,
+        columns: int = 1,
+        grid: Grid | Sequence[int] | int | None = None,
+        path: Path = "auto",
+        seed: int | torch.Generator = 0,
+        statistics: InputStatistics | None = None,
+        atoms: Atoms | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # The dense layer checks its own arguments and spreads integers over the axes.
+        dense: Any = self.dense_class(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device="meta",
+        )  # fmt: skip
+        rule = Rule(dictionary, fraction, columns, grid, path)  # pyright: ignore[reportArgumentType]
+        own_grid = layer_grid(dense)
+        assert own_grid is not None
+        super().__init__(
+            rule, own_grid.n_visible, out_channels, bias, own_grid, atoms, seed, statistics,
+            device, dtype,
+        )  # fmt: skip
+        for name, value in self._dense_arguments(dense).items():
+            setattr(self, name, value)
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Filters, (out_channels, in_channels / groups, *kernel_size), computed at each access."""
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        return self._weight_rows(self._mixed()).view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
+        if x.dim() not in (self.n_axes + 1, self.n_axes + 2) or (
+            x.shape[-1 - self.n_axes] != self.in_channels
+        ):
+            raise ValueError(
+                f"the input is {tuple(x.shape)}, expected ([batch,] {self.in_channels}, "
+                f"{'..., ' * (self.n_axes - 1)}...)"
+            )
+        if x.dim() == self.n_axes + 1:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        positions = x.shape[0] * math.prod(output_size(x.shape[2:], self))
+        x, padding = pad_input(x, self)
+        if self.choose_path(positions) == "materialised":
+            return _convolve(
+                x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+            )
+        return self._forward_factored(x, padding)
+
+    def _forward_factored(self, x: Tensor, padding: Any) -> Tensor:
+        """Convolve with the atoms, then mix and combine them by V at every position."""
+        V = torch.cat([A.transpose(0, 1).flatten(1) for A in self._mixed()], dim=1)
+        outputs = []
+        for group, channels in enumerate(x.chunk(self.groups, dim=1)):
+            for columns, units in self._segments(group):
+                values = self._convolve_atoms(channels, columns, padding)
+                pointwise = V[:, units].t()[(..., *[None] * self.n_axes)]
+                bias = None if self.bias is None else self.bias[units]
+                n_columns = columns.stop - columns.start
+                outputs.append(_convolve(values, pointwise, bias, groups=n_columns))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def _convolve_atoms(self, x: Tensor, columns: slice, padding: Any) -> Tensor:
+        """The atoms of some columns at every position: (batch, columns * n_atoms, *positions)."""
+        indices, groups = self.atoms.indices[columns].flatten(), 1
+        if self.atoms.stacked is not None:  # mixed already, and so seen first
+            filters = self.atoms.stacked[columns]
+        elif (parts := self.atoms.base.by_channel(indices)) is not None:
+            channel, filters = parts  # each atom looks at one channel: depthwise
+            x, groups = x.index_select(1, channel), len(channel)
+        else:
+            filters = self.atoms.base.rows(indices)
+        filters = filters.reshape(len(indices), -1, *self.kernel_size)
+        return _convolve(x, filters, None, self.stride, padding, self.dilation, groups)
+
+    def _segments(self, group: int) -> list[tuple[slice, slice]]:
+        """What one group of the convolution can do at once: columns, and their units.
+
+        Without groups that is a run of columns with equally many units. With groups it is one
+        column, since groups and columns share out the units each in their own way.
+        """
+        if self.groups == 1:
+            return [(run.columns, run.units) for run in self._runs]
+        size = self.out_channels // self.groups
+        segments = []
+        for column, units in enumerate(self._unit_slices()):
+            start, stop = max(units.start, group * size), min(units.stop, (group + 1) * size)
+            if start < stop:
+                segments.append((slice(column, column + 1), slice(start, stop)))
+        return segments
+
+    def _count_costs(self) -> dict[str, Cost]:
+        """As for a linear layer, but per output position, and with convolutions by the atoms."""
+        fold, _ = self._mixing_costs()
+        segments = [segment for group in range(self.groups) for segment in self._segments(group)]
+        n_columns = sum(columns.stop - columns.start for columns, _ in segments)
+        combine = self.atoms.n_atoms * self.n_units
+        convolve = n_columns * self.atoms.n_atoms * self.n_visible
+        apart = self.atoms.base.by_channel(self.atoms.indices[:1, 0]) is not None
+        if self.atoms.stacked is not None or not apart:
+            cost = Cost(fold, convolve + combine)
+        else:
+            cost = Cost(fold, combine, depthwise=convolve // (self.in_channels // self.groups))
+        return super()._count_costs() | {"factored": cost}
+
+    @classmethod
+    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        names = (
+            "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation",
+            "groups", "padding_mode",
+        )  # fmt: skip
+        return {name: getattr(layer, name) for name in names}
+
+
+class PredictedConv1d(PredictedConvolution):
+    """A 1-d convolution with predicted filters, in place of ``nn.Conv1d``.
+
+    Takes the arguments of ``nn.Conv1d`` in its order, then those of :class:`PredictedLinear` by
+    name; what they mean and what is refused is at :class:`PredictedConvolution`.
+    """
+
+    dense_class = nn.Conv1d
+    n_axes = 1
+
+
+class PredictedConv2d(PredictedConvolution):
+    """A 2-d convolution with predicted filters, in place of ``nn.Conv2d``.
+
+    Takes the arguments of ``nn.Conv2d`` in its order, then those of :class:`PredictedLinear` by
+    name; what they mean and what is refused is at :class:`PredictedConvolution`.
+    """
+
+    dense_class = nn.Conv2d
+    n_axes = 2
+
+
+class PredictedConv3d(PredictedConvolution):
+    """A 3-d convolution with predicted filters, in place of ``nn.Conv3d``.
+
+    Takes the arguments of ``nn.Conv3d`` in its order, then those of :class:`PredictedLinear` by
+    name; what they mean and what is refused is at :class:`PredictedConvolution`.
+    """
+
+    dense_class = nn.Conv3d
+    n_axes = 3
+
+
+def _convolve(x: Tensor, filters: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """The convolution that the filters' axes call for."""
+    functions = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
+    return functions[filters.dim()](x, filters, *arguments, **options)

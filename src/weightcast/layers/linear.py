@@ -1,0 +1,71 @@
+"""PredictedLinear: y = x U V + b, in place of ``nn.Linear``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
+from weightcast.grid import Grid
+from weightcast.layers.layer import PredictedLayer
+from weightcast.predicted import Path
+from weightcast.rule import Rule
+
+
+class PredictedLinear(PredictedLayer):
+    """y = x U V + b, in place of ``nn.Linear``.
+
+    Args:
+        in_features: n_visible.
+        out_features: n_units.
+        bias: whether to learn a bias.
+        dictionary: recipe of the static atoms.
+        fraction: share of the weights that is learned, in (0, 1].
+        columns: groups of units with atoms of their own.
+        grid: coordinates of the inputs, such as ``(28, 28)``.
+        path: ``auto``, ``factored`` or ``materialised``.
+        seed: of the draws of atoms, V and bias.
+        statistics: of the inputs, for data-driven dictionaries.
+        atoms: built earlier, to share bases; None builds them.
+        device: of parameters and constants.
+        dtype: of parameters and constants.
+
+    Raises:
+        ValueError: what :class:`Rule` or the dictionary refuses, or a dtype that is no float.
+    """
+
+    dense_class = nn.Linear
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dictionary: Dictionary,
+        fraction: float,
+        columns: int = 1,
+        grid: Grid | Sequence[int] | int | None = None,
+        path: Path = "auto",
+        seed: int | torch.Generator = 0,
+        statistics: InputStatistics | None = None,
+        atoms: Atoms | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        rule = Rule(dictionary, fraction, columns, grid, path)  # pyright: ignore[reportArgumentType]
+        super().__init__(
+            rule, in_features, out_features, bias, None, atoms, seed, statistics, device, dtype
+        )
+        self.in_features, self.out_features = in_features, out_features
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """X U V + b: (..., in_features) to (..., out_features)."""
+        return super().forward(x, self.bias)
+
+    @classmethod
+    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        return {"in_features": layer.in_features, "out_features": layer.out_features}
