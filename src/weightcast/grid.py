@@ -50,6 +50,16 @@ class Grid:
             return grid
         return cls((grid,)) if isinstance(grid, int) else cls(tuple(grid))
 
+    @classmethod
+    def squarest(cls, n_visible: int) -> Grid:
+        """Two axes, as equal as ``n_visible`` allows, for inputs that have no coordinates.
+
+        A transform along each of two short axes costs far less than one along a long one: of 4096
+        inputs, 2 * 64 multiply-adds each instead of 4096. A prime number stays a line.
+        """
+        short = next(n for n in range(math.isqrt(n_visible), 0, -1) if n_visible % n == 0)
+        return cls((short, n_visible // short)) if short > 1 else cls((n_visible,))
+
     @property
     def n_points(self) -> int:
         """Number of spatial points, ``prod(shape)``."""

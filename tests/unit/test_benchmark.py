@@ -25,6 +25,7 @@ from weightcast.benchmark.run import run
 from weightcast.benchmark.table import render, settings
 from weightcast.convert import merge, predicted_layers
 from weightcast.experiments.rows import make_row
+from weightcast.grid import Grid
 
 QUICK = Protocol(rounds=2, memory=False, min_seconds=0.001)
 
@@ -65,6 +66,13 @@ def test_a_recipe_predicts_the_whole_network(name):
     assert set(predicted_layers(model)) == {"hidden1", "hidden2"}
     assert seconds > 0
     assert model(find_case("mlp").inputs(3)).shape == (3, 10)
+
+
+def test_folding_gives_coordinates_to_inputs_that_have_none():
+    rules = make_plan(find_case("mlp"), "dct-folded", 0.05, 10).rules
+    assert rules["hidden1"].grid == Grid((28, 28))
+    assert rules["hidden2"].grid == Grid((20, 25))
+    assert make_plan(find_case("mlp"), "dct", 0.05, 10).rules["hidden2"].grid is None
 
 
 def test_covariances_get_about_two_rows_per_input():
@@ -293,6 +301,24 @@ def test_a_block_that_fails_is_said_and_the_next_one_is_measured(monkeypatch):
     run([block(predicted(columns=1)), block(predicted(columns=2))], QUICK, say=said.append)
     assert len(measured) == 1
     assert any(line.endswith("not enough memory") for line in said)
+
+
+def test_a_peer_that_fails_does_not_take_the_others_down(monkeypatch):
+    said = []
+
+    def measure(one, *_):
+        if any(contender.kind == "cp" for contender in one.contenders):
+            raise RuntimeError("not enough memory")
+        return [{"variant": contender.kind} for contender in one.contenders]
+
+    monkeypatch.setattr(run_module, "measure", measure)
+    rivals = tuple(Contender(kind, 0.05) for kind in ("narrow", "cp", "low-rank"))
+    rows = run([Block(find_case("48-20"), 4, rivals)], QUICK, say=said.append)
+    assert [row["variant"] for row in rows] == ["narrow", "low-rank"]
+    assert [line for line in said if line.startswith("failed")] == [
+        "failed: 48-20, batch 4: narrow, cp, low-rank: not enough memory",
+        "failed: 48-20, batch 4: cp: not enough memory",
+    ]
 
 
 def test_nothing_to_measure_is_refused():

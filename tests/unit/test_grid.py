@@ -73,3 +73,10 @@ def test_a_shape_counts_whole_points(shape):
 def test_a_mismatch_names_the_remedy():
     with pytest.raises(ValueError, match=r"multiply to 784, for example grid=\(784,\)"):
         Grid((28, 27)).check(784)
+
+
+def test_the_squarest_grid_of_inputs_without_coordinates():
+    shapes = {4096: (64, 64), 500: (20, 25), 12: (3, 4), 13: (13,), 1: (1,), 2: (2,)}
+    for n_visible, shape in shapes.items():
+        assert Grid.squarest(n_visible).shape == shape
+        assert Grid.squarest(n_visible).n_visible == n_visible

@@ -17,7 +17,7 @@ from weightcast.grid import Grid
 Make = Callable[[float], nn.Module]
 """From a factor of the widths to a network; 1 gives the case itself."""
 
-_ANYWHERE = ("dct", "grouped", "gaussian", "covariance")
+_ANYWHERE = ("dct-folded", "dct", "grouped", "gaussian", "covariance")
 _ON_GRID = ("se", "dct", "grouped", "gaussian")
 
 

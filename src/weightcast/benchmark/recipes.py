@@ -18,6 +18,7 @@ from weightcast.dictionaries import (
     RandomGaussian,
     count_atoms,
 )
+from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 from weightcast.plan import Plan
 from weightcast.predicted import Path
@@ -32,11 +33,13 @@ class Recipe:
         on_grid: of layers whose inputs have coordinates.
         elsewhere: of the others.
         needs_grid: whether at least one layer's inputs must have coordinates.
+        folded: lay inputs without coordinates out on the squarest grid.
     """
 
     on_grid: Dictionary
     elsewhere: Dictionary
     needs_grid: bool = False
+    folded: bool = False
 
 
 @cache
@@ -44,7 +47,8 @@ def recipes() -> Mapping[str, Recipe]:
     """All recipes by name.
 
     ``se`` is the separable squared exponential kernel, ``local`` the same through a window of each
-    column's own; inputs without coordinates then get grouped connections. ``covariance`` is the
+    column's own; inputs without coordinates then get grouped connections. ``dct-folded`` gives them
+    coordinates on the squarest grid, which makes the transform separable. ``covariance`` is the
     paper's pair, the kernel below and the covariance above; a single layer gets the covariance.
     """
     kernel = Kernel(SquaredExponential(2.0))
@@ -54,6 +58,7 @@ def recipes() -> Mapping[str, Recipe]:
         "se": Recipe(kernel, grouped, needs_grid=True),
         "local": Recipe(local, grouped, needs_grid=True),
         "dct": Recipe(DCT(), DCT()),
+        "dct-folded": Recipe(DCT(), DCT(), folded=True),
         "grouped": Recipe(grouped, grouped),
         "gaussian": Recipe(RandomGaussian(), RandomGaussian()),
         "covariance": Recipe(kernel, Covariance()),
@@ -88,15 +93,16 @@ def make_plan(case: Case, recipe: str, fraction: float, columns: int, path: Path
         ValueError: what :func:`check` refuses.
     """
     check(case, recipe, fraction, columns)
-    found, single = find_recipe(recipe), len(case.grids) == 1
+    found, single, shapes = find_recipe(recipe), len(case.grids) == 1, case.shapes()
 
-    def choose(grid: object) -> Dictionary:
+    def make_rule(name: str, grid: Grid | None) -> Rule:
         data_driven = single and bool(found.elsewhere.needs)
-        return found.elsewhere if grid is None or data_driven else found.on_grid
+        dictionary = found.elsewhere if grid is None or data_driven else found.on_grid
+        if grid is None and found.folded:
+            grid = Grid.squarest(shapes[name][0])
+        return Rule(dictionary, fraction, columns, grid, path)
 
-    return Plan(
-        {n: Rule(choose(grid), fraction, columns, grid, path) for n, grid in case.grids.items()}
-    )
+    return Plan({name: make_rule(name, grid) for name, grid in case.grids.items()})
 
 
 def check(case: Case, recipe: str, fraction: float, columns: int) -> None:

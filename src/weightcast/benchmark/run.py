@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from weightcast.benchmark.block import EXPERIMENT, Block, Say, measure
-from weightcast.benchmark.contenders import Contender
+from weightcast.benchmark.contenders import PREDICTED, Contender
 from weightcast.benchmark.protocol import Protocol
 from weightcast.experiments.rows import Row, append_row, read_rows
 
@@ -47,17 +48,24 @@ def run(
             found += [known[key] for key in keys]
             continue
         say(f"{number}/{len(blocks)} {block.label}")
-        try:
-            measured = measure(block, protocol, say)
-        except (RuntimeError, MemoryError, torch.OutOfMemoryError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            say(f"failed: {block.label}: {first}")
-            continue
-        for row in measured:
+        for row in _measure(block, protocol, say):
             if rows is not None:
                 append_row(rows, row)
-        found += measured
+            found.append(row)
     return found
+
+
+def _measure(block: Block, protocol: Protocol, say: Say) -> list[Row]:
+    """A block's rows; where that fails, those of each contender that can be measured alone."""
+    try:
+        return measure(block, protocol, say)
+    except (RuntimeError, MemoryError, torch.OutOfMemoryError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    say(f"failed: {block.label}: {first}")
+    if len(block.contenders) == 1 or block.contenders[0].kind == PREDICTED:
+        return []  # of predicted networks the paths are compared: not one without the others
+    alone = [dataclasses.replace(block, contenders=(one,)) for one in block.contenders]
+    return [row for one in alone for row in _measure(one, protocol, say)]
 
 
 def _read(rows: Path | None) -> dict[Key, Row]:

@@ -29,7 +29,8 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, help="examples per step", **numbers)
     parser.add_argument(
         "--dictionaries",
-        help="se, local (both need inputs on a grid), dct, grouped, gaussian, covariance",
+        help="se, local (both need inputs on a grid), dct, "
+        "dct-folded, grouped, gaussian, covariance",
         **many,
     )
     parser.add_argument(
