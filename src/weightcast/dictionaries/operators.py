@@ -306,6 +306,9 @@ class KroneckerBase(Base):
             factor = self.factor(axis)
             if factor is None:
                 product = product * (i.unsqueeze(1) == i)
+            elif len(i) < len(factor):
+                atoms = factor[i]
+                product = product * (atoms @ atoms.t())
             else:
                 product = product * (factor @ factor.t())[i.unsqueeze(1), i]
         return product
