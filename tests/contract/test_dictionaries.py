@@ -236,6 +236,8 @@ def test_a_base_is_the_matrix_it_stands_for(name):
     torch.testing.assert_close(
         base.entries(torch.arange(base.n_visible).unsqueeze(1), everything), B
     )
+    for chosen in (everything, everything[:1], everything[-2:].flip(0)):  # many atoms, and few
+        torch.testing.assert_close(base.gram(chosen), B.t()[chosen] @ B[:, chosen])
 
 
 @pytest.mark.parametrize("name", BASES)

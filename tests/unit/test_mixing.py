@@ -54,6 +54,13 @@ def test_a_diagonal_mixes_as_its_matrix_does():
     torch.testing.assert_close(mix(diagonal, values), mix(torch.diag_embed(diagonal), values))
 
 
+def test_mixing_is_each_columns_own_product():
+    M, values = torch.randn(3, 4, 4), torch.randn(3, 4, 5)  # not symmetric: the order matters
+    torch.testing.assert_close(
+        mix(M, values), torch.stack([A @ V for A, V in zip(M, values, strict=True)])
+    )
+
+
 def test_a_singular_kernel_without_ridge_is_refused_with_the_remedy():
     with pytest.raises(
         ValueError, match=r"20 chosen atoms is singular.*ridge=0.*Set ridge to .* or more"
