@@ -145,8 +145,7 @@ class PredictedWeight(nn.Module):
         rows = x if x.dim() == 2 else x.reshape(-1, self.n_visible)
         if self.choose_path(rows.shape[0]) == "materialised":
             return nn.functional.linear(x, self.weight, bias)
-        values = self.atoms.project(rows)  # (columns, n_atoms, batch)
-        y = self._predict(values, bias)
+        y = self._predict(self.atoms.project(rows), bias)
         if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
             return y
         # No view, as nn.functional.linear gives none: fully_shard hooks into the output's gradient,
@@ -220,10 +219,8 @@ class PredictedWeight(nn.Module):
             run.of_units(self.V).view(n_atoms, -1, run.size).transpose(0, 1) for run in self._runs
         ]
 
-    def _predict(self, values: Tensor, bias: Tensor | None) -> Tensor:
-        """values_j^T M_j V_j + b: (columns, n_atoms, batch) to (batch, n_units)."""
-        # Rows first, so that every column's outputs are copied in whole lines.
-        rows = values.transpose(1, 2)  # (columns, batch, n_atoms)
+    def _predict(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """rows_j M_j V_j + b: (columns, batch, n_atoms) to (batch, n_units)."""
         if self._costs["factored"].folds(rows.shape[1]):
             parts = self._mixed()
         else:  # few rows: M is applied to them rather than to V
@@ -233,12 +230,12 @@ class PredictedWeight(nn.Module):
             parts = self._unmixed()
         outputs = []
         for run, A in zip(self._runs, parts, strict=True):
+            own = run.of_columns(rows)
             if bias is None:
-                y = torch.bmm(run.of_columns(rows), A)
+                y = torch.bmm(own, A)
             else:
-                b = run.of_units(bias).view(-1, 1, run.size)
-                y = torch.baddbmm(b, run.of_columns(rows), A)
-            outputs.append(y.transpose(0, 1).flatten(1))
+                y = torch.baddbmm(run.of_units(bias).view(-1, 1, run.size), own, A)
+            outputs.append(y.transpose(0, 1).reshape(y.shape[1], -1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _weight_rows(self, mixed: list[Tensor]) -> Tensor:

@@ -43,11 +43,11 @@ def test_shapes_are_the_documented_ones(name, columns):
     assert base.rows(atoms.indices).shape == (columns, 7, 24)
     assert base.transform(x).shape == (base.n_base, 5)
     values, M = atoms.project(x), atoms.pending_mixing
-    assert values.shape == (columns, 7, 5)
+    assert values.shape == (columns, 5, 7)
     if M is not None:
-        values = mix(M if M.dim() == 2 else M.mT, values)
+        values = mix(M if M.dim() == 2 else M.mT, values.mT).mT
     U = atoms.dictionaries()
-    torch.testing.assert_close(values, (x @ U).mT)
+    torch.testing.assert_close(values, x @ U)
     torch.testing.assert_close(atoms.energy(), U.detach().square().sum(dim=(1, 2)))
     torch.testing.assert_close(torch.stack([atoms.dictionary(j) for j in range(columns)]), U)
 

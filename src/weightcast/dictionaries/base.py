@@ -92,22 +92,18 @@ class Atoms(Constants):
         return self.base.multiply_adds
 
     def project(self, x: Tensor) -> Tensor:
-        """(x B)^T at the chosen atoms, before mixing; or (x U)^T where U is stacked.
+        """X B at the chosen atoms, before mixing; or x U where U is stacked.
 
         Args:
             x: (batch, n_visible).
 
         Returns:
-            (columns, n_atoms, batch).
+            (columns, batch, n_atoms).
         """
-        if self.stacked is not None:
-            return (self.stacked.flatten(0, 1) @ x.t()).view(self.columns, self.n_atoms, -1)
-        base = self.base
-        n_all = self.columns * self.n_atoms
-        if self._in_order and (n_all == base.n_base or base.multiply_adds == 0):
-            return base.transform(x)[:n_all].view(self.columns, self.n_atoms, -1)
-        # An embedding look-up is the gather whose backward is fast on CPU and GPU alike.
-        return nn.functional.embedding(self.indices, base.transform(x))
+        if self.stacked is None:
+            return self.base.project(x, self.indices, in_order=self._in_order)
+        values = nn.functional.linear(x, self.stacked.flatten(0, 1))
+        return values.view(len(x), *self.indices.shape).transpose(0, 1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dtype = None if self.stacked is None else self.stacked.dtype
