@@ -19,6 +19,7 @@ The walk, from a model to a model::
     wc.save(model, "folder")                      # V and indices; bases are rebuilt
     model = wc.load("folder", dense_model)
     dense = wc.merge(model)                       # the original classes and state-dict keys
+    wc.export(model, "model.onnx", inputs)        # or a torch.export program; factored or merged
 
 Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicted``, ``rule``,
 ``layers``, ``statistics``, ``plan``, ``convert``.
@@ -28,6 +29,7 @@ from weightcast import dictionaries, kernels
 from weightcast.checkpoint import FormatError, load, save
 from weightcast.convert import convert, merge
 from weightcast.distributed import broadcast_constants
+from weightcast.export import export
 from weightcast.grid import Grid
 from weightcast.layers import (
     PredictedConv1d,
@@ -61,6 +63,7 @@ __all__ = [
     "broadcast_constants",
     "convert",
     "dictionaries",
+    "export",
     "kernels",
     "ledger",
     "load",

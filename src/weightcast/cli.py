@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
-EXTRAS = "pip install 'weightcast[train,data,report]'"
+EXTRAS = "pip install 'weightcast[train,data,report,onnx]'"
 
 DEMO_SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
 TRAIN_SUMMARY = "Train one network, dense or with predicted layers."
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _bench(parsed.bench)
             case "report":
                 _report(parsed.report)
+            case "export":
+                _export(parsed.export)
             case _:
                 _demo(parsed.demo)
     except KeyboardInterrupt as interrupt:
@@ -91,6 +93,7 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     from jsonargparse import ArgumentParser
 
     from weightcast.commands import bench_options
+    from weightcast.commands import export as export_command
 
     def make(text: str, **options: Any) -> ArgumentParser:
         return ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False, **options)
@@ -99,6 +102,8 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     train.add_argument("config", metavar="CONFIG.yaml", help="the run, as a YAML file")
     train.add_argument("--rows", help="append the result row to this file (JSON lines)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--workers", type=int, help="processes that put batches together; 0")
+    train.add_argument("--processes", type=int, help="processes that train together; 1")
     if with_train:  # its import takes seconds
         from weightcast.training import TrainConfig
 
@@ -117,6 +122,8 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     report.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="files of result rows")
     report.add_argument("--output", default="weightcast-report", help="folder for index.html")
     report.add_argument("--images", type=bool, default=True, help="write SVG and PNG files too")
+    export = make(f"{export_command.SUMMARY} {export_command.HELP}")
+    export_command.add_options(export)
     parser = make("Learn a few of a network's weights and predict the rest.", prog="weightcast")
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("demo", demo, help=DEMO_SUMMARY)
@@ -124,12 +131,14 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     commands.add_subcommand("reproduce", reproduce, help=REPRODUCE_SUMMARY)
     commands.add_subcommand("bench", bench, help=bench_options.SUMMARY)
     commands.add_subcommand("report", report, help=REPORT_SUMMARY)
+    commands.add_subcommand("export", export, help=export_command.SUMMARY)
     return parser, {
         "demo": demo,
         "train": train,
         "reproduce": reproduce,
         "bench": bench,
         "report": report,
+        "export": export,
     }
 
 
@@ -198,9 +207,11 @@ def _train(options: Namespace, plan_overrides: dict[str, str], arguments: list[s
     from weightcast.commands.train import run_train
 
     given = vars(options.as_flat())
-    config, rows, resume = (given.pop(name, None) for name in ("config", "rows", "resume"))
+    config = given.pop("config")
+    names = ("rows", "resume", "workers", "processes")
+    how = {name: given.pop(name) for name in names if name in given}
     again = shlex.join(["weightcast", *(word for word in arguments if word != "--resume")])
-    run_train(config, given, plan_overrides, rows, bool(resume), f"{again} --resume")
+    run_train(config, given, plan_overrides, **how, resume_command=f"{again} --resume")
 
 
 def _demo(options: Namespace) -> None:
@@ -225,3 +236,9 @@ def _report(options: Namespace) -> None:
     from weightcast.commands.report import run_report
 
     run_report(**vars(options))
+
+
+def _export(options: Namespace) -> None:
+    from weightcast.commands.export import run_export
+
+    run_export(**vars(options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -194,6 +194,16 @@ class PredictedWeight(nn.Module):
             return self.path
         factored, materialised = self._costs.values()
         return "factored" if factored.time(batch) <= materialised.time(batch) else "materialised"
+
+    def fix_path(self, path: Path) -> None:
+        """Compute in one way whatever the batch, as a graph without branches has to.
+
+        Args:
+            path: ``factored``, with mixing applied to V and never to the rows, or ``materialised``.
+        """
+        self.path = path
+        cost = self._costs["factored"]
+        self._counted = self._costs | {"factored": replace(cost, mix_per_row=None)}
 
     def _unit_slices(self) -> Iterator[slice]:
         """The units of every column."""

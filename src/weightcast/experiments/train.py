@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from weightcast.checkpoint import save, saved_bytes
 from weightcast.convert import convert
+from weightcast.experiments.files import write_text
 from weightcast.experiments.rows import Row, append_row, make_row
 from weightcast.experiments.sources import find_source
 from weightcast.ledger import Ledger, ledger
@@ -33,7 +36,7 @@ from weightcast.training.callbacks import LAST
 if TYPE_CHECKING:
     from weightcast.experiments.trial import Place
 
-CONFIG, ROW, MODEL = "config.json", "row.json", "model"
+CONFIG, IMAGES, ROW, MODEL = "config.json", "images.json", "row.json", "model"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Run:
     """A finished training run.
 
     Args:
-        folder: what it wrote: config.json, row.json, model/, last.ckpt, csv/, tensorboard/.
+        folder: what it wrote: config.json, images.json (their shape), row.json, model/, last.ckpt,
+            metrics.csv, tensorboard/.
         ledger: what each layer learns, holds and stores.
         result: errors and time.
         row: what was appended to the rows.
@@ -59,7 +63,9 @@ def train(
     resume: bool = False,
     rows: str | Path | None = None,
     progress: bool = True,
-) -> Run:
+    workers: int = 0,
+    processes: int = 1,
+) -> Run | None:
     """Train one network and write everything that came of it.
 
     Args:
@@ -67,6 +73,11 @@ def train(
         resume: go on from the checkpoint in the run's folder; the config must be the same.
         rows: a file to append the result row to, beside the folder's own row.json.
         progress: whether to show it on stderr.
+        workers: processes that put batches together.
+        processes: how many train together; see :func:`~weightcast.training.fit`.
+
+    Returns:
+        None in a process that helped another one train, which has the result.
 
     Raises:
         ValueError: bad data, a plan that does not fit, a folder that holds another run, nothing
@@ -74,29 +85,38 @@ def train(
         Interrupted: Ctrl-C; the folder's last.ckpt then holds the state to resume from.
     """
     folder = output_folder(config)
-    _claim_folder(folder, config, resume)
+    leads = rank_zero_only.rank == 0
+    if leads:
+        _claim_folder(folder, config, resume)
     images = read_images(config, config.data)
-    model = build_model(config, images, progress=progress)
+    model = build_model(config, images, progress=progress and leads)
     # Only now: what was refused leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    if leads:
+        write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        facts = {"shape": images.shape, "n_classes": images.n_classes}
+        write_text(folder / IMAGES, json.dumps(facts) + "\n")
     result = fit(
         model,
         images,
         config.training,
         seed=config.seed,
-        progress=progress,
+        progress=progress and leads,
         label=f"{variant_name(config)}, seed {config.seed}",
         folder=folder,
         resume=resume,
         accelerator=config.accelerator,
+        workers=workers,
+        processes=processes,
     )
+    if not leads:
+        return None
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
     row = _result_row(config, images, counts, result, saved_bytes(folder / MODEL))
     if rows is not None:
         append_row(rows, row)
-    (folder / ROW).write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
     return Run(folder, counts, result, row)
 
 
@@ -145,7 +165,7 @@ def build_model(config: TrainConfig, images: Images, *, progress: bool = False) 
     Raises:
         ValueError: images too small for the network, or a plan that does not fit it.
     """
-    model = _convert(_dense_model(config, images), config, images)
+    model = _convert(dense_model(config, images.shape, images.n_classes), config, images)
     if config.pretraining is not None:
         hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
         pretrain(
@@ -159,15 +179,20 @@ def build_model(config: TrainConfig, images: Images, *, progress: bool = False) 
     return model
 
 
-def _dense_model(config: TrainConfig, images: Images) -> nn.Module:
+def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn.Module:
+    """The config's dense network.
+
+    Args:
+        config: the run.
+        shape: channels, height and width of an image.
+        n_classes: outputs.
+    """
     settings = config.model
     if settings.name == "convnet":
         widths = settings.hidden or (48, 64, 64, 500)
-        return convnet(
-            images.shape, images.n_classes, settings.activation, widths, seed=config.seed
-        )
+        return convnet(shape, n_classes, settings.activation, widths, seed=config.seed)
     hidden = settings.hidden or (500, 500)
-    return mlp(images.shape, images.n_classes, hidden, settings.activation, seed=config.seed)
+    return mlp(shape, n_classes, hidden, settings.activation, seed=config.seed)
 
 
 def _convert(model: nn.Module, config: TrainConfig, images: Images) -> nn.Module:

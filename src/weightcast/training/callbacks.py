@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import signal
 import sys
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from weightcast.training.data import Split
 from weightcast.training.module import Classifier, measure_error
+from weightcast.whole import remove_partial, whole
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -61,34 +63,56 @@ class Stopwatch(pl.Callback):
 
 
 class Measure(pl.Callback):
-    """Log loss, learning rate and the error on the validation images after every epoch."""
+    """Log loss, learning rate and the error on the validation images after every epoch.
 
-    def __init__(self, validation: Split | None) -> None:
+    Args:
+        validation: images to measure on, or None.
+        folder: of the run, whose metrics.csv gets a line per epoch; None writes no file.
+    """
+
+    def __init__(self, validation: Split | None, folder: Path | None = None) -> None:
         self.validation = validation
-        self.train_loss = math.nan
-        self.validation_error: float | None = None
+        self.folder = folder
+        self.epochs: list[dict[str, float]] = []
+
+    @property
+    def train_loss(self) -> float:
+        """Of the last epoch."""
+        return self.epochs[-1]["train_loss"] if self.epochs else math.nan
+
+    @property
+    def validation_error(self) -> float | None:
+        """After the last epoch, in percent; None without validation images."""
+        return self.epochs[-1].get("validation_error") if self.epochs else None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
-        classifier = cast(Classifier, pl_module)
-        self.train_loss = classifier.take_loss()
-        metrics = {"train_loss": self.train_loss}
+        classifier, epoch = cast(Classifier, pl_module), trainer.current_epoch + 1
+        metrics = {"train_loss": classifier.take_loss()}
         metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.validation is not None:
-            self.validation_error = measure_error(classifier.model, self.validation)
-            metrics["validation_error"] = self.validation_error
-        step = (trainer.current_epoch + 1) * classifier.n_batches
+            metrics["validation_error"] = measure_error(classifier.model, self.validation)
+        step = epoch * classifier.n_batches
+        self.epochs.append({"epoch": epoch, "step": step} | metrics)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"epoch": trainer.current_epoch + 1}, step=step)
+            logger.log_metrics(metrics | {"epoch": epoch}, step=step)
+        if self.folder is not None and trainer.is_global_zero:
+            self._write(self.folder / METRICS)
+
+    def _write(self, path: Path) -> None:
+        """All epochs anew, so that the file is the same whether or not the run was resumed."""
+        with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            lines = csv.DictWriter(file, self.epochs[0].keys(), lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last epoch's values: a run may be resumed after its last epoch."""
-        return {"train_loss": self.train_loss, "validation_error": self.validation_error}
+        """What was measured after every epoch so far."""
+        return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
-        self.train_loss = state_dict["train_loss"]
-        self.validation_error = state_dict["validation_error"]
+        """Take it back."""
+        self.epochs = list(state_dict["epochs"])
 
 
 class Progress(pl.Callback):
@@ -143,6 +167,12 @@ class KeepCheckpoints(Checkpoint):
         self.measure = measure
         self.best = math.inf
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Clear away what a killed run was writing: the folder is this run's now."""
+        if trainer.is_global_zero:
+            for name in (LAST, BEST, METRICS):
+                remove_partial(self.folder / name)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is due."""
         error = self.measure.validation_error
@@ -187,15 +217,19 @@ class StopOnInterrupt(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop inside an epoch; at its last step the epoch is completed first."""
-        if self.requested and not trainer.is_last_batch:
+        if self._is_requested(trainer) and not trainer.is_last_batch:
             if self.folder is not None:
                 trainer.save_checkpoint(self.folder / LAST)
             self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop between epochs, where the checkpoint is written already."""
-        if self.requested and trainer.current_epoch > 0:
+        if self._is_requested(trainer) and trainer.current_epoch > 0:
             self._stop(trainer)
+
+    def _is_requested(self, trainer: pl.Trainer) -> bool:
+        """Whether any of the processes was asked to stop: they stop at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.requested, all=False)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         raise TrainingStop(f"stopped in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
