@@ -26,6 +26,12 @@ Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicte
 
 from weightcast import dictionaries, kernels
 from weightcast.checkpoint import FormatError, load, save
+from weightcast.compress import (
+    CompressionReport,
+    CompressionRow,
+    compress,
+    compression_report,
+)
 from weightcast.convert import convert, merge
 from weightcast.distributed import broadcast_constants
 from weightcast.grid import Grid
@@ -41,10 +47,13 @@ from weightcast.optimise import parameter_groups
 from weightcast.plan import Plan
 from weightcast.predicted import PredictedWeight
 from weightcast.pretrain import PretrainedLayer, pretrain
+from weightcast.probe import Probe, ProbeRow, probe
 from weightcast.rule import Rule
 from weightcast.suggest import suggest
 
 __all__ = [
+    "CompressionReport",
+    "CompressionRow",
     "FormatError",
     "Grid",
     "Ledger",
@@ -57,8 +66,12 @@ __all__ = [
     "PredictedLinear",
     "PredictedWeight",
     "PretrainedLayer",
+    "Probe",
+    "ProbeRow",
     "Rule",
     "broadcast_constants",
+    "compress",
+    "compression_report",
     "convert",
     "dictionaries",
     "kernels",
@@ -67,6 +80,7 @@ __all__ = [
     "merge",
     "parameter_groups",
     "pretrain",
+    "probe",
     "save",
     "suggest",
 ]

@@ -16,7 +16,7 @@ from weightcast.plan import Plan, convertible_layers
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, collect_statistics, execution_order
 
-_SINGLE_LAYER = (
+SINGLE_LAYER = (
     "the model is itself a single layer, which inplace=True cannot replace: use inplace=False and "
     "the model that is returned"
 )
@@ -52,10 +52,10 @@ def convert(
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     rules = plan.resolve(model)
-    _check_layers(model, rules)
+    check_layers(model, rules)
     batches = None if inputs is None else as_batches(inputs)
     if inplace and "" in rules:
-        raise ValueError(_SINGLE_LAYER)
+        raise ValueError(SINGLE_LAYER)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
     done: list[tuple[nn.Module, nn.Module]] = []
     bases = SharedBases()
@@ -89,7 +89,7 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
             for a model that is itself one layer.
     """
     if inplace and isinstance(model, PredictedLayer):
-        raise ValueError(_SINGLE_LAYER)
+        raise ValueError(SINGLE_LAYER)
     for name, layer in predicted_layers(model).items():
         _refuse_hooks(name, layer)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
@@ -156,7 +156,7 @@ def _conversion_order(
     return independent + driven
 
 
-def _check_layers(model: nn.Module, rules: Mapping[str, Rule]) -> None:
+def check_layers(model: nn.Module, rules: Mapping[str, Rule]) -> None:
     """Refuse layers whose replacement would silently change what the model does.
 
     Raises:

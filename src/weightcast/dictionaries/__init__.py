@@ -15,6 +15,7 @@ from weightcast.dictionaries.kernel import Covariance, Kernel, SquaredCovariance
 from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
 from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase, KroneckerBase
+from weightcast.dictionaries.singular import SingularVectors
 from weightcast.dictionaries.stored import StoredAtoms
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "RandomConnections",
     "RandomGaussian",
     "SharedBases",
+    "SingularVectors",
     "Site",
     "SquaredCovariance",
     "StoredAtoms",

@@ -61,6 +61,11 @@ class _KernelRidge(Dictionary):
                 "finite (0.1 suits a kernel whose diagonal is 1)"
             )
 
+    @property
+    def reads_weights(self) -> bool:
+        """V holds the known weights (method, section 2)."""
+        return self.mixing == "ridge" and self.selection != "leading"
+
     def _mix(self, base: Base, indices: Tensor) -> Atoms:
         """Atoms K[:, indices] with the chosen mixing."""
         M = None

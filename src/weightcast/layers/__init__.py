@@ -7,7 +7,7 @@ torch's layout; ``from_dense`` and ``to_dense`` lead from one to the other.
 from torch import nn
 
 from weightcast.layers.convolution import PredictedConv1d, PredictedConv2d, PredictedConv3d
-from weightcast.layers.layer import PredictedLayer
+from weightcast.layers.layer import PredictedLayer, layer_grid
 from weightcast.layers.linear import PredictedLinear
 from weightcast.layers.rows import layer_rows
 
@@ -18,6 +18,7 @@ __all__ = [
     "PredictedConv3d",
     "PredictedLayer",
     "PredictedLinear",
+    "layer_grid",
     "layer_rows",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -102,6 +103,8 @@ class PredictedLayer(PredictedWeight):
         """
         weight: Tensor = layer.weight
         n_units = weight.shape[0]
+        if "weight" in rule.dictionary.needs:
+            statistics = _with_weight(statistics, weight)
         generator = torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
@@ -176,6 +179,14 @@ class PredictedLayer(PredictedWeight):
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         """The constructor's arguments that a dense layer and its predicted one share."""
         raise NotImplementedError
+
+
+def _with_weight(statistics: InputStatistics | None, weight: Tensor) -> InputStatistics:
+    """Statistics that tell the dense layer's W, unless they tell of one already."""
+    statistics = statistics or InputStatistics(0)
+    if statistics.weight is not None:
+        return statistics
+    return replace(statistics, weight=weight.detach().to("cpu", torch.float64).flatten(1).t())
 
 
 def layer_grid(layer: nn.Module) -> Grid | None:
