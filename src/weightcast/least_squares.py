@@ -91,16 +91,13 @@ def choose_atoms(
 
     References: Chen, Billings and Luo 1989; Tropp, Gilbert and Strauss 2006.
     """
-    identity = torch.eye(base.n_visible, dtype=torch.float64)
-    gram: tuple[int, Tensor] | None = None  # the last group's: neighbouring columns share it
+    grams: dict[int, Tensor] = {}
     chosen = []
     for units in columns:
-        problems = []
-        for group, part in by_group(metric, units, len(W)):
-            C = identity if metric is None else metric.moments[group]
-            if gram is None or gram[0] != group:
-                gram = group, base.transform(base.transform(C).contiguous())  # B^T C B
-            problems.append(_Problem(gram[1], base.transform(W[part] @ C), n_atoms))
+        problems = [
+            _Problem(gram, base.transform(rows), n_atoms)
+            for gram, rows in _normal_parts(base, units, W, metric, grams)
+        ]
         chosen.append(_greedy(problems, n_atoms))
     return torch.tensor(chosen)
 
@@ -110,6 +107,57 @@ def by_group(metric: Metric | None, units: slice, n_units: int) -> Iterator[tupl
     size = n_units if metric is None else n_units // len(metric.moments)
     for group in range(units.start // size, (units.stop - 1) // size + 1):
         yield group, slice(max(units.start, group * size), min(units.stop, (group + 1) * size))
+
+
+def loss_curve(
+    base: Base,
+    W: Tensor,
+    n_atoms: int,
+    metric: Metric | None = None,
+    order: Sequence[int] | None = None,
+) -> Tensor:
+    """What 1, 2, ... n_atoms atoms leave of all units' |w|_C^2, as a share of it.
+
+    Args:
+        base: B in float64 on the CPU.
+        W: (n_units, n_visible) float64, torch's layout.
+        n_atoms: how many at most.
+        metric: of the layer's inputs; None measures the weights.
+        order: the atoms, one after the other; None takes the one that explains most each time.
+
+    Returns:
+        (n_atoms,) float64, falling.
+    """
+    units, total = slice(0, len(W)), 0.0
+    for group, part in by_group(metric, units, len(W)):
+        rows = W[part] if metric is None else W[part] @ metric.roots[group].t()
+        total += float(rows.square().sum())
+    problems = [
+        _Problem(gram, base.transform(rows), n_atoms)
+        for gram, rows in _normal_parts(base, units, W, metric, {})
+    ]
+    explained: list[float] = []
+    _greedy(problems, n_atoms, order, explained)
+    lost = 1 - torch.tensor(explained, dtype=torch.float64).cumsum(0) / max(total, 1e-300)
+    return lost.clamp(0, 1)
+
+
+def _normal_parts(
+    base: Base, units: slice, W: Tensor, metric: Metric | None, grams: dict[int, Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """B^T C B and the rows w^T C of each group that some units belong to.
+
+    ``grams`` keeps the last group's B^T C B, which neighbouring columns share.
+    """
+    for group, part in by_group(metric, units, len(W)):
+        if metric is None:
+            C = torch.eye(base.n_visible, dtype=torch.float64)
+        else:
+            C = metric.moments[group]
+        if group not in grams:
+            grams.clear()
+            grams[group] = base.transform(base.transform(C).contiguous())
+        yield grams[group], W[part] @ C
 
 
 class _Problem:
@@ -144,13 +192,22 @@ class _Problem:
         self.remaining = self.remaining - column.square()
 
 
-def _greedy(problems: Sequence[_Problem], n_atoms: int) -> list[int]:
-    """Atoms for several groups' units at once."""
+def _greedy(
+    problems: Sequence[_Problem],
+    n_atoms: int,
+    order: Sequence[int] | None = None,
+    explained: list[float] | None = None,
+) -> list[int]:
+    """Atoms for several groups' units at once, in a given order or by what they explain."""
     points: list[int] = []
     for k in range(n_atoms):
         gain = torch.stack([problem.gain for problem in problems]).sum(dim=0)
-        gain[points] = -torch.inf
-        points.append(int(gain.argmax()))
+        if order is None:
+            gain[points] = -torch.inf
+        point = int(gain.argmax()) if order is None else order[k]
+        points.append(point)
+        if explained is not None:
+            explained.append(max(0.0, float(gain[point])))
         for problem in problems:
-            problem.take(points[-1], k)
+            problem.take(point, k)
     return points

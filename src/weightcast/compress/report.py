@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
+from weightcast.layers.convolution import PredictedConvolution
 from weightcast.ledger import ledger
 from weightcast.statistics import as_batches, call, evaluating
 
@@ -29,7 +30,7 @@ class CompressionRow:
         stored: numbers that a saved folder holds: with indices, and bases that cannot be rebuilt.
         weight_error: |W - U V|^2 / |W|^2.
         output_error: of the layer's output y in the compressed network beside y~ in the dense one,
-            |y - y~|^2 / |y~ - mean(y~)|^2, means over all rows; None without inputs.
+            |y - y~|^2 / |y~ - mean of each unit|^2; None without inputs.
     """
 
     layer: str
@@ -122,7 +123,7 @@ def _output_errors(
     model: nn.Module, compressed: nn.Module, names: list[str], inputs: Any
 ) -> dict[str | None, float]:
     """The errors of layers' outputs by name, and that of the network's by None."""
-    sums: dict[str | None, Tensor] = {}
+    sums: dict[str | None, tuple[Tensor, ...]] = {}
     for batch in as_batches(inputs):
         found = []
         for network in (model, compressed):
@@ -130,10 +131,14 @@ def _output_errors(
                 outputs[None] = [_tensor(call(network, batch))]
             found.append(outputs)
         for name, dense_outputs in found[0].items():
+            layer = None if name is None else compressed.get_submodule(name)
+            axis = 1 if isinstance(layer, PredictedConvolution) else -1
             for y, other in zip(dense_outputs, found[1].get(name, ()), strict=False):
-                if y is not None and other is not None and y.shape == other.shape:
-                    sums[name] = sums.get(name, torch.zeros(4)) + _sums(y, other)
-    return {name: _ratio(total) for name, total in sums.items()}
+                if y is not None and other is not None and y.shape == other.shape and y.dim():
+                    new = _sums(y, other, axis)
+                    old = sums.get(name, (torch.zeros(()),) * len(new))
+                    sums[name] = tuple(a + b for a, b in zip(old, new, strict=True))
+    return {name: _ratio(*total) for name, total in sums.items()}
 
 
 @contextmanager
@@ -166,16 +171,16 @@ def _tensor(output: Any) -> Tensor | None:
     return next((found for part in parts if (found := _tensor(part)) is not None), None)
 
 
-def _sums(y: Tensor, other: Tensor) -> Tensor:
-    """Count, sum and sum of squares of y, and the sum of squared differences, in float64."""
+def _sums(y: Tensor, other: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Rows, each unit's sum, the sum of squares, and that of the differences, in float64."""
     y, other = y.to("cpu", torch.float64), other.to("cpu", torch.float64)
-    count = torch.tensor(float(y.numel()), dtype=torch.float64)
-    return torch.stack([count, y.sum(), y.square().sum(), (y - other).square().sum()])
+    by_unit = y.movedim(axis, -1).flatten(0, -2) if y.dim() > 1 else y.unsqueeze(0)
+    n_rows = torch.tensor(float(len(by_unit)), dtype=torch.float64)
+    return n_rows, by_unit.sum(dim=0), y.square().sum(), (y - other).square().sum()
 
 
-def _ratio(sums: Tensor) -> float:
-    count, total, squares, difference = sums.tolist()
-    return difference / max(squares - total * total / count, 1e-300)
+def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float:
+    return float(difference / (squares - sums.square().sum() / n_rows).clamp_min(1e-300))
 
 
 def _cells(row: CompressionRow) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from weightcast.dictionaries.base import (
     count_atoms,
 )
 from weightcast.dictionaries.baselines import LowRank, RandomConnections, RandomGaussian
+from weightcast.dictionaries.covariance import ChannelCovariance, Covariance, SquaredCovariance
 from weightcast.dictionaries.inputs import InputStatistics
-from weightcast.dictionaries.kernel import Covariance, Kernel, SquaredCovariance
+from weightcast.dictionaries.kernel import Kernel
 from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
 from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase, KroneckerBase
@@ -24,6 +25,7 @@ __all__ = [
     "Atoms",
     "Autoencoder",
     "Base",
+    "ChannelCovariance",
     "Covariance",
     "DenseBase",
     "Dictionary",
