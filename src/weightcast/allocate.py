@@ -1,8 +1,10 @@
 """Share a budget of numbers among layers: where the next one buys the most.
 
 Every layer comes with offers: dictionaries with the loss that 1, 2, 3 ... atoms leave, and what
-they cost. With a price put on a number, each layer takes the offer whose loss plus price is least;
-the price is lowered until the budget is spent (Everett 1963). A last round spends what is left.
+they cost. A network keeps about the product of what its layers keep, so that a layer which loses a
+share of its output is worth log(1 - loss). With a price put on a number, each layer takes the offer
+of most worth less its price; the price is lowered until the budget is spent (Everett 1963). A last
+round spends what is left.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ class Offer:
     per_atom: int
     fixed: int = 0
 
+    def worth(self) -> Tensor:
+        """(n,): log(1 - loss), at most 0."""
+        return (1 - self.losses).clamp_min(1e-12).log()
+
     def costs(self) -> Tensor:
         """(n,): what 1, 2, ... n atoms cost."""
         counts = torch.arange(1, len(self.losses) + 1, dtype=torch.float64)
@@ -58,9 +64,9 @@ class Choice:
         return self.offer.fixed + self.offer.per_atom * self.n_atoms
 
     @property
-    def loss(self) -> float:
-        """Share of the layer's output that is lost."""
-        return float(self.offer.losses[self.n_atoms - 1])
+    def worth(self) -> float:
+        """log(1 - loss), at most 0."""
+        return float(self.offer.worth()[self.n_atoms - 1])
 
 
 def curve(atoms: Atoms, W: Tensor, metric: Metric | None, *, choose: bool) -> Tensor:
@@ -77,7 +83,7 @@ def curve(atoms: Atoms, W: Tensor, metric: Metric | None, *, choose: bool) -> Te
 
 
 def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, Choice]:
-    """The choice of every layer that together lose least and cost at most ``budget``.
+    """The choice of every layer that together are worth most and cost at most ``budget``.
 
     Args:
         offers: of every layer, at least one.
@@ -108,11 +114,11 @@ def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, C
 
 
 def _least(offers: Iterable[Offer], price: float) -> Choice:
-    """The choice of least loss plus price times cost; of least cost where the price is infinite."""
+    """The choice of most worth less its price; of least cost where the price is infinite."""
     best: tuple[float, float, Choice] | None = None
     for offer in offers:
         costs = offer.costs()
-        total = costs if math.isinf(price) else offer.losses + price * costs
+        total = costs if math.isinf(price) else price * costs - offer.worth()
         place = int(total.argmin())
         found = (float(total[place]), float(costs[place]), Choice(offer, place + 1))
         if best is None or found[:2] < best[:2]:
@@ -129,10 +135,10 @@ def _spend(
     while True:
         left = budget - sum(choice.cost for choice in result.values())
         steps = [
-            ((now.loss - after.loss) / max(1, after.cost - now.cost), name, after)
+            ((after.worth - now.worth) / (after.cost - now.cost), name, after)
             for name, now in result.items()
             for after in _steps(offers[name], now)
-            if now.cost < after.cost <= now.cost + left and after.loss < now.loss
+            if now.cost < after.cost <= now.cost + left and after.worth > now.worth
         ]
         if not steps:
             return result

@@ -156,7 +156,7 @@ class _Offers:
                 per_atom += columns
             if held and not isinstance(dictionary, ChannelCovariance):
                 per_atom += self.site.n_visible
-            n_atoms = min(self.site.n_visible, max(1, self.left // per_atom))
+            n_atoms = min(self.site.n_visible - 1, max(1, self.left // per_atom))
             atoms = self._build(dictionary, n_atoms)
             fixed = 0
             if held and not isinstance(atoms.base, DenseBase):

@@ -35,9 +35,9 @@ def suggest(
     With a fraction, every predicted layer learns this share of its weights. With a budget, layers
     share what the network may learn, each as much as it is worth: the loss of every layer's output
     is counted for every number of atoms, as :func:`probe` counts it, and the next number goes where
-    it takes most from the sum of these losses. So a layer whose inputs vary in few directions gets
-    few atoms; of a network with random weights this is all that can be told, and of a trained one
-    the weights tell their part.
+    it adds most to the product of what the layers keep. So a layer whose inputs vary in few
+    directions gets few atoms; of a network with random weights this is all that can be told, and of
+    a trained one the weights tell their part.
 
     With a budget, images and patches take kernels (flattened images, the first convolution or patch
     embedding), convolutions above those the covariance of their channels times a kernel on space,
