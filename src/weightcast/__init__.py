@@ -27,6 +27,12 @@ Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicte
 
 from weightcast import dictionaries, kernels
 from weightcast.checkpoint import FormatError, load, save
+from weightcast.compress import (
+    CompressionReport,
+    CompressionRow,
+    compress,
+    compression_report,
+)
 from weightcast.convert import convert, merge
 from weightcast.distributed import broadcast_constants
 from weightcast.export import export
@@ -55,11 +61,14 @@ from weightcast.optimise import parameter_groups
 from weightcast.plan import Explanation, Plan, PlanRow
 from weightcast.predicted import PredictedWeight
 from weightcast.pretrain import PretrainedLayer, pretrain
+from weightcast.probe import Probe, ProbeRow, probe
 from weightcast.rule import Rule
 from weightcast.suggest import suggest
 from weightcast.verify import Verified, verify
 
 __all__ = [
+    "CompressionReport",
+    "CompressionRow",
     "Explanation",
     "FormatError",
     "Grid",
@@ -86,9 +95,13 @@ __all__ = [
     "PredictedTransposedLinear",
     "PredictedWeight",
     "PretrainedLayer",
+    "Probe",
+    "ProbeRow",
     "Rule",
     "Verified",
     "broadcast_constants",
+    "compress",
+    "compression_report",
     "convert",
     "dictionaries",
     "export",
@@ -98,6 +111,7 @@ __all__ = [
     "merge",
     "parameter_groups",
     "pretrain",
+    "probe",
     "save",
     "suggest",
     "verify",

@@ -83,6 +83,10 @@ DICTIONARIES: dict[str, DictionaryRow] = {
     "SquaredCovariance-leading": _fixed(
         d.SquaredCovariance(selection="leading", mixing="orthonormal"), orthonormal=True
     ),
+    "ChannelCovariance": _fixed(d.ChannelCovariance(SE), orthonormal=True),
+    "ChannelCovariance-random": _fixed(d.ChannelCovariance(SE, mixing="ridge", selection="random")),
+    "ChannelCovariance-raw": _fixed(d.ChannelCovariance(SE, mixing="raw")),
+    "SingularVectors": _fixed(d.SingularVectors(), orthonormal=True),
     "DCT": _fixed(d.DCT(), orthonormal=True),
     "DCT-leading": _fixed(d.DCT(selection="leading"), orthonormal=True),
     "DCT-shared": _fixed(d.DCT(positions="shared"), orthonormal=True),
@@ -262,6 +266,7 @@ def example_statistics(n_visible: int) -> d.InputStatistics:
         covariance=torch.from_numpy(np.cov(rows.T)),
         squared_covariance=torch.from_numpy(np.cov(np.square(rows).T)),
         sample=torch.from_numpy(rows),
+        weight=torch.from_numpy(rows[:7].T.copy()),
     )
 
 

@@ -252,20 +252,25 @@ class Site:
         """
         value = None if self.statistics is None else getattr(self.statistics, need)
         name = type(dictionary).__name__
+        if value is None and need == "weight":
+            raise ValueError(
+                f"{name} is made from a dense layer's weights: make the layer by compress, convert "
+                "or from_dense, or pass statistics= with its weight"
+            )
         if value is None:
             raise ValueError(
                 f"{name} is made from data: pass inputs= (an iterable of example batches) to "
                 "convert, or statistics= to the layer"
             )
-        if value.shape[-1] != self.n_visible:
+        n_inputs = value.shape[0 if need == "weight" else -1]
+        if n_inputs != self.n_visible:
             raise ValueError(
-                f"{name}: the statistics are of {value.shape[-1]} inputs, the layer has "
-                f"{self.n_visible}"
+                f"{name}: the statistics are of {n_inputs} inputs, the layer has {self.n_visible}"
             )
         if not bool(value.isfinite().all()):
             raise ValueError(
-                f"{name}: the {need} of the layer's inputs holds "
-                f"{int((~value.isfinite()).sum())} NaN or infinite values: clean the inputs"
+                f"{name}: the layer's {'' if need == 'weight' else 'inputs have a '}{need} with "
+                f"{int((~value.isfinite()).sum())} NaN or infinite values: clean them"
             )
         return value
 
@@ -277,8 +282,16 @@ class Dictionary(ABC):
     needs: ClassVar[tuple[Need, ...]] = ()
     """Statistics of the layer's inputs it is built from; none for analytic and random ones."""
 
+    chooses: ClassVar[bool] = True
+    """Whether a column may take any atoms of the base, those that suit trained weights best."""
+
     rebuildable: ClassVar[bool] = False
     """Whether base and mixing follow from grid and indices, so that no file need hold them."""
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether V holds weights of the filters themselves, those at the chosen positions."""
+        return False
 
     def __post_init__(self) -> None:
         """Refuse a field whose value is none of its choices."""

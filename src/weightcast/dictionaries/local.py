@@ -61,6 +61,7 @@ class LocalKernel(Dictionary):
     power: float = 0.25
     margin: float = 0.0
     rebuildable: ClassVar[bool] = True
+    chooses: ClassVar[bool] = False  # a column's atoms are those of its own window
 
     def __post_init__(self) -> None:
         super().__post_init__()

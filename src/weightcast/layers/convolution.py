@@ -187,7 +187,7 @@ class PredictedConvolution(PredictedLayer):
             return [(run.columns, run.units) for run in self._runs]
         size = self.out_channels // self.groups
         segments = []
-        for column, units in enumerate(self._unit_slices()):
+        for column, units in enumerate(self.unit_slices()):
             start, stop = max(units.start, group * size), min(units.stop, (group + 1) * size)
             if start < stop:
                 segments.append((slice(column, column + 1), slice(start, stop)))

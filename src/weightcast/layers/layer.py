@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -103,19 +104,13 @@ class PredictedLayer(PredictedWeight):
         return self._torch_layout(self._weight_rows(self._mixed()))
 
     @override
-    def fit(self, W: Tensor) -> float:
-        """Set V to the least-squares solution of U V = W.
-
-        Args:
-            W: in the dense layer's layout; dtype and device may differ from the layer's.
-
-        Returns:
-            The share of W's sum of squares that is left unexplained, |W - U V|^2 / |W|^2.
+    def check_weight(self, W: Tensor) -> Tensor:
+        """W, in the dense layer's layout, as (n_units, n_visible) float64 on the CPU.
 
         Raises:
             ValueError: W of another shape, or with NaN or infinite entries.
         """
-        return super().fit(self.unit_rows(self, W))
+        return super().check_weight(self.unit_rows(self, W))
 
     @classmethod
     def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
@@ -207,7 +202,10 @@ class PredictedLayer(PredictedWeight):
         if reason := cls.refusal(layer):
             raise ValueError(reason)
         weight: Tensor = layer.weight
-        n_units, n_visible = cls.unit_rows(layer, weight).shape
+        filters = cls.unit_rows(layer, weight)
+        n_units, n_visible = filters.shape
+        if "weight" in rule.dictionary.needs:
+            statistics = _with_weight(statistics, filters)
         generator = torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
@@ -288,3 +286,16 @@ class PredictedLayer(PredictedWeight):
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         """The constructor's arguments that a dense layer and its predicted one share."""
         raise NotImplementedError
+
+
+def _with_weight(statistics: InputStatistics | None, filters: Tensor) -> InputStatistics:
+    """Statistics that tell the dense layer's W, unless they tell of one already.
+
+    Args:
+        statistics: of the layer's inputs, or None.
+        filters: (n_units, n_visible), W's columns as rows.
+    """
+    statistics = statistics or InputStatistics(0)
+    if statistics.weight is not None:
+        return statistics
+    return replace(statistics, weight=filters.detach().to("cpu", torch.float64).t())
