@@ -1,15 +1,15 @@
-"""Training on small images: data, reference networks, settings, and ``fit`` on Lightning.
+"""Training on small images and on text: data, reference networks, settings, ``fit`` on Lightning.
 
-Read in this order: ``data``, ``prepared``, ``batches``, ``models``, ``settings``, ``module``,
-``callbacks``, ``fit``.
+Read in this order: ``data``, ``prepared``, ``text``, ``batches``, ``models``, ``settings``,
+``module``, ``callbacks``, ``fit``.
 """
 
 from weightcast.training.batches import Batches
 from weightcast.training.callbacks import Interrupted
 from weightcast.training.data import Images, load_images
 from weightcast.training.fit import FitResult, fit
-from weightcast.training.models import convnet, mlp
-from weightcast.training.module import Classifier, measure_error
+from weightcast.training.models import convnet, gpt, lstm, mlp, resnet20, vit
+from weightcast.training.module import Classifier, Score, measure
 from weightcast.training.prepared import save_images
 from weightcast.training.settings import (
     ModelSettings,
@@ -17,6 +17,7 @@ from weightcast.training.settings import (
     TrainConfig,
     TrainingSettings,
 )
+from weightcast.training.text import Text, load_text
 
 __all__ = [
     "Batches",
@@ -26,12 +27,19 @@ __all__ = [
     "Interrupted",
     "ModelSettings",
     "PretrainingSettings",
+    "Score",
+    "Text",
     "TrainConfig",
     "TrainingSettings",
     "convnet",
     "fit",
+    "gpt",
     "load_images",
-    "measure_error",
+    "load_text",
+    "lstm",
+    "measure",
     "mlp",
+    "resnet20",
     "save_images",
+    "vit",
 ]

@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
 from weightcast.training.data import Split
-from weightcast.training.module import Classifier, measure_error
+from weightcast.training.module import Classifier, Score, measure
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -61,12 +61,31 @@ class Stopwatch(pl.Callback):
 
 
 class Measure(pl.Callback):
-    """Log loss, learning rate and the error on the validation images after every epoch."""
+    """Log loss, learning rate and the score on the validation split after every epoch.
 
-    def __init__(self, validation: Split | None) -> None:
-        self.validation = validation
+    Args:
+        validation: None where nothing was set aside.
+        criterion: which entry of a score says which weights are better.
+    """
+
+    def __init__(self, validation: Split | None, criterion: Literal["error", "loss"]) -> None:
+        self.validation, self.criterion = validation, criterion
         self.train_loss = math.nan
-        self.validation_error: float | None = None
+        self.score: Score | None = None
+
+    @property
+    def value(self) -> float | None:
+        """What the criterion says of the last epoch's weights."""
+        return None if self.score is None else getattr(self.score, self.criterion)
+
+    def describe(self) -> str:
+        """The last epoch in words."""
+        text = f"loss {self.train_loss:.4f}"
+        if self.score is None:
+            return text
+        if self.criterion == "loss":
+            return f"{text}, validation loss {self.score.loss:.4f} nats"
+        return f"{text}, validation error {self.score.error:.2f} %"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
@@ -75,20 +94,22 @@ class Measure(pl.Callback):
         metrics = {"train_loss": self.train_loss}
         metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.validation is not None:
-            self.validation_error = measure_error(classifier.model, self.validation)
-            metrics["validation_error"] = self.validation_error
+            self.score = measure(classifier.model, self.validation)
+            metrics |= {"validation_error": self.score.error, "validation_loss": self.score.loss}
         step = (trainer.current_epoch + 1) * classifier.n_batches
         for logger in trainer.loggers:
             logger.log_metrics(metrics | {"epoch": trainer.current_epoch + 1}, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """The last epoch's values: a run may be resumed after its last epoch."""
-        return {"train_loss": self.train_loss, "validation_error": self.validation_error}
+        score = None if self.score is None else (self.score.error, self.score.loss)
+        return {"train_loss": self.train_loss, "score": score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self.train_loss = state_dict["train_loss"]
-        self.validation_error = state_dict["validation_error"]
+        score = state_dict["score"]
+        self.score = None if score is None else Score(*score)
 
 
 class Progress(pl.Callback):
@@ -120,9 +141,7 @@ class Progress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how far it went."""
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        text = f"{epoch}, loss {self.measure.train_loss:.4f}"
-        if self.measure.validation_error is not None:
-            text += f", validation error {self.measure.validation_error:.2f} %"
+        text = f"{epoch}, {self.measure.describe()}"
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         else:
@@ -136,7 +155,7 @@ class Progress(pl.Callback):
 
 
 class KeepCheckpoints(Checkpoint):
-    """Write last.ckpt after every epoch, best.ckpt whenever the validation error falls."""
+    """Write last.ckpt after every epoch, best.ckpt whenever what is measured falls."""
 
     def __init__(self, folder: Path, measure: Measure) -> None:
         self.folder = folder
@@ -145,14 +164,14 @@ class KeepCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is due."""
-        error = self.measure.validation_error
-        if error is not None and error < self.best:
-            self.best = error
+        value = self.measure.value
+        if value is not None and value < self.best:
+            self.best = value
             trainer.save_checkpoint(self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
 
     def state_dict(self) -> dict[str, Any]:
-        """The smallest validation error so far."""
+        """The smallest value so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
