@@ -21,7 +21,8 @@ TRAIN_SUMMARY = "Train one network, dense or with predicted layers."
 REPRODUCE_SUMMARY = "Run the trials behind a figure of the paper; print its table, write its page."
 REPRODUCE_HELP = """NAME is fig1 (filters and their prediction), fig4 (MNIST, test error against the
 share of weights that is learned), fig5 (the same for the convnet on CIFAR-10), speech or rica
-(reconstruction ICA). Each trial runs in a process of its own; stopped in any way, the same
+(reconstruction ICA); or a modern network with ever fewer weights learned: resnet20, vit or gpt
+(of a text: --data NAME=FILE). Each trial runs in a process of its own; stopped in any way, the same
 command goes on where it was."""
 REPORT_SUMMARY = "Draw result rows: tables here, and one page with pictures."
 TRAIN_HELP = """CONFIG.yaml holds the fields below; each is overridden by the option of its name,
@@ -134,7 +135,9 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
 
 
 def _add_reproduce_options(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="fig1, fig4, fig5, speech or rica")
+    parser.add_argument(
+        "name", metavar="NAME", help="fig1, fig4, fig5, speech, rica, resnet20, vit, gpt"
+    )
     parser.add_argument(
         "--preset",
         default="cpu",

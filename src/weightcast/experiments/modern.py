@@ -1,8 +1,8 @@
 """Modern networks: ResNet-20, a vision transformer and a character GPT, fewer and fewer learned.
 
 All large layers between the first and the classifier are predicted: from the leading directions of
-their inputs (informed), or from random rotations, with as many columns; beside the dense network
-and narrow ones with as many learned weights. All are trained alike, with equal steps.
+their inputs in the network before training (informed), or from random rotations; beside the dense
+network and narrow ones with as many learned weights. All are trained alike, with equal steps.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.training import ModelSettings, TrainConfig, TrainingSettings, gpt, resnet20, vit
 
-INFORMED, RANDOM = "informed", "random"
-FRACTIONS = (0.1, 0.25, 0.5)
+INFORMED, RANDOM, RANDOM_HALF = "informed", "random", "random half"
+COVERED = {INFORMED: 0.5, RANDOM: 1.0, RANDOM_HALF: 0.5}
+"""The share of the inputs' directions that all columns together see, in curves with columns."""
+
+FRACTIONS = (0.25, 0.1, 0.5)
 N_CHARACTERS = 65
 """Of the alphabet that narrow networks are sized for: that of the plays of Shakespeare."""
 
@@ -83,8 +86,8 @@ def trials(network: str, preset: Preset, seeds: int, data: str) -> list[Trial]:
 
 def _points(setting: Setting) -> Iterator[tuple[str, float]]:
     yield DENSE, 1.0
-    for fraction in reversed(setting.fractions):
-        for curve in (INFORMED, RANDOM, NARROW):
+    for fraction in setting.fractions:
+        for curve in (*COVERED, NARROW):
             yield curve, fraction
 
 
@@ -92,7 +95,7 @@ def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: 
     """One run.
 
     Args:
-        curve: dense, narrow, informed or random.
+        curve: dense, narrow, informed, random, or random half.
         fraction: share of the predicted layers' weights that is learned.
         setting: what it has in common with the network's other runs.
         seed: of the run.
@@ -103,7 +106,6 @@ def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: 
     if curve == NARROW:
         model = replace(model, hidden=narrow_widths(model, fraction, setting.context))
     elif curve != DENSE:
-        labels["columns"] = columns(fraction)
         plan = make_plan(name, curve, fraction).to_dict()
     return TrainConfig(
         data=data,
@@ -126,12 +128,12 @@ def make_plan(network: str, curve: str, fraction: float) -> Plan:
 
     Args:
         network: resnet20, vit or gpt.
-        curve: informed or random.
+        curve: informed, random, or random half.
         fraction: share of each layer's weights that is learned.
     """
     informed: Dictionary = Covariance(selection="leading", mixing="orthonormal")
     anything = RandomGaussian("orthonormal")
-    rule = Rule(informed if curve == INFORMED else anything, fraction, columns(fraction))
+    rule = Rule(informed if curve == INFORMED else anything, fraction, columns(curve, fraction))
     rules: dict[str, Rule | None] = {PREDICTED[network]: rule}
     if network == "vit":  # its first layer sees pixels
         kernel = Kernel(SquaredExponential(1.0), selection="leading", mixing="orthonormal")
@@ -139,9 +141,9 @@ def make_plan(network: str, curve: str, fraction: float) -> Plan:
     return Plan({**rules, "*": None})
 
 
-def columns(fraction: float) -> int:
-    """Columns with atoms of their own: so many that together they see half of the directions."""
-    return max(1, int(0.5 / fraction))
+def columns(curve: str, fraction: float) -> int:
+    """Groups of units with atoms of their own, so many that together they see what they should."""
+    return max(1, int(COVERED[curve] / fraction))
 
 
 def narrow_widths(model: ModelSettings, fraction: float, context: int) -> tuple[int, ...]:
@@ -214,7 +216,7 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
         ),
         "gpt": Setting(
             ModelSettings("gpt", hidden=(32,), depth=2),
-            _training(1, 16, 4e-3),
+            _training(1, 16, 2e-3),
             context=32,
             n_train=400,
             n_inputs=50,
@@ -236,7 +238,7 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
         ),
         "gpt": Setting(
             ModelSettings("gpt", hidden=(64,)),
-            _training(2, 16, 4e-3),
+            _training(2, 16, 2e-3),
             n_train=12_000,
             n_validation=500,
         ),

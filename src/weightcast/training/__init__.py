@@ -9,7 +9,7 @@ from weightcast.training.callbacks import Interrupted
 from weightcast.training.data import Images, load_images
 from weightcast.training.fit import FitResult, fit
 from weightcast.training.models import convnet, gpt, lstm, mlp, resnet20, vit
-from weightcast.training.module import Classifier, Score, measure
+from weightcast.training.module import Classifier, Score, measure, measure_error
 from weightcast.training.prepared import save_images
 from weightcast.training.settings import (
     ModelSettings,
@@ -38,6 +38,7 @@ __all__ = [
     "load_text",
     "lstm",
     "measure",
+    "measure_error",
     "mlp",
     "resnet20",
     "save_images",

@@ -140,3 +140,8 @@ def measure(model: nn.Module, split: Split, batch_size: int = 1000) -> Score:
         loss += float(F.cross_entropy(logits.double(), answers, reduction="sum"))
     model.train(training)
     return Score(100 * wrong / y.numel(), loss / y.numel())
+
+
+def measure_error(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """The share of wrong answers, in percent; arguments as of :func:`measure`."""
+    return measure(model, split, batch_size).error

@@ -13,6 +13,14 @@ import yaml
 from weightcast.codec import Configuration, encode
 from weightcast.plan import Plan
 
+_WIDTHS = {
+    "convnet": (4, "three convolutions and one layer above them: give four numbers"),
+    "resnet20": (3, "three stages: give three numbers"),
+    "vit": (1, "one width: give one number"),
+    "gpt": (1, "one width: give one number"),
+    "lstm": (1, "one width: give one number"),
+}
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -34,12 +42,10 @@ class ModelSettings:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        n_widths = {"mlp": None, "convnet": 4, "resnet20": 3}.get(self.name, 1)
-        if self.hidden is not None and n_widths is not None and len(self.hidden) != n_widths:
-            layers = {4: "three convolutions and one layer above them", 3: "three stages"}
+        widths = _WIDTHS.get(self.name)
+        if self.hidden is not None and widths and len(self.hidden) != widths[0]:
             raise ValueError(
-                f"hidden is {list(self.hidden)}, but {self.name} has "
-                f"{layers.get(n_widths, 'one width')}: give {n_widths} numbers, or leave it out"
+                f"hidden is {list(self.hidden)}, but {self.name} has {widths[1]}, or leave it out"
             )
         if self.depth is not None and self.name not in ("vit", "gpt", "lstm"):
             raise ValueError(
