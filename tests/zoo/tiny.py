@@ -34,11 +34,19 @@ SIZES: dict[str, int] = {
     r"(num_experts|num_local_experts|n_routed_experts|moe_num_experts)": 4,
     r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_top_k|top_k)": 2,
     r"(n_group|topk_group|first_k_dense_replace|n_shared_experts|num_shared_experts)": 1,
+    r"(rotary_dim|rope_dim)": 8,
+    r"(.*_token_id|.*_token_index)": 2,
     r"(q_lora_rank|kv_lora_rank|qk_nope_head_dim|qk_rope_head_dim|v_head_dim)": 8,
 }
 """What a field's name says it counts, as an expression, and a size for it; the first one counts."""
 
-EXCEPTIONS: dict[str, dict[str, Any]] = {}
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "esm": {"vocab_size": 99, "pad_token_id": 1, "mask_token_id": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "swin": {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "patch_size": 4},
+    "swinv2": {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "patch_size": 4},
+    "nemotron": {"head_dim": 8},
+}
 """Fields of configs that must be set together, by model type."""
 
 
