@@ -30,34 +30,62 @@ from weightcast.convert import convert, merge
 from weightcast.distributed import broadcast_constants
 from weightcast.grid import Grid
 from weightcast.layers import (
+    PredictedBilinear,
     PredictedConv1d,
     PredictedConv2d,
     PredictedConv3d,
+    PredictedConvTranspose1d,
+    PredictedConvTranspose2d,
+    PredictedConvTranspose3d,
+    PredictedEmbedding,
+    PredictedEmbeddingBag,
+    PredictedExperts,
     PredictedLayer,
     PredictedLinear,
+    PredictedModule,
+    PredictedMultiheadAttention,
+    PredictedParameter,
+    PredictedRecurrent,
+    PredictedTransposedLinear,
 )
 from weightcast.ledger import Ledger, LedgerRow, ledger
 from weightcast.optimise import parameter_groups
-from weightcast.plan import Plan
+from weightcast.plan import Explanation, Plan, PlanRow
 from weightcast.predicted import PredictedWeight
 from weightcast.pretrain import PretrainedLayer, pretrain
 from weightcast.rule import Rule
 from weightcast.suggest import suggest
+from weightcast.verify import Verified, verify
 
 __all__ = [
+    "Explanation",
     "FormatError",
     "Grid",
     "Ledger",
     "LedgerRow",
     "Plan",
+    "PlanRow",
+    "PredictedBilinear",
     "PredictedConv1d",
     "PredictedConv2d",
     "PredictedConv3d",
+    "PredictedConvTranspose1d",
+    "PredictedConvTranspose2d",
+    "PredictedConvTranspose3d",
+    "PredictedEmbedding",
+    "PredictedEmbeddingBag",
+    "PredictedExperts",
     "PredictedLayer",
     "PredictedLinear",
+    "PredictedModule",
+    "PredictedMultiheadAttention",
+    "PredictedParameter",
+    "PredictedRecurrent",
+    "PredictedTransposedLinear",
     "PredictedWeight",
     "PretrainedLayer",
     "Rule",
+    "Verified",
     "broadcast_constants",
     "convert",
     "dictionaries",
@@ -69,4 +97,5 @@ __all__ = [
     "pretrain",
     "save",
     "suggest",
+    "verify",
 ]

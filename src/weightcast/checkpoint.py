@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from weightcast.codec import decode, encode
-from weightcast.convert import predicted_layers, replace_module
+from weightcast.convert import predicted_layers, split_named
 from weightcast.dictionaries import Atoms, DenseBase, LowRank, SharedBases, StoredAtoms, count_atoms
-from weightcast.layers import PREDICTED, PredictedLayer
+from weightcast.layers import PredictedLayer, layer_size, predicted_class, replace_module
 from weightcast.plan import convertible_layers
 from weightcast.rule import Rule
 
@@ -91,14 +91,19 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         FormatError: files are missing, damaged, of another schema, or do not fit the model.
     """
     facts, tensors = _read(Path(folder))
-    model = copy.deepcopy(model)
-    dense = convertible_layers(model)
     bases = SharedBases()
+    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
     try:
+        model = split_named(copy.deepcopy(model), facts["layers"])
+        dense: dict[str, Any] = dict(convertible_layers(model))
         for name, layer_facts in facts["layers"].items():
             if name not in dense:
                 raise FormatError(f"{folder}: the model has no dense layer {name!r} to predict")
             layer = _rebuild(name, dense[name], layer_facts, tensors, bases)
+            if (twin := made.setdefault(id(dense[name].weight), layer)) is not layer:
+                layer.tie(twin)
+            if layer.bias is not None:
+                layer.bias = dense[name].bias  # itself, for it may be tied
             holder = nn.ModuleDict({"model": model})
             replace_module(holder, dense[name], layer)
             model = holder["model"]
@@ -197,14 +202,16 @@ def _rebuild(
 ) -> PredictedLayer:
     """The predicted layer for a dense one: base and mixing from rule and indices, or as stored."""
     prefix = f"{name}." if name else ""
-    if facts["class"] != PREDICTED[type(dense)].__name__:
+    kind = predicted_class(dense)
+    assert kind is not None
+    if facts["class"] != kind.__name__:
         raise FormatError(
             f"layer {name!r} was saved as a {facts['class']}, the model has a "
             f"{type(dense).__name__} there"
         )
     rule = decode(Rule, facts["rule"], f"layer {name!r}")
     indices = tensors[f"{prefix}atoms.indices"].to(torch.int64)
-    n_visible = dense.weight[0].numel()
+    n_visible, _ = layer_size(dense)
     expected = (rule.columns, count_atoms(rule.fraction, n_visible))
     if tuple(indices.shape) != expected:
         raise FormatError(
@@ -220,7 +227,7 @@ def _rebuild(
                 f"layer {name!r}: the stored base is for {base.n_visible} inputs, not {n_visible}"
             )
         atoms = Atoms(base, indices, tensors.get(f"{prefix}atoms.mixing"))
-    return PREDICTED[type(dense)].from_dense(dense, rule, bases=bases, indices=indices, atoms=atoms)
+    return kind.from_dense(dense, rule, bases=bases, indices=indices, atoms=atoms)
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], ties: dict[str, str], folder: Any) -> None:

@@ -135,8 +135,8 @@ def collect_statistics(
     generator = generator or torch.Generator().manual_seed(0)
     accumulator = StatisticsAccumulator(needs, sample_size, generator)
 
-    def take(module: nn.Module, x: Tensor) -> None:
-        accumulator.update(layer_rows(module, x))
+    def take(module: nn.Module, *inputs: Tensor) -> None:
+        accumulator.update(layer_rows(module, *inputs))
 
     _watch(model, layer, inputs, take)
     return accumulator.result()
@@ -165,8 +165,8 @@ def collect_rows(
     """
     sample = RowSample(max_rows, generator or torch.Generator().manual_seed(0))
 
-    def take(module: nn.Module, x: Tensor) -> None:
-        sample.update(layer_rows(module, x, side_by_side=True))
+    def take(module: nn.Module, *inputs: Tensor) -> None:
+        sample.update(layer_rows(module, *inputs, side_by_side=True))
 
     _watch(model, layer, inputs, take)
     return sample.rows
@@ -213,10 +213,10 @@ class RowSample:
 def _watch(
     model: nn.Module, layer: nn.Module, inputs: Iterable[Any], take: Callable[..., None]
 ) -> None:
-    """Run the model over the inputs, and give ``take`` the layer and its input at every call."""
+    """Run the model over the inputs, and give ``take`` the layer and its inputs at every call."""
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        take(module, _layer_input(arguments, keywords))
+        take(module, *_layer_inputs(arguments, keywords))
 
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -238,7 +238,7 @@ def execution_order(
 
     def record(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            seen.setdefault(name, _layer_input(arguments, keywords).detach())
+            seen.setdefault(name, _layer_inputs(arguments, keywords)[0].detach())
 
         return hook
 
@@ -284,9 +284,9 @@ def call(model: nn.Module, batch: Any) -> Any:
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
-def _layer_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    """What a layer was called with, by place or by the name that torch's layers give it."""
-    return arguments[0] if arguments else keywords["input"]
+def _layer_inputs(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a layer was called with, by place or by name, in this order."""
+    return [x for x in (*arguments, *keywords.values()) if isinstance(x, Tensor)]
 
 
 @contextmanager
