@@ -291,10 +291,10 @@ def test_the_command_exports_a_run(command, tmp_path):
             assert last.startswith("largest difference  ")
             assert float(last.split()[2]) < 1e-5
             assert last.endswith("of the largest output; batches of 2, 1, 5")
-    (tmp_path / "run" / "images.json").unlink()
+    (tmp_path / "run" / "data.json").unlink()
     code, _, err = command("export", "run", "--output", "m.onnx")
     assert code == 2
-    assert "run is no run of weightcast train: images.json is missing. Name" in err
+    assert "run is no run of weightcast train: data.json is missing. Name" in err
 
 
 FACTORY = """

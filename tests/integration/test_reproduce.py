@@ -62,9 +62,30 @@ def test_report_draws_the_same_rows(finished, tmp_path, capsys):
     assert "SE-Emp" in capsys.readouterr().out
 
 
+def test_a_language_model_is_drawn_by_its_loss(tmp_path, capsys):
+    command = ["reproduce", "gpt", "--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
+    assert main(command) == 0
+    rows = read_rows(tmp_path / "trials" / "rows.jsonl")
+    assert {row["labels"]["curve"] for row in rows} == {
+        "dense",
+        "informed",
+        "random",
+        "random half",
+        "narrow",
+    }
+    for row in rows:
+        assert 2 < row["metrics"]["test_loss"] < 4.5  # log 92 is 4.52
+        assert row["dataset"] == "scikit-learn's descriptions"
+    printed = capsys.readouterr()
+    assert printed.out.index("test loss, nats") < printed.out.index("test error, %")
+    assert "loss" in printed.err
+    assert (tmp_path / "modern-gpt.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["gpt"], "gpt has no data of its own: name a text with --data NAME=FILE"),
         (["fig9"], "there is no figure 'fig9'; did you mean"),
         (["fig4", "--preset", "smoky"], "there is no preset 'smoky'; did you mean 'smoke'"),
         (["fig4", "--executor", "raye"], "executor is 'raye': take 'local' or 'ray'"),

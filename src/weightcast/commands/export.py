@@ -25,7 +25,7 @@ HELP = """FOLDER is what weightcast train wrote, or wc.save; for the latter, --f
 function that makes the dense network, and --input-shape one of its inputs. The file is run and
 compared with the network."""
 
-_CONFIG, _IMAGES, _MODEL = "config.json", "images.json", "model"
+_CONFIG, _DATA, _MODEL = "config.json", "data.json", "model"
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def run_export(
         fixed_batch: the only batch size; None lets it be any.
         factory: ``package:function``, for the dense network; None takes the run's config.
         allow_import: whether the factory may be imported.
-        input_shape: of one example; None takes that of the run's images.
+        input_shape: of one example; None takes that of the run's data.
 
     Raises:
         ValueError: a folder that cannot be read, a factory that cannot or must not be imported, or
@@ -79,25 +79,32 @@ def run_export(
     folder = Path(folder)
     saved = folder / _MODEL if (folder / _MODEL / JSON_NAME).is_file() else folder
     if factory is None:
-        dense, shape = _dense_of_run(folder)
+        dense, shape, alphabet = _dense_of_run(folder)
     else:
-        dense, shape = _make_dense(factory, allow_import), None
+        dense, shape, alphabet = _make_dense(factory, allow_import), None, None
     shape = input_shape or shape
     if shape is None:
         raise ValueError("say what one example looks like, such as --input-shape [1,28,28]")
     model = load(saved, dense).eval()
     sizes = [fixed_batch] if fixed_batch else [2, 1, 5]
-    examples = [torch.rand(size, *shape) for size in sizes]
+    examples = [_example((size, *shape), alphabet) for size in sizes]
     path = export(
         model, output, examples[0], format=format, form=form, dynamic_batch=not fixed_batch
     )
     print(_report(path, model, examples, format, form))
 
 
-def _dense_of_run(folder: Path) -> tuple[nn.Module, list[int]]:
-    """The dense network that a run's config describes, and the shape of its images."""
+def _example(shape: Sequence[int], alphabet: int | None) -> Tensor:
+    """Noise of this shape, or characters of an alphabet of this size."""
+    if alphabet is None:
+        return torch.rand(*shape)
+    return torch.randint(alphabet, tuple(shape))
+
+
+def _dense_of_run(folder: Path) -> tuple[nn.Module, list[int], int | None]:
+    """The dense network that a run's config describes, an example's shape, a text's alphabet."""
     try:
-        config, images = (json.loads((folder / name).read_text()) for name in (_CONFIG, _IMAGES))
+        config, data = (json.loads((folder / name).read_text()) for name in (_CONFIG, _DATA))
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} is no run of weightcast train: {Path(error.filename).name} is missing. Name "
@@ -107,7 +114,9 @@ def _dense_of_run(folder: Path) -> tuple[nn.Module, list[int]]:
     from weightcast.training import TrainConfig
 
     config = TrainConfig.from_dict(config, str(folder / _CONFIG))
-    return dense_model(config, images["shape"], images["n_classes"]), images["shape"]
+    shape, n_classes = data["shape"], data["n_classes"]
+    alphabet = n_classes if config.model.reads_text else None
+    return dense_model(config, shape, n_classes), shape, alphabet
 
 
 def _make_dense(factory: str, allow_import: bool) -> nn.Module:

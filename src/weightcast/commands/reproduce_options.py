@@ -10,13 +10,16 @@ if TYPE_CHECKING:
 SUMMARY = "Run the trials behind a figure of the paper; print its table, write its page."
 HELP = """NAME is fig1 (filters and their prediction), fig4 (MNIST, test error against the
 share of weights that is learned), fig5 (the same for the convnet on CIFAR-10), speech or rica
-(reconstruction ICA). Each trial runs in a process of its own; stopped in any way, the same
+(reconstruction ICA); or a modern network with ever fewer weights learned: resnet20, vit or gpt
+(of a text: --data NAME=FILE). Each trial runs in a process of its own; stopped in any way, the same
 command goes on where it was."""
 
 
 def add(parser: ArgumentParser) -> None:
     """Add the options to the command's parser."""
-    parser.add_argument("name", metavar="NAME", help="fig1, fig4, fig5, speech or rica")
+    parser.add_argument(
+        "name", metavar="NAME", help="fig1, fig4, fig5, speech, rica, resnet20, vit, gpt"
+    )
     parser.add_argument(
         "--preset",
         default="cpu",

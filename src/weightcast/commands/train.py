@@ -71,9 +71,11 @@ def read_config(
 def table(run: Run) -> str:
     """The ledger and what was measured, as text."""
     result, row = run.result, run.row
-    measured = {"test error": f"{result.test_error:.2f} %"}
-    if result.validation_error is not None:
-        measured["validation error"] = f"{result.validation_error:.2f} %"
+    measured = {"test error": f"{result.test.error:.2f} %"}
+    measured["test loss"] = f"{result.test.loss:.4f} nats"
+    if result.validation is not None:
+        measured["validation error"] = f"{result.validation.error:.2f} %"
+        measured["validation loss"] = f"{result.validation.loss:.4f} nats"
     measured["training loss"] = f"{result.train_loss:.4f}"
     measured["training time"] = f"{result.train_seconds:.1f} s, {result.epochs} epochs"
     measured["saved network"] = f"{row['metrics']['checkpoint_bytes']:,} bytes, {run.folder}/model"

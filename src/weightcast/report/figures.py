@@ -37,7 +37,13 @@ TITLES = {
     "fig5": "Figure 5: a convolutional network, with ever fewer weights learned",
     "speech": "Speech: two hidden layers, with ever fewer weights learned",
     "rica": "Reconstruction ICA: features with ever fewer weights learned",
+    "modern-resnet20": "ResNet-20, with ever fewer weights learned",
+    "modern-vit": "A vision transformer, with ever fewer weights learned",
+    "modern-gpt": "A character GPT, with ever fewer weights learned",
 }
+
+LOSS_FIRST = ("modern-gpt",)
+"""Experiments in which the loss says more than the share of wrong answers."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +169,15 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
             name, title, tuple(lines), metrics, SHARE_KNOWN, "network", _filters(results)
         )
     lines = make_lines(samples(results))
-    metrics = tuple(Metric(n, f"{n.replace('_', ' ')}, %") for n in _metrics(lines))
-    return LinesFigure(name, title, tuple(lines), metrics, SHARE_LEARNED)
+    metrics = [_metric(name) for name in _metrics(lines)]
+    if experiment in LOSS_FIRST:
+        metrics.sort(key=lambda metric: metric.name != "test_loss")
+    return LinesFigure(name, title, tuple(lines), tuple(metrics), SHARE_LEARNED)
+
+
+def _metric(name: str) -> Metric:
+    words = name.replace("_", " ")
+    return Metric(name, f"{words}, nats", 3) if name == "test_loss" else Metric(name, f"{words}, %")
 
 
 def _new_name(parts: Iterable[str], taken: set[str]) -> str:

@@ -122,7 +122,7 @@ def _reading(figure: LinesFigure) -> str:
 
 
 def _caption(figure: LinesFigure) -> str:
-    values = [value for m in figure.metrics for value in chart_values(figure.lines, m.name)]
+    values = [value for m in figure.metrics for value in chart_values(figure.lines, m)]
     common = f" All lines: {figure.common}." if figure.common else ""
     return caption(values, figure.x_title) + common
 

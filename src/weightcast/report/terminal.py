@@ -46,10 +46,8 @@ def lines_table(figure: LinesFigure, metric: Metric) -> tuple[list[str], list[li
     for line in figure.lines:
         points = {point.fraction: point for point in line.points.get(metric.name, ())}
         cells = [
-            f"{lines_chart.cell(points[f].mean, points[f].spread)} ({len(points[f].values)})"
-            if f in points
-            else ""
-            for f in fractions
+            f"{lines_chart.cell(p.mean, p.spread, metric.digits)} ({len(p.values)})" if p else ""
+            for p in map(points.get, fractions)
         ]
         body.append([line.curve, *(line.settings.get(name, "any") for name in settings), *cells])
     return head, body

@@ -1,7 +1,7 @@
-"""Training on small images: data, reference networks, settings, and ``fit`` on Lightning.
+"""Training on small images and on text: data, reference networks, settings, ``fit`` on Lightning.
 
-Read in this order: ``data``, ``prepared``, ``batches``, ``models``, ``settings``, ``module``,
-``checkpoint_io``, ``randomness``, ``callbacks``, ``fit``.
+Read in this order: ``data``, ``prepared``, ``text``, ``batches``, ``models``, ``settings``,
+``module``, ``checkpoint_io``, ``randomness``, ``callbacks``, ``fit``.
 """
 
 from weightcast.training.batches import Batches
@@ -9,8 +9,8 @@ from weightcast.training.callbacks import Interrupted
 from weightcast.training.checkpoint_io import SafetensorsCheckpointIO
 from weightcast.training.data import Images, load_images
 from weightcast.training.fit import FitResult, fit
-from weightcast.training.models import convnet, mlp
-from weightcast.training.module import Classifier, measure_error
+from weightcast.training.models import convnet, gpt, lstm, mlp, resnet20, vit
+from weightcast.training.module import Classifier, Score, measure, measure_error
 from weightcast.training.prepared import save_images
 from weightcast.training.randomness import RandomState
 from weightcast.training.settings import (
@@ -19,6 +19,7 @@ from weightcast.training.settings import (
     TrainConfig,
     TrainingSettings,
 )
+from weightcast.training.text import Text, load_text
 
 __all__ = [
     "Batches",
@@ -30,12 +31,20 @@ __all__ = [
     "PretrainingSettings",
     "RandomState",
     "SafetensorsCheckpointIO",
+    "Score",
+    "Text",
     "TrainConfig",
     "TrainingSettings",
     "convnet",
     "fit",
+    "gpt",
     "load_images",
+    "load_text",
+    "lstm",
+    "measure",
     "measure_error",
     "mlp",
+    "resnet20",
     "save_images",
+    "vit",
 ]

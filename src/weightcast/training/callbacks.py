@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
 from weightcast.training.data import Split
-from weightcast.training.module import Classifier, measure_error
+from weightcast.training.module import Classifier, Score, measure
 from weightcast.whole import remove_partial, whole
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
@@ -63,15 +63,21 @@ class Stopwatch(pl.Callback):
 
 
 class Measure(pl.Callback):
-    """Log loss, learning rate and the error on the validation images after every epoch.
+    """Log loss, learning rate and the score on the validation split after every epoch.
 
     Args:
-        validation: images to measure on, or None.
+        validation: None where nothing was set aside.
+        criterion: which entry of a score says which weights are better.
         folder: of the run, whose metrics.csv gets a line per epoch; None writes no file.
     """
 
-    def __init__(self, validation: Split | None, folder: Path | None = None) -> None:
-        self.validation = validation
+    def __init__(
+        self,
+        validation: Split | None,
+        criterion: Literal["error", "loss"],
+        folder: Path | None = None,
+    ) -> None:
+        self.validation, self.criterion = validation, criterion
         self.folder = folder
         self.epochs: list[dict[str, float]] = []
 
@@ -81,9 +87,26 @@ class Measure(pl.Callback):
         return self.epochs[-1]["train_loss"] if self.epochs else math.nan
 
     @property
-    def validation_error(self) -> float | None:
-        """After the last epoch, in percent; None without validation images."""
-        return self.epochs[-1].get("validation_error") if self.epochs else None
+    def score(self) -> Score | None:
+        """After the last epoch; None without a validation split."""
+        last = self.epochs[-1] if self.epochs else {}
+        if "validation_error" not in last:
+            return None
+        return Score(last["validation_error"], last["validation_loss"])
+
+    @property
+    def value(self) -> float | None:
+        """What the criterion says of the last epoch's weights."""
+        return None if self.score is None else getattr(self.score, self.criterion)
+
+    def describe(self) -> str:
+        """The last epoch in words."""
+        text = f"loss {self.train_loss:.4f}"
+        if self.score is None:
+            return text
+        if self.criterion == "loss":
+            return f"{text}, validation loss {self.score.loss:.4f} nats"
+        return f"{text}, validation error {self.score.error:.2f} %"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
@@ -91,7 +114,8 @@ class Measure(pl.Callback):
         metrics = {"train_loss": classifier.take_loss()}
         metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.validation is not None:
-            metrics["validation_error"] = measure_error(classifier.model, self.validation)
+            score = measure(classifier.model, self.validation)
+            metrics |= {"validation_error": score.error, "validation_loss": score.loss}
         step = epoch * classifier.n_batches
         self.epochs.append({"epoch": epoch, "step": step} | metrics)
         for logger in trainer.loggers:
@@ -144,9 +168,7 @@ class Progress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how far it went."""
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        text = f"{epoch}, loss {self.measure.train_loss:.4f}"
-        if self.measure.validation_error is not None:
-            text += f", validation error {self.measure.validation_error:.2f} %"
+        text = f"{epoch}, {self.measure.describe()}"
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         else:
@@ -160,7 +182,7 @@ class Progress(pl.Callback):
 
 
 class KeepCheckpoints(Checkpoint):
-    """Write last.ckpt after every epoch, best.ckpt whenever the validation error falls."""
+    """Write last.ckpt after every epoch, best.ckpt whenever what is measured falls."""
 
     def __init__(self, folder: Path, measure: Measure) -> None:
         self.folder = folder
@@ -175,14 +197,14 @@ class KeepCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is due."""
-        error = self.measure.validation_error
-        if error is not None and error < self.best:
-            self.best = error
+        value = self.measure.value
+        if value is not None and value < self.best:
+            self.best = value
             trainer.save_checkpoint(self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
 
     def state_dict(self) -> dict[str, Any]:
-        """The smallest validation error so far."""
+        """The smallest value so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
