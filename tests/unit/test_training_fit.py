@@ -319,7 +319,7 @@ def test_what_cannot_be_resumed_is_refused(images, tmp_path):
 def test_the_best_weights_need_validation_images_and_a_folder(images, tmp_path):
     settings = replace(SETTINGS, test_weights="best")
     for options in ({"folder": None}, {"folder": tmp_path}):
-        with pytest.raises(ValueError, match="'best' needs validation images and a folder"):
+        with pytest.raises(ValueError, match="'best' needs a validation split and a folder"):
             train(make_model(), replace(images, validation=None), settings, **options)
 
 

@@ -50,8 +50,8 @@ class Run:
     """A finished training run.
 
     Args:
-        folder: what it wrote: config.json, data.json (an example's shape), row.json, model/, last.ckpt,
-            metrics.csv, tensorboard/.
+        folder: what it wrote: config.json, data.json (an example's shape), row.json, model/,
+            last.ckpt, metrics.csv, tensorboard/.
         ledger: what each layer learns, holds and stores.
         result: errors and time.
         row: what was appended to the rows.
