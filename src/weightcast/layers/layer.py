@@ -26,7 +26,8 @@ class PredictedLayer(PredictedWeight):
         bias: whether the layer has one.
         own_grid: coordinates that the layer knows of its inputs.
         atoms: built earlier, to share bases between layers; None builds them from the rule.
-        seed: of the draws of atoms, V and bias, in this order, or their CPU generator.
+        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; None for
+            no draw of V and bias, which are then zero and wait to be loaded.
         statistics: of the layer's inputs, for data-driven dictionaries.
         device: of parameters and constants.
         dtype: of parameters and constants, a floating-point type.
@@ -43,7 +44,7 @@ class PredictedLayer(PredictedWeight):
         bias: bool,
         own_grid: Grid | None,
         atoms: Atoms | None,
-        seed: int | torch.Generator,
+        seed: int | torch.Generator | None,
         statistics: InputStatistics | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -52,7 +53,7 @@ class PredictedLayer(PredictedWeight):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
         generator = seed
-        if not isinstance(generator, torch.Generator):
+        if generator is not None and not isinstance(generator, torch.Generator):
             generator = torch.Generator().manual_seed(generator)
         if atoms is not None:
             atoms = copy.deepcopy(atoms)  # about to be cast and moved
@@ -67,8 +68,11 @@ class PredictedLayer(PredictedWeight):
         with torch.device("cpu"):  # whatever the default device is
             super().__init__(atoms, n_units, path=rule.path)
             self.rule = rule
-            self.reset_V(dense_variance(n_visible), generator)
-            self.bias = nn.Parameter(draw_bias(n_units, n_visible, generator)) if bias else None
+            bias_drawn = torch.zeros(n_units, dtype=torch.float64)
+            if generator is not None:
+                self.reset_V(dense_variance(n_visible), generator)
+                bias_drawn = draw_bias(n_units, n_visible, generator)
+            self.bias = nn.Parameter(bias_drawn) if bias else None
         device = torch.get_default_device() if device is None else device
         self.to(device=device, dtype=dtype)
 
@@ -78,7 +82,7 @@ class PredictedLayer(PredictedWeight):
         layer: Any,
         rule: Rule,
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         statistics: InputStatistics | None = None,
         bases: SharedBases | None = None,
         indices: Tensor | None = None,
@@ -91,7 +95,7 @@ class PredictedLayer(PredictedWeight):
         Args:
             layer: the dense counterpart, such as ``nn.Linear``.
             rule: how to predict its weights.
-            seed: of the draws of atoms and V.
+            seed: of the draws of atoms and V; None leaves V at zero, to be loaded.
             statistics: of the layer's inputs, for data-driven dictionaries.
             bases: bases of other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
@@ -102,7 +106,7 @@ class PredictedLayer(PredictedWeight):
         """
         weight: Tensor = layer.weight
         n_units = weight.shape[0]
-        generator = torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
             weight[0].numel(),
