@@ -55,8 +55,13 @@ def edit_facts(folder: Path, change: Callable[[dict[str, Any]], object]) -> None
 def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Write facts with the checksum that they should have."""
     facts.pop("checksum", None)
-    facts["checksum"] = f"{zlib.crc32(json.dumps(facts).encode()):08x}"
+    facts["checksum"] = checksum_of(facts)
     (folder / "weightcast.json").write_text(json.dumps(facts))
+
+
+def checksum_of(facts: dict[str, Any]) -> str:
+    """CRC-32 of everything in the facts but their checksum."""
+    return f"{zlib.crc32(json.dumps(facts).encode()):08x}"
 
 
 def edit_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:

@@ -36,10 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the command line's.
 
     Returns:
-        The exit code: 0, 1 where trials failed, 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0, 1 where trials or checks failed, 2 for a user's mistake, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if arguments[:1] == ["doctor"]:  # which must work without the command line's own extra
+            return _doctor(arguments[1:])
         rest, plan_overrides = _split_plan_overrides(arguments)
         parsed = _parse(rest)
         match parsed.subcommand:
@@ -90,7 +92,7 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     """The parser and those of the commands; train's fields only where they are wanted."""
     from jsonargparse import ArgumentParser
 
-    from weightcast.commands import bench_options
+    from weightcast.commands import bench_options, doctor
 
     def make(text: str, **options: Any) -> ArgumentParser:
         return ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False, **options)
@@ -113,6 +115,8 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     _add_reproduce_options(reproduce)
     bench = make(f"{bench_options.SUMMARY} {bench_options.HELP}")
     bench_options.add(bench)
+    doctor_command = make(f"{doctor.SUMMARY} {doctor.HELP}")
+    doctor.add_options(doctor_command)
     report = make(REPORT_SUMMARY)
     report.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="files of result rows")
     report.add_argument("--output", default="weightcast-report", help="folder for index.html")
@@ -124,12 +128,14 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     commands.add_subcommand("reproduce", reproduce, help=REPRODUCE_SUMMARY)
     commands.add_subcommand("bench", bench, help=bench_options.SUMMARY)
     commands.add_subcommand("report", report, help=REPORT_SUMMARY)
+    commands.add_subcommand("doctor", doctor_command, help=doctor.SUMMARY)
     return parser, {
         "demo": demo,
         "train": train,
         "reproduce": reproduce,
         "bench": bench,
         "report": report,
+        "doctor": doctor_command,
     }
 
 
@@ -219,6 +225,12 @@ def _bench(options: Namespace) -> None:
     from weightcast.commands.bench import run_bench
 
     run_bench(**vars(options))
+
+
+def _doctor(arguments: list[str]) -> int:
+    from weightcast.commands.doctor import run_doctor
+
+    return 0 if run_doctor(arguments) else FAILED
 
 
 def _report(options: Namespace) -> None:
