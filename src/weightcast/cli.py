@@ -31,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the command line's.
 
     Returns:
-        The exit code: 0, 1 where trials failed, 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0, 1 where trials or checks failed, 2 for a user's mistake, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if arguments[:1] == ["doctor"]:  # which must work without the command line's own extra
+            return _doctor(arguments[1:])
         rest, plan_overrides = _split_plan_overrides(arguments)
         parsed = _parse(rest)
         match parsed.subcommand:
@@ -89,7 +91,7 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     """The parser and those of the commands; train's fields only where they are wanted."""
     from jsonargparse import ArgumentParser
 
-    from weightcast.commands import bench_options, model_options, reproduce_options
+    from weightcast.commands import bench_options, doctor, model_options, reproduce_options
     from weightcast.commands import export as export_command
 
     def make(text: str, **options: Any) -> ArgumentParser:
@@ -121,6 +123,8 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     model_options.add_probe(probe)
     bench = make(f"{bench_options.SUMMARY} {bench_options.HELP}")
     bench_options.add(bench)
+    doctor_command = make(f"{doctor.SUMMARY} {doctor.HELP}")
+    doctor.add_options(doctor_command)
     report = make(REPORT_SUMMARY)
     report.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="files of result rows")
     report.add_argument("--output", default="weightcast-report", help="folder for index.html")
@@ -138,6 +142,7 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     commands.add_subcommand("bench", bench, help=bench_options.SUMMARY)
     commands.add_subcommand("report", report, help=REPORT_SUMMARY)
     commands.add_subcommand("export", export, help=export_command.SUMMARY)
+    commands.add_subcommand("doctor", doctor_command, help=doctor.SUMMARY)
     return parser, {
         "demo": demo,
         "train": train,
@@ -148,6 +153,7 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
         "bench": bench,
         "report": report,
         "export": export,
+        "doctor": doctor_command,
     }
 
 
@@ -234,6 +240,12 @@ def _bench(options: Namespace) -> None:
     from weightcast.commands.bench import run_bench
 
     run_bench(**vars(options))
+
+
+def _doctor(arguments: list[str]) -> int:
+    from weightcast.commands.doctor import run_doctor
+
+    return 0 if run_doctor(arguments) else FAILED
 
 
 def _report(options: Namespace) -> None:
