@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +72,7 @@ def export(
     data = _onnx_bytes(program) if format == "onnx" else None
     with whole(path) as partial:
         if data is None:
-            with partial.open("wb") as file:
-                torch.export.save(program, file)  # pyright: ignore[reportArgumentType]
+            _write_program(program, partial)
         else:
             partial.write_bytes(data)
     return path
@@ -127,6 +129,19 @@ def _trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) ->
     return program
 
 
+def _write_program(program: ExportedProgram, path: Path) -> None:
+    """A .pt2 file whose graph, some hundred bytes of JSON a node, is compressed."""
+    with TemporaryFile(dir=path.parent) as draft:
+        torch.export.save(program, draft)  # pyright: ignore[reportArgumentType]
+        with ZipFile(draft) as plain, ZipFile(path, "w") as archive:
+            for name in plain.namelist():
+                entry = ZipInfo(name)  # without the time
+                entry.compress_type = ZIP_DEFLATED if name.endswith(".json") else ZIP_STORED
+                entry.file_size = plain.getinfo(name).file_size
+                with plain.open(name) as source, archive.open(entry, "w") as target:
+                    shutil.copyfileobj(source, target)
+
+
 def _onnx_bytes(program: ExportedProgram) -> bytes:
     """The program as ONNX, with only such constants multiplied out as do not make it larger."""
     import onnx_ir as ir
@@ -143,7 +158,8 @@ def _onnx_bytes(program: ExportedProgram) -> bytes:
     common.DeduplicateHashedInitializersPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props["weightcast"] = version("weightcast")
-    n_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    constants: Any = [value.const_value for value in model.graph.initializers.values()]
+    n_bytes = sum(constant.nbytes for constant in constants)
     if n_bytes >= 2**31:
         raise ValueError(
             f"the constants take {n_bytes:,} bytes, and an ONNX file holds at most 2 GiB: take "

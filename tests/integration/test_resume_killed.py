@@ -15,7 +15,8 @@ import weightcast as wc
 from weightcast.experiments.rows import read_rows
 from weightcast.training import SafetensorsCheckpointIO
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LIMIT = 240  # seconds for one of some ten processes, of which each needs about six
 
 SCRIPT = Path(__file__).with_name("killed_training.py")
 CONFIG = """
@@ -48,7 +49,7 @@ def command(moment, folder, *options):
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=LIMIT)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,8 +79,9 @@ class Batches:
         if not self.workers:
             return map(self.__getitem__, lists)
         # A generator of its own: the loader would draw its workers' seeds from the global one.
-        options = {"batch_size": None, "generator": torch.Generator()}
-        return iter(DataLoader(self, sampler=lists, num_workers=self.workers, **options))
+        data: Any = self  # a map from lists of images to their batches
+        options = {"num_workers": self.workers, "generator": torch.Generator()}
+        return iter(DataLoader(data, batch_size=None, sampler=lists, **options))
 
     def _share(self, batch: Tensor) -> Tensor:
         if self.processes == 1:
