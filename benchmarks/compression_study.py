@@ -45,9 +45,10 @@ GRIDS: dict[str, dict[str, Grid | None]] = {
     "mlp": {"hidden1": Grid((28, 28)), "hidden2": None},
     "convnet": {"conv1": None, "conv2": None, "conv3": None, "hidden": None},
 }
+WIDTHS = {"mlp": (500, 500), "convnet": (24, 32, 32, 256)}
 TRAINING = {
-    "mlp": (TrainingSettings(epochs=10), None),
-    "convnet": (TrainingSettings(epochs=8), 10_000),
+    "mlp": (TrainingSettings(epochs=5), None),
+    "convnet": (TrainingSettings(epochs=6), 10_000),
 }
 SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED = (
     "truncated SVD",
@@ -176,7 +177,7 @@ class Study:
         kept = "all" if images.validation is None else "chosen"
         file = folder / f"{network}-{seed}-{kept}.safetensors"
         make: Callable[..., nn.Module] = mlp if network == "mlp" else convnet
-        self.model = make(images.shape, images.n_classes, seed=seed)
+        self.model = make(images.shape, images.n_classes, hidden=WIDTHS[network], seed=seed)
         if file.exists():
             self.model.load_state_dict(load_file(file))
         else:
@@ -221,7 +222,7 @@ class Study:
             yield self.row("dense", 1.0, self.model)
         for fraction in FRACTIONS:
             for method in (SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED):
-                tuned = method in (ASVD, OUTPUTS, SHARED)
+                tuned = method in (ASVD, OUTPUTS)
                 wanted = [method, method + TUNED] if tuned else [method]
                 if all((self.network, name, fraction, self.seed) in done for name in wanted):
                     continue
@@ -235,6 +236,7 @@ class Study:
         total = ledger(model).total
         config: dict[str, Any] = {
             "network": self.network,
+            "widths": list(WIDTHS[self.network]),
             "training": self.settings.to_dict(),
             "examples": EXAMPLES[self.network],
         }
@@ -285,7 +287,7 @@ def main() -> None:
     parser.add_argument("--mnist", help="folder, prepared file or Hub name; leave out: no mlp")
     parser.add_argument("--cifar10", help="the same; leave out: no convnet")
     parser.add_argument("--rows", type=Path, default=Path("results/compression.jsonl"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choose", action="store_true", help="print validation errors instead")
     parser.add_argument("--folder", type=Path, default=Path("runs/compression-study"))
     options = parser.parse_args()
@@ -299,7 +301,7 @@ def main() -> None:
             continue
         images = load_images(source, n_validation=5_000 if options.choose else 0)
         images = replace(images, name=name)
-        for seed in range(1 if options.choose else options.seeds):
+        for seed in options.seeds[:1] if options.choose else options.seeds:
             study = Study(network, images, seed, options.folder)
             if options.choose:
                 for what, error in choose(study):
