@@ -132,10 +132,9 @@ class Forgetful(Rotations):
         object.__setattr__(self, "exponent", self.exponent + 1)
 
 
-@dataclass(eq=False)
-class Thawed(Dictionary):
-    def build(self, site):
-        return Rotations().build(site)
+class Thawed(Rotations):
+    def __init__(self, exponent=2):
+        object.__setattr__(self, "exponent", exponent)
 
 
 BROKEN = [

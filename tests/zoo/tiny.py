@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 LENGTH = 12
 """Of example texts, in tokens."""
@@ -81,6 +83,25 @@ def tiny(kind: type[PretrainedConfig], **fields: Any) -> PretrainedConfig:
             changed[name] = tiny(type(part)).to_dict()
     changed |= EXCEPTIONS.get(kind.model_type, {})
     return kind(**{**changed, **fields})
+
+
+def build(name: str, *, device: str = "cpu") -> nn.Module:
+    """The base model of a type, tiny, with random weights, in evaluation mode.
+
+    Args:
+        name: of the type, as transformers has it.
+        device: where its weights are.
+    """
+    config = tiny(CONFIG_MAPPING[name])
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        return base_class(type(config))(config).eval()
+
+
+def base_class(kind: type[PretrainedConfig]) -> type[nn.Module]:
+    """The base model of configs of this class."""
+    found = MODEL_MAPPING[kind]
+    return found[0] if isinstance(found, (tuple, list)) else found
 
 
 def example_inputs(model: nn.Module) -> dict[str, Tensor]:
