@@ -319,7 +319,7 @@ def test_the_command_imports_a_factory_only_when_it_may(command, tmp_path):
             "mine:make",
             "--input-shape",
             "[24]",
-        ): "mine:make is a function, and to import it runs its",
+        ): "mine:make is a function, and to import it",
         ("mine:make", "--allow-import"): "say what one example looks like",
         ("mine", *allowed): "there is no mine: name a .safetensors, .pt or .pth file",
         ("mine:mak", *allowed): "mine:mak: mine has no 'mak'",
