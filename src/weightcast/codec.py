@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -85,7 +86,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     if cls is not kind and hasattr(cls, "from_json_data"):
         return cls.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     given = {key: item for key, item in data.items() if key != "kind"}
     for key in given:
         if key not in fields:
@@ -126,6 +127,12 @@ def concrete_subclasses(kind: type) -> dict[str, type]:
     for subclass in kind.__subclasses__():
         found |= concrete_subclasses(subclass)
     return found
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields, evaluated once."""
+    return typing.get_type_hints(cls)
 
 
 def _find_class(kind: type, data: dict[str, Any], where: str) -> type:
