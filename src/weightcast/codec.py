@@ -86,7 +86,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     if cls is not kind and hasattr(cls, "from_json_data"):
         return cls.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
-    hints = _hints(cls)
+    hints = field_types(cls)
     given = {key: item for key, item in data.items() if key != "kind"}
     for key in given:
         if key not in fields:
@@ -120,6 +120,12 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields, evaluated once."""
+    return typing.get_type_hints(cls)
+
+
 def concrete_subclasses(kind: type) -> dict[str, type]:
     """``kind`` (if concrete) and all its concrete subclasses, by class name."""
     readable = dataclasses.is_dataclass(kind) or hasattr(kind, "from_json_data")
@@ -127,12 +133,6 @@ def concrete_subclasses(kind: type) -> dict[str, type]:
     for subclass in kind.__subclasses__():
         found |= concrete_subclasses(subclass)
     return found
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """The annotated types of a class's fields, evaluated once."""
-    return typing.get_type_hints(cls)
 
 
 def _find_class(kind: type, data: dict[str, Any], where: str) -> type:
