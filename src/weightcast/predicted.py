@@ -29,6 +29,7 @@ class PredictedWeight(nn.Module):
         n_units: number of units (columns of W).
         path: how to compute x W. ``auto`` takes the path that takes less time, as :class:`Cost`
             counts it.
+        V: (n_atoms, n_units), to hold as it is; None makes zeros, in float64.
 
     Raises:
         ValueError: more columns than units, or an unknown path.
@@ -38,7 +39,9 @@ class PredictedWeight(nn.Module):
 
     V: nn.Parameter
 
-    def __init__(self, atoms: Atoms, n_units: int, *, path: Path = "auto") -> None:
+    def __init__(
+        self, atoms: Atoms, n_units: int, *, path: Path = "auto", V: Tensor | None = None
+    ) -> None:
         super().__init__()
         if atoms.columns > n_units:
             raise ValueError(
@@ -50,7 +53,9 @@ class PredictedWeight(nn.Module):
         self.atoms = atoms
         self.n_units = n_units
         self.path: Path = path
-        self.V = nn.Parameter(torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64))
+        if V is None:
+            V = torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64)
+        self.V = nn.Parameter(V)
         self._runs = _runs(n_units, atoms.columns)
         self._counted: dict[str, Cost] | None = None
 

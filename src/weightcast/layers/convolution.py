@@ -37,7 +37,7 @@ class PredictedConvolution(PredictedLayer):
         columns: groups of units with atoms of their own.
         grid: of a filter; None takes ``Grid(kernel_size, channels=in_channels // groups)``.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias; None leaves V and bias at zero.
+        seed: of the draws of atoms, V and bias; None leaves V and bias to be loaded.
         statistics: of the patches, for data-driven dictionaries.
         atoms: built earlier; None builds them.
         device: of parameters and constants.
