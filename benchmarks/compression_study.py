@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from weightcast.budget import plan_for_budget
+from weightcast.codec import encode
 from weightcast.compress import compress
 from weightcast.dictionaries import LowRank
 from weightcast.experiments.rows import Row, append_row, make_row, read_rows
@@ -237,13 +238,13 @@ class Study:
         config: dict[str, Any] = {
             "network": self.network,
             "widths": list(WIDTHS[self.network]),
-            "training": self.settings.to_dict(),
+            "training": encode(self.settings),
             "examples": EXAMPLES[self.network],
         }
         if method.startswith("compress"):
             config["plan"] = self.plan.to_dict()
         if method.endswith(TUNED):
-            config["fine_tuning"] = FINE_TUNING.to_dict()
+            config["fine_tuning"] = encode(FINE_TUNING)
         row = make_row(
             experiment="compression",
             variant=f"{self.network}, {method}, {100 * fraction:g} %",

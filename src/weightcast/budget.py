@@ -24,6 +24,7 @@ from weightcast.dictionaries import (
 )
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
+from weightcast.layers import splitting
 from weightcast.ledger import ledger
 from weightcast.plan import Plan
 from weightcast.probe.measure import observe
@@ -69,10 +70,10 @@ def plan_for_budget(
     sites = find_sites(model, list(grids), own)
     left = _left_for(model, sites, budget, count)
     offers: dict[str, list[Offer]] = {}
-    with Progress("suggesting", len(sites), show=progress) as shown:
+    with splitting(model) as split, Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
             if batches is not None:
-                site = observe(model, site, batches, ("covariance",), seed)
+                site = observe(split, site, batches, ("covariance",), seed)
             maker = _Offers(site, min(columns, site.n_units), count, left, layer_seed(seed, name))
             offers[name] = [*maker.all(), maker.dense()]
             shown.step()

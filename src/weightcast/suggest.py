@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from weightcast.budget import Count, plan_for_budget
+from weightcast.convertible import convertible_layers, refusals, tied_layers
 from weightcast.dictionaries import DCT, Covariance, Dictionary, Kernel, check_fraction
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.plan import Plan, convertible_layers
+from weightcast.layers import class_of, layer_size, splitting
+from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, execution_order
 
@@ -76,18 +79,13 @@ def suggest(
         raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
-    layers = convertible_layers(model)
-    seen: dict[str, Tensor] = {}
-    image: tuple[int, ...] = ()
     batches = None if inputs is None else as_batches(inputs)
-    if batches is not None:
-        seen = execution_order(model, layers, batches[0])
-        layers = {name: layers[name] for name in seen}
-        image = _image_shape(batches[0])
+    layers, seen = _predictable(model, batches)
+    image = _image_shape(batches[0]) if batches else ()
     found = {
         name: _grid(layers[name], image if number == 0 else ())
-        for number, name in enumerate(list(layers)[:-1])
-        if _size(layers[name]) >= MIN_WEIGHTS
+        for number, name in enumerate(list(seen)[:-1])
+        if layers[name].weight.numel() >= MIN_WEIGHTS
     }
     if budget is not None and found:
         return plan_for_budget(
@@ -95,23 +93,41 @@ def suggest(
         )
     rules: dict[str, Rule | None] = {}
     for name, grid in found.items():
-        layer: Any = layers[name]
-        n_units, n_visible = layer.weight.shape[0], layer.weight[0].numel()
+        n_visible, n_units = layer_size(layers[name])
         if round(fraction * n_visible) < 1:
             continue
-        dictionary = _dictionary(layer, grid, inputs is not None)
+        dictionary = _dictionary(layers[name], grid, inputs is not None)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
         raise ValueError(
-            f"no layer to predict at fraction {fraction}: of the model's {len(layers)} layer(s) "
+            f"no layer to predict at fraction {fraction}: of the model's {len(seen)} layer(s) "
             f"that can be predicted, the last one, those under {MIN_WEIGHTS:,} weights and those "
             "under one atom stay dense"
         )
     return Plan({**rules, "*": None})
 
 
-def _size(layer: Any) -> int:
-    return layer.weight.numel()
+def _predictable(
+    model: nn.Module, batches: list[Any] | None
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Layers that multiply their inputs by weights of their own, and the order they run in.
+
+    Embeddings only look up, and stay dense, as do layers that are tied to another.
+    """
+    layers: dict[str, Any] = convertible_layers(model)
+    left_out = {name for group in tied_layers(layers) for name in group} | {
+        *refusals(model, layers)
+    }
+    layers = {
+        name: layer
+        for name, layer in layers.items()
+        if name not in left_out and not class_of(layer).data_refusal(layer)
+    }
+    if batches is None:
+        return layers, list(layers)
+    with splitting(model) as split:
+        own = {name: split.get_submodule(name) for name in layers}
+        return layers, list(execution_order(split, own, batches[0]))
 
 
 def _image_shape(batch: Any) -> tuple[int, ...]:
@@ -124,7 +140,7 @@ def _image_shape(batch: Any) -> tuple[int, ...]:
 
 def _grid(layer: Any, image: tuple[int, ...]) -> Grid | None:
     """The grid of a linear layer that is given flattened images; convolutions know their own."""
-    n_visible = layer.weight[0].numel()
+    n_visible, _ = layer_size(layer)
     if isinstance(layer, nn.Linear) and image and math.prod(image) == n_visible:
         return Grid(image[1:], channels=image[0])
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) == 1:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
+from weightcast.convertible import convertible_layers
+from weightcast.layers import splitting
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.ledger import ledger
 from weightcast.statistics import as_batches, call, evaluating
@@ -88,7 +90,7 @@ def compression_report(
     layers = predicted_layers(compressed)
     if not layers:
         raise ValueError("the compressed model has no predicted layer: nothing was compressed")
-    modules = dict(model.named_modules())
+    modules = convertible_layers(model)
     for name, layer in layers.items():
         if type(modules.get(name)) is not layer.dense_class:
             raise ValueError(
@@ -127,8 +129,8 @@ def _output_errors(
     for batch in as_batches(inputs):
         found = []
         for network in (model, compressed):
-            with _outputs(network, names) as outputs, evaluating(network):
-                outputs[None] = [_tensor(call(network, batch))]
+            with splitting(network) as split, _outputs(split, names) as outputs, evaluating(split):
+                outputs[None] = [_tensor(call(split, batch))]
             found.append(outputs)
         for name, dense_outputs in found[0].items():
             layer = None if name is None else compressed.get_submodule(name)

@@ -19,6 +19,7 @@ from weightcast.dictionaries import (
     count_atoms,
 )
 from weightcast.grid import Grid
+from weightcast.layers import class_of, splitting
 from weightcast.probe.sites import ProbeSite, checked, find_sites
 from weightcast.probe.table import CEILING, FLOOR, Probe, ProbeRow
 from weightcast.progress import Progress
@@ -120,17 +121,19 @@ def _observed(
     seed: int,
 ) -> Iterator[ProbeSite]:
     """The sites, each with statistics and metric of its inputs, gathered when its turn comes."""
-    batches = [] if inputs is None else as_batches(inputs)
-    run: Any = ()
-    if batches:
-        run = execution_order(
-            model, {name: model.get_submodule(name) for name in sites}, batches[0]
-        )
+    if inputs is None:
+        yield from sites.values()
+        return
+    batches = as_batches(inputs)
     needs = {"covariance"}
     for dictionary in (named or {}).values():
         needs.update(dictionary.needs)
-    for name, site in sites.items():
-        yield observe(model, site, batches, tuple(needs), seed) if name in run else site
+    with splitting(model) as split:
+        layers = {name: split.get_submodule(name) for name in sites}
+        seen = {n: layer for n, layer in layers.items() if not class_of(layer).data_refusal(layer)}
+        run = execution_order(split, seen, batches[0])
+        for name, site in sites.items():
+            yield observe(split, site, batches, tuple(needs), seed) if name in run else site
 
 
 def observe(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.codec import nearest
+from weightcast.convertible import convertible_layers, refusals
 from weightcast.dictionaries import (
     DCT,
     Covariance,
@@ -21,9 +22,8 @@ from weightcast.dictionaries import (
 )
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import layer_grid
+from weightcast.layers import class_of, layer_grid
 from weightcast.least_squares import Metric
-from weightcast.plan import convertible_layers
 from weightcast.predicted import PredictedWeight
 from weightcast.probe.table import CEILING, ProbeRow
 from weightcast.rule import Rule
@@ -129,7 +129,7 @@ def find_sites(
     sites = {}
     for name in found if layers is None else layers:
         weight, grid = found[name]
-        W = weight.detach().to("cpu", torch.float64).flatten(1)
+        W = weight.detach().to("cpu", torch.float64)
         if not bool(W.isfinite().all()):
             raise ValueError(f"layer {name!r}: its weights hold NaN or infinite values")
         if name in grids:
@@ -139,9 +139,12 @@ def find_sites(
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
-    for name, layer in convertible_layers(model).items():
+    layers = convertible_layers(model)
+    refused = refusals(model, layers)
+    for name, layer in layers.items():
         weight: Any = layer.weight
-        yield name, (weight, layer_grid(layer))
+        if name not in refused:
+            yield name, (class_of(layer).unit_rows(layer, weight), layer_grid(layer))
 
 
 def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
@@ -151,7 +154,7 @@ def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid
             continue
         if 2 <= tensor.dim() <= 5 and tensor.numel() and tensor[0].numel() > 1:
             grid = None if tensor.dim() == 2 else Grid(tuple(tensor.shape[2:]), tensor.shape[1])
-            yield name.removesuffix(".weight"), (tensor, grid)
+            yield name.removesuffix(".weight"), (tensor.flatten(1), grid)
 
 
 def explained(W: Tensor, predicted: Tensor) -> float:
