@@ -105,7 +105,7 @@ def test_all_batches_count():
             return self.low(x) if float(x.sum()) < 0 else self.high(x)
 
     model = wc.convert(Router(), {"*": DCT})
-    low, high = -torch.ones(2, 4), torch.ones(2, 4)
+    low, high = -torch.rand(2, 4), torch.rand(2, 4)
     assert len(wc.verify(model, [low, high])) == 2
     with pytest.raises(ValueError, match="'high'"):
         wc.verify(model, [low])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.layer import PredictedLayer
+from weightcast.layers.layer import PredictedLayer, full_precision
 from weightcast.predicted import Cost
 
 
@@ -103,7 +103,9 @@ class PredictedTable(PredictedLayer):
             return nn.functional.embedding(tokens, self.weight, **options)
         flat = tokens.reshape(-1)
         v = nn.functional.embedding(flat, self.V.t(), **options)  # (n, n_atoms)
-        return self._compose(v, self._column_of(flat)).view(*tokens.shape, self.embedding_dim)
+        with full_precision(v):  # as torch's own look-up is
+            rows = self._compose(v, self._column_of(flat))
+        return rows.view(*tokens.shape, self.embedding_dim)
 
     def _compose(self, v: Tensor, column: Tensor) -> Tensor:
         """U_j v for each v: (n, n_atoms) and its column (n,) to (n, n_visible)."""
