@@ -210,13 +210,20 @@ class RowSample:
         ].to("cpu")
 
 
+class _RefusedError(ValueError):
+    """Inputs of a layer that are no good; the model itself does not fail on them."""
+
+
 def _watch(
     model: nn.Module, layer: nn.Module, inputs: Iterable[Any], take: Callable[..., None]
 ) -> None:
     """Run the model over the inputs, and give ``take`` the layer and its inputs at every call."""
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        take(module, *_layer_inputs(arguments, keywords))
+        try:
+            take(module, *_layer_inputs(arguments, keywords))
+        except ValueError as error:
+            raise _RefusedError(str(error)) from error
 
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -278,10 +285,36 @@ def as_batches(inputs: Any) -> list[Any]:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
+
+    Raises:
+        ValueError: the model fails, naming the module in which it does.
+    """
+    try:
+        if isinstance(batch, Mapping):
+            return model(**batch)
+        return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    except (torch.OutOfMemoryError, _RefusedError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the model fails on the inputs{_place(model, error)}: {type(error).__name__}: "
+            f"{error}. Pass batches that its forward takes: tensors, (input, target) pairs, or "
+            "mappings of keyword arguments"
+        ) from error
+
+
+def _place(model: nn.Module, error: Exception) -> str:
+    """The innermost module of the model that was running when an error came, in words."""
+    names = {id(module): name for name, module in model.named_modules()}
+    place, step = "", error.__traceback__
+    while step is not None:
+        name = names.get(id(step.tb_frame.f_locals.get("self")))
+        if name:
+            kind = type(step.tb_frame.f_locals["self"]).__name__
+            place = f" in {name!r} ({kind})"
+        step = step.tb_next
+    return place
 
 
 def _layer_inputs(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import DCT, Covariance, Dictionary, Kernel, check_fraction
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
+from weightcast.layers import layer_size, predicted_class
 from weightcast.plan import Plan, convertible_layers
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, execution_order
@@ -53,11 +54,14 @@ def suggest(
     rules: dict[str, Rule | None] = {}
     for name in list(layers)[:-1]:
         layer: Any = layers[name]
-        n_units, n_visible = layer.weight.shape[0], layer.weight[0].numel()
+        n_visible, n_units = layer_size(layer)
         if n_visible * n_units < MIN_WEIGHTS or round(fraction * n_visible) < 1:
             continue
         grid = _grid(layer, n_visible, image if name == next(iter(layers)) else ())
-        dictionary = _dictionary(layer, grid, inputs is not None)
+        kind = predicted_class(layer)
+        assert kind is not None
+        have_rows = inputs is not None and kind.data_refusal(layer) is None
+        dictionary = _dictionary(layer, grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
         raise ValueError(

@@ -189,9 +189,9 @@ def test_fit_takes_torchs_layout(name):
 
 
 DENSE_FACTS = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size",
-               "in_channels", "out_channels", "in_features", "out_features", "output_padding",
+               "in_channels", "out_channels", "in_features", "out_features",
                "num_embeddings", "embedding_dim", "padding_idx", "mode", "scale_grad_by_freq",
-               "in1_features", "in2_features", "nf", "nx", "transposed")  # fmt: skip
+               "in1_features", "in2_features", "nf", "nx")  # fmt: skip
 
 
 @LAYER

@@ -96,6 +96,8 @@ def test_what_is_named_exactly_is_refused_by_name(name):
     assert dict(model.named_modules()) == modules
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantization.*:DeprecationWarning")
 def test_a_quantised_module_without_parameters_is_listed():
     layer = torch.ao.nn.quantized.dynamic.Linear(8, 8)
     model = nn.ModuleDict({"bad": layer, "good": nn.Linear(8, 3)})

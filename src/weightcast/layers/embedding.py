@@ -99,7 +99,11 @@ class PredictedTable(PredictedLayer):
             "padding_idx": self.padding_idx,
             "scale_grad_by_freq": self.scale_grad_by_freq,
         }
-        if self.choose_path(tokens.numel()) == "materialised":
+        # What torch does to a row's gradient reaches a learned U only by way of W.
+        whole = self.atoms.base.is_learned and (
+            self.padding_idx is not None or self.scale_grad_by_freq
+        )
+        if whole or self.choose_path(tokens.numel()) == "materialised":
             return nn.functional.embedding(tokens, self.weight, **options)
         flat = tokens.reshape(-1)
         v = nn.functional.embedding(flat, self.V.t(), **options)  # (n, n_atoms)
