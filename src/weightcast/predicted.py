@@ -164,7 +164,7 @@ class PredictedWeight(nn.Module):
             )
         rows = x if x.dim() == 2 else x.reshape(-1, self.n_visible)
         if self.choose_path(rows.shape[0]) == "materialised":
-            return nn.functional.linear(x, self.weight, bias)
+            return nn.functional.linear(x, self._weight_rows(self._mixed()), bias)
         y = self._predict(self.atoms.project(rows), bias)
         if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
             return y

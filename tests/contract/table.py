@@ -336,15 +336,16 @@ LAYERS: dict[str, LayerRow] = {
         {"in1_features": 4, "in2_features": 6, "out_features": 7},
         (5, 4),
         24,
+        (4, 6),
         second_shape=(5, 6),
     ),
     "Parameter": LayerRow(
-        wc.PredictedParameter, DenseParameter, {"shape": (7, 24)}, (5, 24), 24,
+        wc.PredictedParameter, DenseParameter, {"shape": (7, 24)}, (5, 24), 24, (4, 6),
         make=_dense_parameter,
     ),
     "Parameter-experts": LayerRow(
         wc.PredictedParameter, DenseParameter, {"shape": (3, 24, 4), "transposed": True}, (5, 24),
-        24, make=_dense_parameter,
+        24, (4, 6), make=_dense_parameter,
     ),
 }  # fmt: skip
 if pytorch_utils is not None:

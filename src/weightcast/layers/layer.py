@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,18 @@ from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBa
 from weightcast.grid import Grid
 from weightcast.predicted import Path, PredictedWeight, dense_variance, draw_bias
 from weightcast.rule import Rule
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Within, autocast is off: for what stands in for an operation that autocast leaves alone.
+
+    Args:
+        tensor: on the device in question.
+    """
+    kind = tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 class PredictedLayer(PredictedWeight):
@@ -104,8 +117,9 @@ class PredictedLayer(PredictedWeight):
     @property
     @override
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """W in the dense layer's own layout, computed anew at each access."""
-        return self._torch_layout(self._weight_rows(self._mixed()))
+        """W in the dense layer's own layout and dtype, computed anew at each access."""
+        with full_precision(self.V):
+            return self._torch_layout(self._weight_rows(self._mixed()))
 
     @override
     def check_weight(self, W: Tensor) -> Tensor:
