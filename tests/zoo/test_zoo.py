@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import weightcast as wc
 from weightcast.convert import predicted_layers
 from weightcast.convertible import convertible_layers
+from weightcast.layers import layer_size
 
 pytest.importorskip("transformers")
 
@@ -25,12 +26,20 @@ pytestmark = [
 
 NAMES = [(family, name) for family, names in FAMILIES.items() for name in names]
 WHOLE = wc.Rule(wc.dictionaries.RandomGaussian("orthonormal"), 1.0)
-QUARTER = wc.Rule(wc.dictionaries.RandomGaussian("orthonormal"), 0.25, columns=2)
+QUARTER = wc.Rule(wc.dictionaries.RandomGaussian("orthonormal"), 0.25)
+
+
+def plan_of(model: nn.Module, rule: wc.Rule) -> wc.Plan:
+    """The rule for every layer that it leaves at least one atom."""
+    sizes = {name: layer_size(layer)[0] for name, layer in convertible_layers(model).items()}
+    return wc.Plan(
+        {"*": rule, **{n: None for n, size in sizes.items() if rule.fraction * size < 1}}
+    )
 
 
 def compressed(model: nn.Module, rule: wc.Rule) -> nn.Module:
     """Every layer that can be predicted, fitted to its dense weights."""
-    predicted = wc.convert(model, {"*": rule})
+    predicted = wc.convert(model, plan_of(model, rule))
     dense: Any = convertible_layers(model)
     for name, layer in predicted_layers(predicted).items():
         layer.fit(dense[name].weight)
@@ -78,7 +87,7 @@ def test_a_network(family, name):
         assert_close(outputs(whole, inputs), expected)
 
     # Nothing stays dense in silence.
-    explained = wc.Plan({"*": QUARTER}).explain(model)
+    explained = plan_of(model, WHOLE).explain(model)
     assert {row.layer for row in explained.predicted} == set(predicted_layers(whole))
     for row in explained.dense:
         assert row.reason, f"{row.layer} stays dense, and nobody says why"
