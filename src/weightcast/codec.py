@@ -112,9 +112,10 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """The remedy part of an error: ``; did you mean 'x'?`` or ``; known: a, b, c``."""
     known = [str(candidate) for candidate in candidates]
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    # Looking for what is near takes time that grows with both lengths, and files may hold anything.
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if len(word) < 100 else []
+    if near:
+        return f"; did you mean {near[0]!r}?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
@@ -134,8 +135,9 @@ def _find_class(kind: type, data: dict[str, Any], where: str) -> type:
         if kind.__name__ in known:
             return kind
         raise ValueError(f"{where}: add 'kind', one of {', '.join(sorted(known))}")
-    if name not in known:
-        raise ValueError(f"{where}: there is no {kind.__name__} {name!r}{nearest(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        hint = nearest(str(name), known)
+        raise ValueError(f"{where}: there is no {kind.__name__} {name!r}{hint}")
     return known[name]
 
 

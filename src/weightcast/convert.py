@@ -15,6 +15,7 @@ from weightcast.dictionaries import SharedBases
 from weightcast.layers import (
     PredictedLayer,
     PredictedModule,
+    class_of,
     predicted_class,
     replace_module,
     split_class,
@@ -24,7 +25,7 @@ from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, collect_statistics, execution_order
 
-_SINGLE_LAYER = (
+SINGLE_LAYER = (
     "the model is itself a single layer, which inplace=True cannot replace: use inplace=False and "
     "the model that is returned"
 )
@@ -62,7 +63,7 @@ def convert(
     rules = plan.resolve(model)
     batches = None if inputs is None else as_batches(inputs)
     if inplace and (predicted_class(model) or split_class(model)) and rules:
-        raise ValueError(_SINGLE_LAYER)
+        raise ValueError(SINGLE_LAYER)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
     done: list[tuple[nn.Module, nn.Module]] = []
     try:
@@ -92,7 +93,7 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
             for a model that is itself one layer.
     """
     if inplace and isinstance(model, (PredictedLayer, PredictedModule)):
-        raise ValueError(_SINGLE_LAYER)
+        raise ValueError(SINGLE_LAYER)
     for name, module in model.named_modules():
         if isinstance(module, (PredictedLayer, PredictedModule)):
             _refuse_hooks(name, module)
@@ -156,7 +157,7 @@ def _predict(
                 holder["model"], layer, name, rules[name], batches, seed, bases
             )
         else:
-            predicted = _kind_of(layer).from_dense(layer, rules[name], atoms=twin.atoms)
+            predicted = class_of(layer).from_dense(layer, rules[name], atoms=twin.atoms)
             predicted.tie(twin)
         if predicted.bias is not None:
             predicted.bias = layer.bias  # itself, for it may be tied
@@ -182,7 +183,7 @@ def _convert_layer(
             statistics = collect_statistics(
                 model, layer, batches, rule.dictionary.needs, generator=generator
             )
-        return _kind_of(layer).from_dense(
+        return class_of(layer).from_dense(
             layer, rule, seed=seed, statistics=statistics, bases=bases
         )
     except ValueError as error:
@@ -198,7 +199,7 @@ def _conversion_order(
     these.
     """
     layers = {name: model.get_submodule(name) for name in rules}
-    blind = [name for name, layer in layers.items() if _kind_of(layer).data_refusal(layer)]
+    blind = [name for name, layer in layers.items() if class_of(layer).data_refusal(layer)]
     independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
     driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
     if batches is not None and len(driven) > 1:
@@ -206,13 +207,6 @@ def _conversion_order(
         driven = order + [name for name in driven if name not in order]
     independent.sort(key=blind.__contains__)
     return [*independent, *driven, *(name for name in blind if name not in independent)]
-
-
-def _kind_of(layer: nn.Module) -> type[PredictedLayer]:
-    """The predicted class of a layer that has one."""
-    kind = predicted_class(layer)
-    assert kind is not None
-    return kind
 
 
 def _refuse_hooks(name: str, layer: nn.Module) -> None:

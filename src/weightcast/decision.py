@@ -31,7 +31,7 @@ class PlanRow:
 
     Args:
         layer: its first name.
-        kind: its class.
+        kind: its class; that of the module which reads the weight, where that is no layer itself.
         rule: by which it is predicted, or None.
         reason: why it stays dense, or "" where it is predicted.
     """
@@ -95,11 +95,21 @@ def explain(rules: Rules, model: nn.Module) -> Explanation:
         _settle(choices, group)
     for name in layers:
         _check_data(choices, name, [layers[other] for other in groups.get(name, [name])])
+    parts = owners_of_parts(model, layers)
     rows = [
-        PlanRow(name, type(layer).__name__, choices[name].rule, choices[name].reason)
+        PlanRow(
+            name,
+            _kind(model.get_submodule(parts[name]) if name in parts else layer),
+            choices[name].rule,
+            choices[name].reason,
+        )
         for name, layer in layers.items()
     ]
     return Explanation((*rows, *_other_rows(model, layers)))
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module.module if isinstance(module, PredictedModule) else module).__name__
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import weightcast as wc
 from tests.contract.table import DICTIONARIES, LAYERS, example_statistics
 from weightcast import dictionaries as d
 from weightcast.dictionaries.constants import named_constants
+from weightcast.layers import PREDICTED
 
 LAYER = pytest.mark.parametrize("name", LAYERS)
 DICTIONARY = pytest.mark.parametrize("dictionary", DICTIONARIES)
@@ -25,15 +26,15 @@ COLUMNS = pytest.mark.parametrize("columns", [1, 3])
 @COLUMNS
 def test_shapes_are_torchs(name, columns):
     row = LAYERS[name]
-    layer, dense, x = row.build(columns=columns), row.build_dense().double(), row.example()
+    layer, dense, x = row.build(columns=columns), row.build_dense().double(), row.inputs()
     assert layer.weight.shape == dense.weight.shape
     assert layer.V.shape == (layer.atoms.n_atoms, row.n_units)
     assert layer.unit_columns.shape == (row.n_units,)
     assert layer.atoms.indices.shape == (columns, layer.atoms.n_atoms)
-    assert (layer.bias is None) == (dense.bias is None)
+    assert (layer.bias is None) == (getattr(dense, "bias", None) is None)
     for path in ("auto", "factored", "materialised"):
         layer.path = path
-        assert layer(x).shape == dense(x).shape
+        assert layer(*x).shape == dense(*x).shape
 
 
 @LAYER
@@ -85,12 +86,14 @@ def test_gradcheck(name, dictionary, columns, path):
 @pytest.mark.parametrize("dictionary", ["Kernel", "LowRank", "RandomConnections"])
 def test_both_paths_have_the_same_gradients(name, dictionary):
     row = LAYERS[name]
-    layer, x = row.build(dictionary, columns=3), row.example().requires_grad_()
+    layer, inputs = row.build(dictionary, columns=3), row.inputs()
+    learned = [x.requires_grad_() for x in inputs if x.is_floating_point()]
     gradients = []
     for path in ("factored", "materialised"):
         layer.path = path
-        loss = (layer(x) * torch.linspace(-1, 1, layer(x).numel()).view(layer(x).shape)).sum()
-        gradients.append(torch.autograd.grad(loss, [x, *layer.parameters()]))
+        y = layer(*inputs)
+        loss = (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
+        gradients.append(torch.autograd.grad(loss, [*learned, *layer.parameters()]))
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
 
@@ -99,9 +102,9 @@ def test_both_paths_have_the_same_gradients(name, dictionary):
 @pytest.mark.parametrize("dictionary", ["Kernel-orthonormal", "Covariance", "LowRank"])
 def test_copies_and_pickles_compute_the_same(name, dictionary):
     row = LAYERS[name]
-    layer, x = row.build(dictionary, columns=2), row.example()
+    layer, x = row.build(dictionary, columns=2), row.inputs()
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin(x), layer(x))
+        assert torch.equal(twin(*x), layer(*x))
         twin.V.data.zero_()
         assert float(layer.V.detach().abs().sum()) > 0
 
@@ -127,16 +130,17 @@ def test_dtypes(name, dtype):
     exact = row.build("Kernel", columns=2)
     moved = copy.deepcopy(exact).to(dtype)
     born = row.build("Kernel", columns=2, dtype=dtype)
-    x = row.example(dtype)
+    inputs = row.inputs(dtype)
+    exactly = [x.double() if x.is_floating_point() else x for x in inputs]
     tolerance = {"rtol": 0, "atol": 1e-4 if dtype == torch.float32 else 0.2}
     for layer in (moved, born):
         assert layer.V.dtype == layer.weight.dtype == dtype
         assert layer.atoms.indices.dtype == torch.int64
         for path in ("factored", "materialised"):
             layer.path = path
-            y = layer(x)
+            y = layer(*inputs)
             assert y.dtype == dtype
-            torch.testing.assert_close(y.double(), exact(x.double()), **tolerance)
+            torch.testing.assert_close(y.double(), exact(*exactly), **tolerance)
 
 
 @LAYER
@@ -185,7 +189,9 @@ def test_fit_takes_torchs_layout(name):
 
 
 DENSE_FACTS = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size",
-               "in_channels", "out_channels", "in_features", "out_features")  # fmt: skip
+               "in_channels", "out_channels", "in_features", "out_features", "output_padding",
+               "num_embeddings", "embedding_dim", "padding_idx", "mode", "scale_grad_by_freq",
+               "in1_features", "in2_features", "nf", "nx", "transposed")  # fmt: skip
 
 
 @LAYER
@@ -204,14 +210,15 @@ def test_from_dense_and_back_keep_everything(name, dtype, training):
         assert one.weight.shape == dense.weight.shape
         for fact in DENSE_FACTS:
             assert getattr(one, fact, None) == getattr(dense, fact, None)
-        assert (one.bias is None) == (dense.bias is None)
-        if dense.bias is not None:
-            assert torch.equal(one.bias, dense.bias)
+        bias = getattr(dense, "bias", None)
+        assert (getattr(one, "bias", None) is None) == (bias is None)
+        if bias is not None:
+            assert torch.equal(one.bias, bias)
     assert torch.equal(back.weight, layer.weight)
     assert list(back.state_dict()) == list(dense.state_dict())
     if dtype != torch.bfloat16:
-        x = row.example(dtype)
-        torch.testing.assert_close(back(x), layer(x), rtol=0, atol=1e-5)
+        x = row.inputs(dtype)
+        torch.testing.assert_close(back(*x), layer(*x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Linear", "Conv2d-groups"])
@@ -251,18 +258,19 @@ def test_a_layer_prints_its_shape(name):
     assert "columns=2" in text
 
 
-@LAYER
+@pytest.mark.parametrize("name", [n for n, row in LAYERS.items() if row.tokens is None])
 @pytest.mark.parametrize("path", ["factored", "materialised"])
 def test_an_input_of_another_width_is_refused(name, path):
     row = LAYERS[name]
     for dictionary in ("DCT", "RandomConnections", "Covariance"):
-        layer = row.build(dictionary, path=path, bias=False)
-        axis = -1 if row.dense is nn.Linear else 1
+        bias = {"bias": False} if row.dense in PREDICTED and row.make is None else {}
+        layer = row.build(dictionary, path=path, **bias)
+        axis = 1 if "in_channels" in row.arguments else -1
         # Twice as wide: as many numbers as a batch of twice as many rows.
         shape = list(row.input_shape)
         shape[axis] *= 2
         with pytest.raises((ValueError, RuntimeError)):
-            layer(torch.zeros(shape, dtype=torch.float64))
+            layer(torch.zeros(shape, dtype=torch.float64), *row.inputs()[1:])
 
 
 @pytest.mark.parametrize("path", ["factored", "materialised"])
@@ -279,8 +287,8 @@ def test_missing_channels_of_a_grouped_convolution_are_refused(path):
 def test_an_empty_batch_stays_empty(name, path):
     row = LAYERS[name]
     layer, dense = row.build(columns=2, path=path), row.build_dense(dtype=torch.float64)
-    x = row.example()[:0]
-    assert layer(x).shape == dense(x).shape
+    x = [x[:0] for x in row.inputs()]
+    assert layer(*x).shape == dense(*x).shape
 
 
 def test_one_vector_is_one_row():

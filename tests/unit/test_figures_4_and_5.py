@@ -72,6 +72,15 @@ def test_the_cpu_preset_has_every_curve_at_five_fractions():
     assert set(points.values()) == {3}
 
 
+def test_the_cpu_preset_has_the_papers_sigmoids_at_five_fractions():
+    labels = [t.config.labels for t in figure4.trials("cpu", 3, "mnist")]
+    sigmoid = [m for m in labels if m["activation"] == "sigmoid" and not m["pretrained"]]
+    points = Counter((label["curve"], label["fraction"]) for label in sigmoid)
+    wanted = {(curve, f) for curve in ("narrow", *paper_curves()) for f in figure4.FRACTIONS}
+    assert points.keys() == wanted | {("dense", 1.0)}
+    assert set(points.values()) == {3}
+
+
 @pytest.mark.parametrize("figure", [figure4, figure5])
 def test_no_seeds_are_refused(figure):
     with pytest.raises(ValueError, match="seeds is 0"):

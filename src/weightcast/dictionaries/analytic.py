@@ -126,8 +126,11 @@ class Wavelet(_Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.level is not None and self.level < 1:
-            raise ValueError(f"level is {self.level}: a wavelet transform has at least 1 level")
+        if self.level is not None and not 1 <= self.level <= 32:
+            raise ValueError(
+                f"level is {self.level}: a wavelet transform has at least 1 level, and after 32 "
+                "nothing is left to halve"
+            )
 
     def _key(self) -> Any:
         return (type(self), self.wavelet, self.level)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from weightcast.checkpoint import save, saved_bytes
 from weightcast.convert import convert
+from weightcast.experiments.files import write_text
 from weightcast.experiments.rows import Row, append_row, make_row
 from weightcast.experiments.sources import PACKAGED, find_source
 from weightcast.ledger import Ledger, ledger
@@ -39,7 +42,7 @@ from weightcast.training.callbacks import LAST
 if TYPE_CHECKING:
     from weightcast.experiments.trial import Place
 
-CONFIG, ROW, MODEL = "config.json", "row.json", "model"
+CONFIG, FACTS, ROW, MODEL = "config.json", "data.json", "row.json", "model"
 IMAGE_BATCH, TEXT_BATCH = 500, 100
 """Images, or windows of text, in each of the batches that dictionaries are made from."""
 
@@ -49,7 +52,8 @@ class Run:
     """A finished training run.
 
     Args:
-        folder: what it wrote: config.json, row.json, model/, last.ckpt, csv/, tensorboard/.
+        folder: what it wrote: config.json, data.json (an example's shape), row.json, model/,
+            last.ckpt, metrics.csv, tensorboard/.
         ledger: what each layer learns, holds and stores.
         result: errors and time.
         row: what was appended to the rows.
@@ -67,7 +71,9 @@ def train(
     resume: bool = False,
     rows: str | Path | None = None,
     progress: bool = True,
-) -> Run:
+    workers: int = 0,
+    processes: int = 1,
+) -> Run | None:
     """Train one network and write everything that came of it.
 
     Args:
@@ -75,6 +81,11 @@ def train(
         resume: go on from the checkpoint in the run's folder; the config must be the same.
         rows: a file to append the result row to, beside the folder's own row.json.
         progress: whether to show it on stderr.
+        workers: processes that put batches together.
+        processes: how many train together; see :func:`~weightcast.training.fit`.
+
+    Returns:
+        None in a process that helped another one train, which has the result.
 
     Raises:
         ValueError: bad data, a plan that does not fit, a folder that holds another run, nothing
@@ -82,29 +93,38 @@ def train(
         Interrupted: Ctrl-C; the folder's last.ckpt then holds the state to resume from.
     """
     folder = output_folder(config)
-    _claim_folder(folder, config, resume)
+    leads = rank_zero_only.rank == 0
+    if leads:
+        _claim_folder(folder, config, resume)
     data = read_data(config, config.data)
-    model = build_model(config, data, progress=progress)
+    model = build_model(config, data, progress=progress and leads)
     # Only now: what was refused leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    if leads:
+        write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        facts = {"shape": data.shape, "n_classes": data.n_classes}
+        write_text(folder / FACTS, json.dumps(facts) + "\n")
     result = fit(
         model,
         data,
         config.training,
         seed=config.seed,
-        progress=progress,
+        progress=progress and leads,
         label=f"{variant_name(config)}, seed {config.seed}",
         folder=folder,
         resume=resume,
         accelerator=config.accelerator,
+        workers=workers,
+        processes=processes,
     )
+    if not leads:
+        return None
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
     row = _result_row(config, data, counts, result, saved_bytes(folder / MODEL))
     if rows is not None:
         append_row(rows, row)
-    (folder / ROW).write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
     return Run(folder, counts, result, row)
 
 
@@ -156,7 +176,7 @@ def build_model(config: TrainConfig, data: Images | Text, *, progress: bool = Fa
     Raises:
         ValueError: images too small for the network, or a plan that does not fit it.
     """
-    model = _convert(_dense_model(config, data), config, data)
+    model = _convert(dense_model(config, data.shape, data.n_classes), config, data)
     if config.pretraining is not None:
         hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
         pretrain(
@@ -170,24 +190,31 @@ def build_model(config: TrainConfig, data: Images | Text, *, progress: bool = Fa
     return model
 
 
-def _dense_model(config: TrainConfig, data: Images | Text) -> nn.Module:
-    settings, n_classes, seed = config.model, data.n_classes, config.seed
+def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn.Module:
+    """The config's dense network.
+
+    Args:
+        config: the run.
+        shape: channels, height and width of an image, or the characters of a window of text.
+        n_classes: outputs.
+    """
+    settings, seed = config.model, config.seed
     # What is left out takes the network's own default.
     depth = {} if settings.depth is None else {"depth": settings.depth}
     width = {} if settings.hidden is None else {"width": settings.hidden[0]}
-    if isinstance(data, Text):
-        if settings.name == "lstm":
+    match settings.name:
+        case "lstm":
             return lstm(n_classes, **width, **depth, seed=seed)
-        return gpt(n_classes, data.context, **width, **depth, seed=seed)
-    if settings.name == "vit":
-        return vit(data.shape, n_classes, **width, **depth, seed=seed)
-    if settings.name == "resnet20":
-        return resnet20(data.shape, n_classes, settings.hidden or (16, 32, 64), seed=seed)
-    if settings.name == "convnet":
-        widths = settings.hidden or (48, 64, 64, 500)
-        return convnet(data.shape, n_classes, settings.activation, widths, seed=seed)
-    hidden = settings.hidden or (500, 500)
-    return mlp(data.shape, n_classes, hidden, settings.activation, seed=seed)
+        case "gpt":
+            return gpt(n_classes, shape[0], **width, **depth, seed=seed)
+        case "vit":
+            return vit(shape, n_classes, **width, **depth, seed=seed)
+        case "resnet20":
+            return resnet20(shape, n_classes, settings.hidden or (16, 32, 64), seed=seed)
+        case "convnet":
+            widths = settings.hidden or (48, 64, 64, 500)
+            return convnet(shape, n_classes, settings.activation, widths, seed=seed)
+    return mlp(shape, n_classes, settings.hidden or (500, 500), settings.activation, seed=seed)
 
 
 def _convert(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:

@@ -18,6 +18,7 @@ from weightcast.layers.parameter import DenseParameter, PredictedParameter
 from weightcast.layers.recurrent import PredictedRecurrent
 from weightcast.layers.registry import (
     PREDICTED,
+    class_of,
     layer_grid,
     layer_rows,
     layer_size,
@@ -59,6 +60,7 @@ __all__ = [
     "PredictedParameter",
     "PredictedRecurrent",
     "PredictedTransposedLinear",
+    "class_of",
     "layer_grid",
     "layer_rows",
     "layer_size",

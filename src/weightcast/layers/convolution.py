@@ -37,7 +37,7 @@ class PredictedConvolution(PredictedLayer):
         columns: groups of units with atoms of their own.
         grid: of a filter; None takes ``Grid(kernel_size, channels=in_channels // groups)``.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias.
+        seed: of the draws of atoms, V and bias; None leaves V and bias at zero.
         statistics: of the patches, for data-driven dictionaries.
         atoms: built earlier; None builds them.
         device: of parameters and constants.
@@ -70,7 +70,7 @@ class PredictedConvolution(PredictedLayer):
         columns: int = 1,
         grid: Grid | Sequence[int] | int | None = None,
         path: Path = "auto",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = 0,
         statistics: InputStatistics | None = None,
         atoms: Atoms | None = None,
         device: torch.device | str | None = None,
@@ -187,7 +187,7 @@ class PredictedConvolution(PredictedLayer):
             return [(run.columns, run.units) for run in self._runs]
         size = self.out_channels // self.groups
         segments = []
-        for column, units in enumerate(self._unit_slices()):
+        for column, units in enumerate(self.unit_slices()):
             start, stop = max(units.start, group * size), min(units.stop, (group + 1) * size)
             if start < stop:
                 segments.append((slice(column, column + 1), slice(start, stop)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -36,7 +37,8 @@ class PredictedLayer(PredictedWeight):
         columns: groups of units with atoms of their own.
         grid: coordinates of the inputs, in place of the layer's own.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias, in this order, or their CPU generator.
+        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; None for
+            no draw of V and bias, which are then zero and wait to be loaded.
         statistics: of the layer's inputs, for data-driven dictionaries.
         atoms: built earlier, to share bases between layers; None builds them from the rule.
         device: of parameters and constants.
@@ -63,7 +65,7 @@ class PredictedLayer(PredictedWeight):
         columns: int = 1,
         grid: Grid | Sequence[int] | int | None = None,
         path: Path = "auto",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = 0,
         statistics: InputStatistics | None = None,
         atoms: Atoms | None = None,
         device: torch.device | str | None = None,
@@ -74,7 +76,7 @@ class PredictedLayer(PredictedWeight):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
         generator = seed
-        if not isinstance(generator, torch.Generator):
+        if generator is not None and not isinstance(generator, torch.Generator):
             generator = torch.Generator().manual_seed(generator)
         if atoms is not None:
             atoms = copy.deepcopy(atoms)  # about to be cast and moved
@@ -89,10 +91,12 @@ class PredictedLayer(PredictedWeight):
         with torch.device("cpu"):  # whatever the default device is
             super().__init__(atoms, n_units, path=rule.path)
             self.rule = rule
-            self.reset_V(dense_variance(n_visible) if variance is None else variance, generator)
-            bound = n_visible**-0.5 if bias_bound is None else bias_bound
-            values = draw_bias(n_units, 1, generator) * bound if bias else None
-            self.bias = None if values is None else nn.Parameter(values)
+            drawn = torch.zeros(n_units, dtype=torch.float64)
+            if generator is not None:
+                self.reset_V(dense_variance(n_visible) if variance is None else variance, generator)
+                bound = n_visible**-0.5 if bias_bound is None else bias_bound
+                drawn = draw_bias(n_units, 1, generator) * bound if bias else drawn
+            self.bias = nn.Parameter(drawn) if bias else None
         device = torch.get_default_device() if device is None else device
         self.to(device=device, dtype=dtype)
 
@@ -103,19 +107,13 @@ class PredictedLayer(PredictedWeight):
         return self._torch_layout(self._weight_rows(self._mixed()))
 
     @override
-    def fit(self, W: Tensor) -> float:
-        """Set V to the least-squares solution of U V = W.
-
-        Args:
-            W: in the dense layer's layout; dtype and device may differ from the layer's.
-
-        Returns:
-            The share of W's sum of squares that is left unexplained, |W - U V|^2 / |W|^2.
+    def check_weight(self, W: Tensor) -> Tensor:
+        """W, in the dense layer's layout, as (n_units, n_visible) float64 on the CPU.
 
         Raises:
             ValueError: W of another shape, or with NaN or infinite entries.
         """
-        return super().fit(self.unit_rows(self, W))
+        return super().check_weight(self.unit_rows(self, W))
 
     @classmethod
     def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
@@ -182,7 +180,7 @@ class PredictedLayer(PredictedWeight):
         layer: Any,
         rule: Rule,
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         statistics: InputStatistics | None = None,
         bases: SharedBases | None = None,
         indices: Tensor | None = None,
@@ -195,7 +193,7 @@ class PredictedLayer(PredictedWeight):
         Args:
             layer: the dense counterpart, such as ``nn.Linear``.
             rule: how to predict its weights.
-            seed: of the draws of atoms and V.
+            seed: of the draws of atoms and V; None leaves V at zero, to be loaded.
             statistics: of the layer's inputs, for data-driven dictionaries.
             bases: bases of other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
@@ -207,8 +205,11 @@ class PredictedLayer(PredictedWeight):
         if reason := cls.refusal(layer):
             raise ValueError(reason)
         weight: Tensor = layer.weight
-        n_units, n_visible = cls.unit_rows(layer, weight).shape
-        generator = torch.Generator().manual_seed(seed)
+        filters = cls.unit_rows(layer, weight)
+        n_units, n_visible = filters.shape
+        if "weight" in rule.dictionary.needs:
+            statistics = _with_weight(statistics, filters)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
             n_visible,
@@ -288,3 +289,16 @@ class PredictedLayer(PredictedWeight):
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         """The constructor's arguments that a dense layer and its predicted one share."""
         raise NotImplementedError
+
+
+def _with_weight(statistics: InputStatistics | None, filters: Tensor) -> InputStatistics:
+    """Statistics that tell the dense layer's W, unless they tell of one already.
+
+    Args:
+        statistics: of the layer's inputs, or None.
+        filters: (n_units, n_visible), W's columns as rows.
+    """
+    statistics = statistics or InputStatistics(0)
+    if statistics.weight is not None:
+        return statistics
+    return replace(statistics, weight=filters.detach().to("cpu", torch.float64).t())

@@ -27,7 +27,7 @@ class PredictedLinear(PredictedLayer):
         columns: groups of units with atoms of their own.
         grid: coordinates of the inputs, such as ``(28, 28)``.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias.
+        seed: of the draws of atoms, V and bias; None leaves V and bias at zero.
         statistics: of the inputs, for data-driven dictionaries.
         atoms: built earlier, to share bases; None builds them.
         device: of parameters and constants.
@@ -50,7 +50,7 @@ class PredictedLinear(PredictedLayer):
         columns: int = 1,
         grid: Grid | Sequence[int] | int | None = None,
         path: Path = "auto",
-        seed: int | torch.Generator = 0,
+        seed: int | torch.Generator | None = 0,
         statistics: InputStatistics | None = None,
         atoms: Atoms | None = None,
         device: torch.device | str | None = None,

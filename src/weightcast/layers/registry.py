@@ -61,13 +61,13 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, PredictedLayer):
         return layer.n_visible, layer.n_units
     weight: Any = layer.weight
-    n_units, n_visible = _class_of(layer).unit_rows(layer, weight).shape
+    n_units, n_visible = class_of(layer).unit_rows(layer, weight).shape
     return n_visible, n_units
 
 
 def layer_grid(layer: nn.Module) -> Grid | None:
     """The coordinates that a layer, dense or predicted, knows of its inputs."""
-    return _class_of(layer).own_grid(layer)
+    return class_of(layer).own_grid(layer)
 
 
 def layer_rows(layer: nn.Module, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
@@ -83,10 +83,15 @@ def layer_rows(layer: nn.Module, *inputs: Tensor, side_by_side: bool = False) ->
     Raises:
         ValueError: a layer that multiplies no inputs, such as an embedding.
     """
-    return _class_of(layer).input_rows(layer, *inputs, side_by_side=side_by_side)
+    return class_of(layer).input_rows(layer, *inputs, side_by_side=side_by_side)
 
 
-def _class_of(layer: nn.Module) -> type[PredictedLayer]:
+def class_of(layer: nn.Module) -> type[PredictedLayer]:
+    """The predicted class of a layer, dense or predicted.
+
+    Raises:
+        ValueError: it has none.
+    """
     found = predicted_class(layer)
     if found is None:
         raise ValueError(f"{type(layer).__name__} is no layer that can be predicted")

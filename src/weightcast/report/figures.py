@@ -111,7 +111,16 @@ class Benchmark:
     results: tuple[Result, ...]
 
 
-Figure = LinesFigure | Comparison | Benchmark
+@dataclass(frozen=True)
+class Predictability:
+    """How well each layer's weights are predicted; arguments as of :class:`Comparison`."""
+
+    name: str
+    title: str
+    results: tuple[Result, ...]
+
+
+Figure = LinesFigure | Comparison | Benchmark | Predictability
 
 
 def make_figures(results: Sequence[Result]) -> list[Figure]:
@@ -128,7 +137,7 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(_kind(result), []).append(result)
-    order = ("filters", "lines", "comparison", "benchmark")
+    order = ("filters", "predictability", "lines", "comparison", "benchmark")
     names: set[str] = set()
     figures = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1:])):
@@ -147,6 +156,8 @@ def _kind(result: Result) -> tuple[str, ...]:
         return ("benchmark", experiment)
     if "figure" in result.row:
         return ("filters", experiment)
+    if "probe" in result.row:
+        return ("predictability", experiment, str(entry(result.row, result.where, "variant")))
     if {"curve", "fraction"} & result.labels.keys():
         return ("lines", experiment)
     return ("comparison", experiment, str(entry(result.row, result.where, "dataset")))
@@ -160,6 +171,9 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
         return Benchmark(name, title, tuple(results))
     if kind == "comparison":
         return Comparison(name, f"{experiment.capitalize()}: {rest[0]}", tuple(results))
+    if kind == "predictability":
+        title = f"How predictable each layer is: {rest[0]}"
+        return Predictability(name, title, tuple(results))
     title = TITLES.get(experiment, f"{experiment}: ever fewer weights learned")
     if kind == "filters":
         lines = make_lines(_known_samples(results))

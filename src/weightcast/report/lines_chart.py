@@ -20,6 +20,7 @@ DATA = "points"  # the data set that a page filters
 LEVELS, CURVES, NAMES = "levels", "curves", "names"  # layers that a page may leave out
 PADDING = 10  # pixels between the axes' ends and what is drawn
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+MOST_TICKS = 6
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,18 @@ def _x(values: Sequence[dict[str, Any]], title: str) -> alt.X:
         title=title,
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(
-            values=[tick for tick in TICKS if low <= tick <= high],
+            values=_ticks(shares),
             labelExpr="datum.value + ' %'",
             labelOverlap="greedy",
             grid=False,
         ),
     )
+
+
+def _ticks(shares: Sequence[float]) -> list[float]:
+    """The shares themselves, or round numbers where they are many."""
+    own = sorted({float(f"{share:.3g}") for share in shares})
+    return own if len(own) <= MOST_TICKS else [t for t in TICKS if own[0] <= t <= own[-1]]
 
 
 def _y(field: str, log: bool) -> alt.Y:

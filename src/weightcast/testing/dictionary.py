@@ -172,8 +172,8 @@ class _Tried:
             atoms, x = self.atoms(columns=columns), self.rows()
             U, values, M = atoms.dictionaries(), atoms.project(x), atoms.pending_mixing
             if M is not None:
-                values = mix(M if M.dim() == 2 else M.mT, values)
-            require_close(values, (x @ U).mT, 1e-9, "the projection")
+                values = mix(M if M.dim() == 2 else M.mT, values.mT).mT
+            require_close(values, x @ U, 1e-9, "the projection")
             energy = U.square().sum(dim=(1, 2))
             require_close(atoms.energy(), energy, 1e-9, "the atoms' energy")
             for column in range(columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import signal
 import sys
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from weightcast.training.data import Split
 from weightcast.training.module import Classifier, Score, measure
+from weightcast.whole import remove_partial, whole
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -66,12 +68,31 @@ class Measure(pl.Callback):
     Args:
         validation: None where nothing was set aside.
         criterion: which entry of a score says which weights are better.
+        folder: of the run, whose metrics.csv gets a line per epoch; None writes no file.
     """
 
-    def __init__(self, validation: Split | None, criterion: Literal["error", "loss"]) -> None:
+    def __init__(
+        self,
+        validation: Split | None,
+        criterion: Literal["error", "loss"],
+        folder: Path | None = None,
+    ) -> None:
         self.validation, self.criterion = validation, criterion
-        self.train_loss = math.nan
-        self.score: Score | None = None
+        self.folder = folder
+        self.epochs: list[dict[str, float]] = []
+
+    @property
+    def train_loss(self) -> float:
+        """Of the last epoch."""
+        return self.epochs[-1]["train_loss"] if self.epochs else math.nan
+
+    @property
+    def score(self) -> Score | None:
+        """After the last epoch; None without a validation split."""
+        last = self.epochs[-1] if self.epochs else {}
+        if "validation_error" not in last:
+            return None
+        return Score(last["validation_error"], last["validation_loss"])
 
     @property
     def value(self) -> float | None:
@@ -89,27 +110,33 @@ class Measure(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
-        classifier = cast(Classifier, pl_module)
-        self.train_loss = classifier.take_loss()
-        metrics = {"train_loss": self.train_loss}
+        classifier, epoch = cast(Classifier, pl_module), trainer.current_epoch + 1
+        metrics = {"train_loss": classifier.take_loss()}
         metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.validation is not None:
-            self.score = measure(classifier.model, self.validation)
-            metrics |= {"validation_error": self.score.error, "validation_loss": self.score.loss}
-        step = (trainer.current_epoch + 1) * classifier.n_batches
+            score = measure(classifier.model, self.validation)
+            metrics |= {"validation_error": score.error, "validation_loss": score.loss}
+        step = epoch * classifier.n_batches
+        self.epochs.append({"epoch": epoch, "step": step} | metrics)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"epoch": trainer.current_epoch + 1}, step=step)
+            logger.log_metrics(metrics | {"epoch": epoch}, step=step)
+        if self.folder is not None and trainer.is_global_zero:
+            self._write(self.folder / METRICS)
+
+    def _write(self, path: Path) -> None:
+        """All epochs anew, so that the file is the same whether or not the run was resumed."""
+        with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            lines = csv.DictWriter(file, self.epochs[0].keys(), lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last epoch's values: a run may be resumed after its last epoch."""
-        score = None if self.score is None else (self.score.error, self.score.loss)
-        return {"train_loss": self.train_loss, "score": score}
+        """What was measured after every epoch so far."""
+        return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
-        self.train_loss = state_dict["train_loss"]
-        score = state_dict["score"]
-        self.score = None if score is None else Score(*score)
+        """Take it back."""
+        self.epochs = list(state_dict["epochs"])
 
 
 class Progress(pl.Callback):
@@ -162,6 +189,12 @@ class KeepCheckpoints(Checkpoint):
         self.measure = measure
         self.best = math.inf
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Clear away what a killed run was writing: the folder is this run's now."""
+        if trainer.is_global_zero:
+            for name in (LAST, BEST, METRICS):
+                remove_partial(self.folder / name)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is due."""
         value = self.measure.value
@@ -206,15 +239,19 @@ class StopOnInterrupt(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop inside an epoch; at its last step the epoch is completed first."""
-        if self.requested and not trainer.is_last_batch:
+        if self._is_requested(trainer) and not trainer.is_last_batch:
             if self.folder is not None:
                 trainer.save_checkpoint(self.folder / LAST)
             self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop between epochs, where the checkpoint is written already."""
-        if self.requested and trainer.current_epoch > 0:
+        if self._is_requested(trainer) and trainer.current_epoch > 0:
             self._stop(trainer)
+
+    def _is_requested(self, trainer: pl.Trainer) -> bool:
+        """Whether any of the processes was asked to stop: they stop at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.requested, all=False)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         raise TrainingStop(f"stopped in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weightcast.convert import predicted_layers
+from weightcast.distributed import broadcast_constants
 from weightcast.optimise import parameter_groups
 from weightcast.training.data import Split
 from weightcast.training.settings import TrainingSettings
@@ -42,22 +44,38 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batches: list[Split], batch_idx: int) -> None:
         """One step of the optimiser for each batch."""
-        optimiser = self._optimiser
+        optimiser, losses = self._optimiser, []
         for x, y in batches:
             optimiser.zero_grad()
             logits = self.model(x).flatten(0, -2)  # one row for each answer
             smoothing = self.settings.label_smoothing
             loss = F.cross_entropy(logits, y.flatten(), label_smoothing=smoothing)
-            loss.backward()
+            self._backward(loss)
             optimiser.step()
             if self._schedule is not None:
                 self._schedule.step()
-            self.loss_sum += loss.detach()
+            losses.append(loss.detach())
+        for loss in self._mean_of_processes(losses):
+            self.loss_sum += loss
+
+    def setup(self, stage: str) -> None:
+        """Make dictionaries the same in all processes, whose rounding may differ."""
+        if self.trainer.world_size > 1:
+            broadcast_constants(self.model)
 
     def on_train_start(self) -> None:
         """Take optimiser and schedule out of Lightning's wrappers."""
         self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
         self._schedule: Any = self.lr_schedulers()
+        self._backward: Callable[[Tensor], None] = Tensor.backward
+        if self.trainer.world_size > 1:
+            self._backward = self.manual_backward  # prepares DDP to average these gradients
+
+    def _mean_of_processes(self, losses: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Each process's losses are of its own share of the batches."""
+        if self.trainer.world_size == 1:
+            return losses
+        return self.trainer.strategy.reduce(torch.stack(list(losses)), reduce_op="mean").unbind()
 
     def take_loss(self) -> float:
         """The mean loss of the epoch that ends now.

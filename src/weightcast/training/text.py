@@ -46,6 +46,11 @@ class Text:
         return self.train[0].shape[1]
 
     @property
+    def shape(self) -> tuple[int]:
+        """Of one window: its characters."""
+        return (self.context,)
+
+    @property
     def n_classes(self) -> int:
         """Characters of the alphabet."""
         return len(self.alphabet)

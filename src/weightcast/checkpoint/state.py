@@ -1,0 +1,86 @@
+"""What of a model's state is saved: all of it but what can be rebuilt, each tensor once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.checkpoint.bases import BaseFacts, pack
+from weightcast.layers import PredictedLayer
+
+
+def saved_tensors(
+    model: nn.Module, layers: dict[str, PredictedLayer], *, store: bool
+) -> tuple[dict[str, Tensor], dict[str, BaseFacts]]:
+    """The tensors to save, and how the bases among them are kept.
+
+    Args:
+        model: with predicted layers, or none.
+        layers: its predicted layers by their first names.
+        store: bases too that could be rebuilt.
+
+    Raises:
+        ValueError: a state that is no tensor.
+    """
+    state = without_atoms(model, model.state_dict())
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name!r} in the model's state is a {type(value).__name__}, and only tensors are "
+                "saved: keep it in a buffer, or leave it out of state_dict"
+            )
+    bases = {}
+    for name, layer in layers.items():
+        prefix = f"{name}.atoms." if name else "atoms."
+        state[f"{prefix}indices"] = _narrowed(layer.atoms.indices)
+        if store or not layer.rule.dictionary.rebuildable:
+            bases[name], factors = pack(layer.atoms.base)
+            state |= {f"{prefix}base.{key}": factor for key, factor in factors.items()}
+            if layer.atoms.mixing is not None:
+                state[f"{prefix}mixing"] = layer.atoms.mixing
+    return state, bases
+
+
+def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without the dictionaries, under all of their names.
+
+    Args:
+        model: whose state it is.
+        state: to choose from.
+    """
+    prefixes = tuple(
+        f"{name}.atoms." if name else "atoms."
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, PredictedLayer)
+    )
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors once each, and the names that are tied to another.
+
+    Args:
+        state: names to tensors, some of which may be the same.
+    """
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and key in first:
+            ties[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor
+    return tensors, ties
+
+
+def _narrowed(indices: Tensor) -> Tensor:
+    """Indices in the smallest integers that hold them."""
+    largest = int(indices.max())
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if largest <= torch.iinfo(dtype).max:
+            return indices.to(dtype)
+    return indices

@@ -1,0 +1,135 @@
+"""A corrupted folder is refused with a FormatError, at once; or it loads as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import weightcast as wc
+from tests.fuzz import corruptions
+from tests.fuzz.corruptions import Files
+from tests.saved_folders import X, make_dense, make_model, save_quietly
+from weightcast.checkpoint import format as facts_format
+
+pytestmark = [
+    # What nonsense in a kernel's parameters makes NumPy and scikit-learn say.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
+ROOT = Path(__file__).parents[2]
+BASES = {
+    "Kernel": ("Kernel", "rebuild"),
+    "Covariance": ("Covariance", "rebuild"),
+    "Wavelet-stored": ("Wavelet", "store"),
+}
+
+
+@pytest.fixture(scope="module", params=BASES)
+def saved(request, tmp_path_factory):
+    """A folder's files, and what the model in it answers."""
+    dictionary, bases = BASES[request.param]
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model = make_model(dictionary).eval()
+    save_quietly(model, folder, bases=bases)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with torch.no_grad():
+        return files, model(X)
+
+
+def check(what: str, files: Files, expected: torch.Tensor, folder: Path, exact: bool) -> bool:
+    """Whether a folder was refused; fails if it loads as something else, or takes a second."""
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    dense = make_dense().eval()
+    start = time.process_time()
+    try:
+        loaded, message = wc.load(folder, dense), ""
+    except wc.FormatError as error:
+        loaded, message = None, str(error)
+    assert time.process_time() - start < 1, what
+    assert message.startswith(str(folder)) or loaded is not None, what
+    assert len(message) < 3000, what
+    assert "allocate" not in message, f"{what}: {message}"
+    if loaded is not None:
+        with torch.no_grad():
+            outputs = loaded(X)
+        if exact:
+            assert torch.equal(outputs, expected), what
+        else:
+            torch.testing.assert_close(outputs, expected, msg=what)
+    return loaded is None
+
+
+def test_accidents(saved, tmp_path):
+    files, expected = saved
+    choose = random.Random(0)
+    cases = list(corruptions.accidents(files, choose, 320))
+    refused = [check(what, case, expected, tmp_path / "m", True) for what, case in cases]
+    assert sum(refused) > 0.9 * len(cases) >= 288
+
+
+def test_headers(saved, tmp_path):
+    files, expected = saved
+    cases = [*corruptions.header_accidents(files), *corruptions.lying_headers(files)]
+    refused = [check(what, case, expected, tmp_path / "m", True) for what, case in cases]
+    assert sum(refused) > 0.9 * len(cases) > 300
+
+
+def test_facts(saved, tmp_path):
+    files, expected = saved
+    cases = list(corruptions.lying_facts(files, random.Random(1), 250))
+    # The path may be another, which rounds otherwise.
+    refused = [check(what, case, expected, tmp_path / "m", False) for what, case in cases]
+    assert sum(refused) > 0.6 * len(cases)
+
+
+def test_other_files(saved, tmp_path, capsys):
+    files, expected = saved
+    for what, case in corruptions.other_files(files):
+        assert check(what, case, expected, tmp_path / "m", True), what
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_million_modules(saved, tmp_path):
+    files, expected = saved
+    facts = json.loads(files["weightcast.json"])
+    layer = json.dumps(facts["layers"]["0"], separators=(",", ":"))
+    million = ",".join(f'"{number}":{layer}' for number in range(1_000_000)).encode()
+    text = files["weightcast.json"].replace(b'"layers": {', b'"layers": {' + million + b",")
+    assert len(text) > 2e8
+    assert check(
+        "a million modules", files | {"weightcast.json": text}, expected, tmp_path / "m", True
+    )
+
+
+def test_what_is_refused_by_its_size_is_what_a_model_never_has(tmp_path):
+    # The bound is for facts of this model, with room to spare.
+    save_quietly(make_model("Kernel"), tmp_path / "m")
+    names = [name for name, _ in make_dense().named_modules()]
+    size = (tmp_path / "m" / "weightcast.json").stat().st_size
+    assert 5 * size < facts_format.largest([*names, *make_dense().state_dict()]) < 2e5
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read on Linux")
+def test_memory_is_bounded_by_the_files(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.peaks", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(wc.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    peaks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(peaks) >= 8
+    for peak in peaks:
+        assert peak["mebibytes"] <= 2 * peak["files"] + 2, peak
+        assert peak["refused"] == (peak["what"] != "as saved"), peak

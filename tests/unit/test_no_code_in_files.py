@@ -1,0 +1,106 @@
+"""Nothing that is read is executed: what the package calls, and what load does."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import weightcast as wc
+from tests.saved_folders import X, make_dense, make_model, save_quietly
+
+SOURCES = sorted(Path(wc.__file__).parent.rglob("*.py"))
+MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+BUILTINS = {"__import__", "compile", "eval", "exec"}
+
+
+def offences(tree: ast.AST) -> Iterator[str]:
+    """Whatever in a syntax tree could execute what a file holds."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        else:
+            names = set()
+        yield from (f"imports {n}" for n in names if n.split(".")[0].lstrip("_") in MODULES)
+        if isinstance(node, ast.Attribute) and node.attr == "load_from_checkpoint":
+            yield "load_from_checkpoint"
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        if called in BUILTINS:
+            yield f"calls {called}"
+        if called == "torch.load" and options.get("weights_only") != "True":
+            yield "torch.load without weights_only=True"
+        if called in ("np.load", "numpy.load") and options.get("allow_pickle", "False") != "False":
+            yield "numpy.load with pickles"
+        if called in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"):
+            yield called
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_source_executes_what_it_reads(path):
+    assert not list(offences(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import _pickle as p",
+        "eval(text)",
+        "exec(text)",
+        "__import__(name)",
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "Module.load_from_checkpoint(file)",
+        "np.load(file, allow_pickle=True)",
+        "yaml.load(text)",
+    ],
+)
+def test_the_walk_finds_them(line):
+    assert list(offences(ast.parse(line)))
+
+
+def test_the_walk_leaves_others_alone():
+    allowed = "model.eval(); torch.load(f, weights_only=True); torch.compile(m); json.load(f)"
+    assert not list(offences(ast.parse(allowed)))
+
+
+SEEN: list[str] | None = None
+HOSTILE = ("socket.", "subprocess.", "os.system", "os.exec", "os.spawn", "pickle.", "shutil.")
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if SEEN is None:
+        return
+    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if event in ("exec", "compile", "import") or event.startswith(HOSTILE) or writes:
+        SEEN.append(f"{event} {arguments}")
+
+
+@pytest.mark.parametrize("name", ["Kernel", "Covariance", "Wavelet"])
+def test_loading_executes_imports_writes_and_sends_nothing(name, tmp_path):
+    global SEEN
+    save_quietly(make_model(name), tmp_path / "model")
+    dense = make_dense()
+    wc.load(tmp_path / "model", dense)  # what libraries import at their first use
+    if not getattr(sys, "_weightcast_watched", False):
+        sys.addaudithook(_watch)  # for good, so only once
+        sys._weightcast_watched = True
+    SEEN = []
+    try:
+        loaded = wc.load(tmp_path / "model", dense)
+        assert not SEEN
+        torch.save(X, tmp_path / "watched")  # that the watch sees such things
+        assert SEEN
+    finally:
+        SEEN = None
+    assert torch.equal(loaded[0].V, make_model(name)[0].V)
