@@ -242,7 +242,7 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
         ),
         "gpt": Setting(
             ModelSettings("gpt", hidden=(64,)),
-            _training(2, 16, 2e-3),
+            _training(1, 16, 2e-3),
             n_train=12_000,
             n_validation=500,
         ),
