@@ -91,6 +91,8 @@ class PredictedWeight(nn.Module):
         generator = generator or torch.Generator().manual_seed(0)
         V = torch.rand(self.V.shape, dtype=torch.float64, generator=generator) * 2 - 1
         energy = self.atoms.energy()
+        if energy.is_meta:  # atoms of a tied layer: V will be where they are, without values
+            return
         dead = (energy <= 0).nonzero().flatten().tolist()
         if dead:
             raise ValueError(

@@ -523,3 +523,12 @@ def test_merge_refuses_to_lose_hooks(refuses):
     model[0].register_forward_hook(lambda *_: None)
     with refuses(model, "layer '0' has hooks", "remove them first"):
         wc.merge(model)
+
+
+def test_tied_layers_stay_tied_on_the_meta_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
+    model[1].weight = model[0].weight
+    predicted = wc.convert(model, {"*": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    assert predicted[0].V is predicted[1].V
+    assert predicted[0].V.is_meta

@@ -17,8 +17,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
     "vision": (
         "vit", "deit", "beit", "dinov2", "dinov3_vit", "ijepa", "swin", "swinv2", "poolformer",
-        "pvt_v2", "segformer", "mobilenet_v2", "mobilevit", "data2vec-vision", "clip_vision_model",
-        "siglip_vision_model",
+        "segformer", "convnext", "resnet", "mobilenet_v2", "mobilevit", "data2vec-vision",
+        "clip_vision_model", "siglip_vision_model",
     ),
     "audio": (
         "wav2vec2", "hubert", "wavlm", "sew", "unispeech", "data2vec-audio", "wav2vec2-conformer",

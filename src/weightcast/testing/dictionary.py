@@ -289,11 +289,11 @@ class _Tried:
             require_close(other(x), layer(x), 0, f"the output of {name}")
 
     def saves(self) -> None:
-        dense, x = nn.Sequential(nn.Linear(self.n_visible, 7)), self.rows()
-        model = nn.Sequential(self.layer())
+        linear = nn.utils.skip_init(nn.Linear, self.n_visible, 7, dtype=torch.float64)
+        dense, model, x = nn.Sequential(linear), nn.Sequential(self.layer()), self.rows()
         with tempfile.TemporaryDirectory() as folder:
             save(model, Path(folder) / "model")
-            loaded = load(Path(folder) / "model", dense.double())
+            loaded = load(Path(folder) / "model", dense)
         require_close(loaded(x), model(x), 1e-8, "the loaded network's output")
 
     def spans(self) -> None:
