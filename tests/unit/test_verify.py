@@ -89,7 +89,10 @@ def test_mistakes(refuses):
     with refuses(model, "no predicted layer: convert it first"):
         wc.verify(model, torch.randn(3, 8))
     model = wc.convert(model, {"*": DCT})
-    with refuses(model, r"fails on the inputs in '0' \(PredictedLinear\).*input is \(3, 9\)"):
+    with refuses(
+        model,
+        r"failed on its inputs \(3, 9\), in module '0' \(PredictedLinear\).*input is \(3, 9\)",
+    ):
         wc.verify(model, torch.randn(3, 9))
     with refuses(model, "inputs is empty"):
         wc.verify(model, [])
