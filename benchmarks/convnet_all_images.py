@@ -1,6 +1,6 @@
 """Figure 5's best pair on all 50,000 training images, for a few epochs; a GPU can do more.
 
-    python -m benchmarks.convnet_all_images --data path/to/cifar10 --rows results/fig5_all_images.jsonl
+    python -m benchmarks.convnet_all_images --data path/to/cifar10 --rows fig5_all_images.jsonl
 
 The dense network and "Emp-Emp leading" with a quarter and a tenth learned, all trained alike. A
 sweep does the work, so that a second call does only what is missing.
