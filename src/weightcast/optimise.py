@@ -37,7 +37,7 @@ def parameter_groups(
     groups = []
     scaled = set()
     for name, layer in predicted_layers(model).items():
-        if not layer.V.requires_grad:
+        if not layer.V.requires_grad or id(layer.V) in scaled:  # a tied V comes once
             continue
         scale = float(row_norm(layer))
         scaled.add(id(layer.V))
