@@ -36,7 +36,7 @@ def parameter_groups(
     """
     by_scale: dict[str, dict[str, Any]] = {}  # to six digits: constants are cast
     for name, layer in predicted_layers(model).items():
-        if not layer.V.requires_grad:
+        if not layer.V.requires_grad or id(layer.V) in scaled:  # a tied V comes once
             continue
         scale = float(row_norm(layer))
         own = {"lr": learning_rate / scale, "weight_decay": weight_decay * scale}
