@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -85,7 +86,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     if cls is not kind and hasattr(cls, "from_json_data"):
         return cls.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
-    hints = typing.get_type_hints(cls)
+    hints = field_types(cls)
     given = {key: item for key, item in data.items() if key != "kind"}
     for key in given:
         if key not in fields:
@@ -117,6 +118,12 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields, evaluated once."""
+    return typing.get_type_hints(cls)
 
 
 def concrete_subclasses(kind: type) -> dict[str, type]:

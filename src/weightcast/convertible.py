@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils import parametrize
 
 from weightcast.layers import (
@@ -104,7 +104,7 @@ def module_refusal(module: nn.Module) -> str:
     Args:
         module: none of the layers that can be predicted.
     """
-    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+    if any(isinstance(p, UninitializedTensorMixin) for p in module._parameters.values()):
         return "is lazy, its shape is not known yet: run the model once on example inputs first"
     if is_quantised(module):
         return "is quantised: convert the model before quantising it"

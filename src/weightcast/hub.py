@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
 from weightcast.checkpoint import FormatError, load, load_files
@@ -149,6 +149,8 @@ class HubMixin(
                 )
                 for name in (JSON_NAME, TENSORS_NAME)
             )
+        except LocalEntryNotFoundError:  # there may be one, but it cannot be reached
+            raise
         except EntryNotFoundError as error:
             raise FormatError(f"{model_id} is no saved model: {error}") from error
         return load_files(facts, tensors, dense).eval()  # pyright: ignore[reportReturnType]

@@ -29,6 +29,7 @@ class PredictedWeight(nn.Module):
         n_units: number of units (columns of W).
         path: how to compute x W. ``auto`` takes the path that takes less time, as :class:`Cost`
             counts it.
+        V: (n_atoms, n_units), to hold as it is; None makes zeros, in float64.
 
     Raises:
         ValueError: more columns than units, or an unknown path.
@@ -38,7 +39,9 @@ class PredictedWeight(nn.Module):
 
     V: nn.Parameter
 
-    def __init__(self, atoms: Atoms, n_units: int, *, path: Path = "auto") -> None:
+    def __init__(
+        self, atoms: Atoms, n_units: int, *, path: Path = "auto", V: Tensor | None = None
+    ) -> None:
         super().__init__()
         if atoms.columns > n_units:
             raise ValueError(
@@ -50,7 +53,9 @@ class PredictedWeight(nn.Module):
         self.atoms = atoms
         self.n_units = n_units
         self.path: Path = path
-        self.V = nn.Parameter(torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64))
+        if V is None:
+            V = torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64)
+        self.V = nn.Parameter(V)
         self._runs = _runs(n_units, atoms.columns)
         self._counted: dict[str, Cost] | None = None
 
@@ -86,6 +91,8 @@ class PredictedWeight(nn.Module):
         generator = generator or torch.Generator().manual_seed(0)
         V = torch.rand(self.V.shape, dtype=torch.float64, generator=generator) * 2 - 1
         energy = self.atoms.energy()
+        if energy.is_meta:  # atoms of a tied layer: V will be where they are, without values
+            return
         dead = (energy <= 0).nonzero().flatten().tolist()
         if dead:
             raise ValueError(
@@ -159,7 +166,7 @@ class PredictedWeight(nn.Module):
             )
         rows = x if x.dim() == 2 else x.reshape(-1, self.n_visible)
         if self.choose_path(rows.shape[0]) == "materialised":
-            return nn.functional.linear(x, self.weight, bias)
+            return nn.functional.linear(x, self._weight_rows(self._mixed()), bias)
         y = self._predict(self.atoms.project(rows), bias)
         if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
             return y

@@ -235,7 +235,10 @@ def _watch(
     """Run the model over the inputs, and give ``take`` the layer and its inputs at every call."""
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        take(module, *layer_inputs(arguments, keywords))
+        try:
+            take(module, *layer_inputs(arguments, keywords))
+        except ValueError as error:
+            raise _InputsError(str(error)) from error
 
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -306,7 +309,7 @@ def call(model: nn.Module, batch: Any) -> Any:
         if isinstance(batch, Mapping):
             return model(**batch)
         return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-    except _InputsError:
+    except (torch.OutOfMemoryError, _InputsError):
         raise
     except Exception as error:
         raise ValueError(_failure(model, batch, error)) from error
@@ -316,9 +319,11 @@ def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
     """Which module failed, on what, and what to do about it."""
     names = {id(module): name for name, module in model.named_modules()}
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    running = [names.get(id(frame.f_locals.get("self"))) for frame in frames]
-    inner = [name for name in running if name]
-    where = f"in module {inner[-1]!r}" if inner else f"in {type(model).__name__}.forward"
+    running = [frame.f_locals.get("self") for frame in frames]
+    inner = [module for module in running if names.get(id(module))]
+    where = f"in {type(model).__name__}.forward"
+    if inner:
+        where = f"in module {names[id(inner[-1])]!r} ({type(inner[-1]).__name__})"
     return (
         f"the model failed on its inputs {_shapes(batch)}, {where}: {type(error).__name__}: "
         f"{error}. Pass batches as the model itself takes them: a tensor, (input, target), or a "

@@ -96,7 +96,8 @@ def suggest(
         n_visible, n_units = layer_size(layers[name])
         if round(fraction * n_visible) < 1:
             continue
-        dictionary = _dictionary(layers[name], grid, inputs is not None)
+        have_rows = inputs is not None and class_of(layers[name]).data_refusal(layers[name]) is None
+        dictionary = _dictionary(layers[name], grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
         raise ValueError(

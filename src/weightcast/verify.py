@@ -139,14 +139,8 @@ def _run(model: nn.Module, batches: list[Any]) -> list[Tensor]:
         ValueError: the model fails, or returns none.
     """
     found: list[Tensor] = []
-    for number, batch in enumerate(batches):
-        try:
-            result = call(model, batch)
-        except Exception as error:
-            raise ValueError(
-                f"the model fails on batch {number} of the inputs: {type(error).__name__}: "
-                f"{error}. Pass what its forward takes: a tensor, or a mapping of keyword arguments"
-            ) from error
+    for batch in batches:
+        result = call(model, batch)
         found += [y for y in _tensors(result) if y.is_floating_point() and y.numel()]
     if not found:
         raise ValueError("the model returns no floating-point tensor that V could change")

@@ -17,6 +17,7 @@ import weightcast as wc
 from weightcast import dictionaries as d
 from weightcast import kernels as k
 from weightcast.layers import DenseParameter
+from weightcast.testing import example_rows, example_statistics
 
 try:  # not needed by anything but a row of the table
     from transformers import pytorch_utils
@@ -335,15 +336,16 @@ LAYERS: dict[str, LayerRow] = {
         {"in1_features": 4, "in2_features": 6, "out_features": 7},
         (5, 4),
         24,
+        (4, 6),
         second_shape=(5, 6),
     ),
     "Parameter": LayerRow(
-        wc.PredictedParameter, DenseParameter, {"shape": (7, 24)}, (5, 24), 24,
+        wc.PredictedParameter, DenseParameter, {"shape": (7, 24)}, (5, 24), 24, (4, 6),
         make=_dense_parameter,
     ),
     "Parameter-experts": LayerRow(
         wc.PredictedParameter, DenseParameter, {"shape": (3, 24, 4), "transposed": True}, (5, 24),
-        24, make=_dense_parameter,
+        24, (4, 6), make=_dense_parameter,
     ),
 }  # fmt: skip
 if pytorch_utils is not None:
@@ -357,25 +359,6 @@ if pytorch_utils is not None:
         make=_transformers_conv1d,
     )
 """Every layer class, in each of the ways in which a convolution can move."""
-
-
-def example_rows(n_visible: int, n_rows: int = 80) -> np.ndarray:
-    """Correlated example inputs, (n_rows, n_visible) float64, the same on every call."""
-    rng = np.random.default_rng(n_visible)
-    mixing = np.eye(n_visible) + 0.3 * rng.standard_normal((n_visible, n_visible))
-    return rng.standard_normal((n_rows, n_visible)) @ mixing + 0.5
-
-
-def example_statistics(n_visible: int) -> d.InputStatistics:
-    """Statistics of ``example_rows`` by NumPy."""
-    rows = example_rows(n_visible)
-    return d.InputStatistics(
-        n_rows=len(rows),
-        covariance=torch.from_numpy(np.cov(rows.T)),
-        squared_covariance=torch.from_numpy(np.cov(np.square(rows).T)),
-        sample=torch.from_numpy(rows),
-        weight=torch.from_numpy(rows[:7].T.copy()),
-    )
 
 
 def make_dictionary(name: str, n_visible: int) -> d.Dictionary:

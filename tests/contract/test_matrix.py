@@ -82,6 +82,7 @@ def _rows() -> dict[str, tuple[Callable[[], nn.Module], Callable[[torch.dtype], 
 
 
 ROWS = _rows()
+RECURRENT = ("LSTM", "LSTM-projected", "GRU", "RNN")
 SLICE = (
     "Linear", "Conv2d-groups", "ConvTranspose2d-all", "Embedding-padding", "EmbeddingBag",
     "Bilinear", "MultiheadAttention", "LSTM", "Experts",
@@ -176,7 +177,8 @@ def _functional_call(model: nn.Module, inputs: Any, name: str) -> None:
 
 
 def _vmap(model: nn.Module, inputs: Any, name: str) -> None:
-    values = {k: p.detach() for k, p in model.named_parameters() if k.split(".")[-1] == "V"}
+    weights = [k for k, p in model.named_parameters() if p.dim() > 1]  # V, or dense ones
+    values = {k: p.detach() for k, p in model.named_parameters() if k in weights}
     stacked = {key: torch.stack([V, -0.5 * V]) for key, V in values.items()}
 
     def run(values: dict[str, Tensor]) -> list[Tensor]:
@@ -199,7 +201,9 @@ FEATURES = {
     "vmap": _vmap,
 }
 
-TORCH_CANNOT: dict[tuple[str, str], str] = {}
+TORCH_CANNOT = {
+    (name, "vmap"): "Batching rule not implemented" for name in ROWS if name in RECURRENT
+}
 """What torch's own layer cannot do either, with the error that it raises."""
 
 
@@ -219,9 +223,15 @@ def _cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "feature", "dtype", "training"), _cases())
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's own vmap
 def test_matrix(name, feature, dtype, training):
     model, inputs = _predicted(name, dtype, training), ROWS[name][1](dtype)
-    FEATURES[feature](model, inputs, name)
+    if (message := TORCH_CANNOT.get((name, feature))) is None:
+        FEATURES[feature](model, inputs, name)
+        return
+    for either in (model, wc.merge(model)):
+        with pytest.raises(RuntimeError, match=message):
+            FEATURES[feature](either, inputs, name)
 
 
 @pytest.mark.parametrize("training", [True, False])

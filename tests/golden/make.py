@@ -56,7 +56,7 @@ def make_model(name: str) -> nn.Module:
 
 def main() -> None:
     for name in (*DICTIONARIES, *CONVOLUTIONS, STORED):
-        folder = HERE / f"schema_{SCHEMA}" / name
+        folder = HERE / f"schema_{SCHEMA}" / name.replace("/", "_")
         if folder.exists():
             continue
         folder.mkdir(parents=True)

@@ -315,12 +315,16 @@ def test_the_command_imports_a_factory_only_when_it_may(command, tmp_path):
     export = ("export", "saved", "--output", "m.onnx", "--factory")
     allowed = ("--allow-import", "--input-shape", "[24]")
     refused = {
-        ("mine:make", "--input-shape", "[24]"): "--factory mine:make imports and runs the code of",
+        (
+            "mine:make",
+            "--input-shape",
+            "[24]",
+        ): "mine:make is a function, and to import it",
         ("mine:make", "--allow-import"): "say what one example looks like",
-        ("mine", *allowed): "factory is 'mine': name it as package.module:function",
-        ("mine:mak", *allowed): "cannot find the factory mine:mak: ",
-        ("nowhere:make", *allowed): "cannot find the factory nowhere:make: No module named",
-        ("mine:number", *allowed): "mine:number made a int: it must make an nn.Module",
+        ("mine", *allowed): "there is no mine: name a .safetensors, .pt or .pth file",
+        ("mine:mak", *allowed): "mine:mak: mine has no 'mak'",
+        ("nowhere:make", *allowed): "nowhere:make: there is no module 'nowhere'",
+        ("mine:number", *allowed): "mine:number returned a int: expected a module",
     }
     for words, message in refused.items():
         code, out, err = command(*export, *words)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.unit.speech_corpora import write_timit
 from weightcast.cli import main
 from weightcast.commands import reproduce
 from weightcast.commands.reproduce import find_sources
@@ -103,6 +104,16 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, me
     err = capsys.readouterr().err.strip().splitlines()
     assert message in err[-1]
     assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_an_incomplete_timit_is_refused_before_any_trial(tmp_path, capsys):
+    folder = write_timit(tmp_path / "timit", n_train=1, n_test=1)
+    next(folder.glob("TRAIN/*/*/SX3.PHN")).unlink()
+    arguments = ["speech", "--preset", "smoke", "--data", f"timit={folder}"]
+    assert main(["reproduce", *arguments, "--output", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "1 files of TIMIT are missing: TRAIN/DR1/MTRX0/SX3.PHN; copy the corpus" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_half_written_row_is_named_and_nothing_is_overwritten(finished, tmp_path, capsys):

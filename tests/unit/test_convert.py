@@ -349,7 +349,10 @@ def test_failing_half_way_restores_shared_modules(refuses):
 def test_a_model_that_fails_on_the_inputs_is_restored():
     model = _mlp()
     modules = list(model)
-    with pytest.raises(ValueError, match=r"layer '2': .*in module '0': .*input is \(5, 99\)"):
+    where = (
+        r"layer '2': the model failed on its inputs \(5, 99\), in module '0' \(PredictedLinear\)"
+    )
+    with pytest.raises(ValueError, match=rf"{where}: ValueError: the input is \(5, 99\)"):
         wc.convert(model, {"0": DCT, "2": COVARIANCE}, inputs=torch.randn(5, 99), inplace=True)
     assert list(model) == modules
     assert not any(m._forward_pre_hooks for m in model.modules())
@@ -520,3 +523,12 @@ def test_merge_refuses_to_lose_hooks(refuses):
     model[0].register_forward_hook(lambda *_: None)
     with refuses(model, "layer '0' has hooks", "remove them first"):
         wc.merge(model)
+
+
+def test_tied_layers_stay_tied_on_the_meta_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
+    model[1].weight = model[0].weight
+    predicted = wc.convert(model, {"*": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    assert predicted[0].V is predicted[1].V
+    assert predicted[0].V.is_meta

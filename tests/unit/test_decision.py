@@ -11,7 +11,6 @@ from torch.nn.utils import prune
 
 import weightcast as wc
 from weightcast import dictionaries as d
-from weightcast.training.models import MLP
 
 DCT = wc.Rule(d.DCT(), 0.5)
 
@@ -97,6 +96,8 @@ def test_what_is_named_exactly_is_refused_by_name(name):
     assert dict(model.named_modules()) == modules
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantization.*:DeprecationWarning")
 def test_a_quantised_module_without_parameters_is_listed():
     layer = torch.ao.nn.quantized.dynamic.Linear(8, 8)
     model = nn.ModuleDict({"bad": layer, "good": nn.Linear(8, 3)})
@@ -107,7 +108,7 @@ def test_a_quantised_module_without_parameters_is_listed():
 def test_nothing_that_holds_weights_is_left_out():
     model = nn.ModuleDict(
         {
-            "mlp": MLP(),
+            "mlp": nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2)),
             "attention": nn.MultiheadAttention(8, 2),
             "cell": nn.LSTMCell(4, 4),
             "table": nn.Embedding(9, 8),

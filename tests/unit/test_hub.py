@@ -101,8 +101,7 @@ class FakeApi:
     def download(self, *, repo_id, filename, cache_dir=None, **options):
         source = self.root / repo_id / filename
         if not source.exists():
-            response = SimpleNamespace(headers={}, request=None, status_code=404)
-            raise huggingface_hub.errors.EntryNotFoundError(f"no {filename}", response=response)
+            raise huggingface_hub.errors.EntryNotFoundError(f"no {filename}")
         # As the real cache has it: a name that is a link to a blob.
         blob, link = self.root / "blobs" / filename, self.root / "snapshot" / filename
         for path in (blob, link):

@@ -42,7 +42,8 @@ def test_every_trial_is_there_once_and_survives_its_json(network, preset):
 def test_a_plan_predicts_the_large_layers_and_no_others(network, curve, fraction):
     model = make(network)
     inputs = torch.randint(5, (8, 16)) if network == "gpt" else torch.randn(8, 3, 32, 32)
-    predicted = wc.convert(model, modern.make_plan(network, curve, fraction), inputs=inputs)
+    plan = modern.make_plan(network, curve, fraction, 8 if network == "resnet20" else 64)
+    predicted = wc.convert(model, plan, inputs=inputs)
     names = set(predicted_layers(predicted))
     expected = {"resnet20": 18, "vit": 1 + 8, "gpt": 8}
     assert len(names) == expected[network]

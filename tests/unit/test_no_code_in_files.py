@@ -40,8 +40,18 @@ def offences(tree: ast.AST) -> Iterator[str]:
             yield "torch.load without weights_only=True"
         if called in ("np.load", "numpy.load") and options.get("allow_pickle", "False") != "False":
             yield "numpy.load with pickles"
-        if called in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"):
+        loader = ast.unparse(node.args[1]) if len(node.args) > 1 else options.get("Loader")
+        if called in ("yaml.unsafe_load", "yaml.full_load"):
             yield called
+        if called == "yaml.load" and loader not in safe_loaders(tree):
+            yield "yaml.load without a safe loader"
+
+
+def safe_loaders(tree: ast.AST) -> set[str]:
+    """PyYAML's safe loader, and what a file derives from it."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    own = {one.name for one in classes if "yaml.SafeLoader" in map(ast.unparse, one.bases)}
+    return {"yaml.SafeLoader"} | own
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -63,6 +73,7 @@ def test_no_source_executes_what_it_reads(path):
         "Module.load_from_checkpoint(file)",
         "np.load(file, allow_pickle=True)",
         "yaml.load(text)",
+        "yaml.load(text, yaml.Loader)",
     ],
 )
 def test_the_walk_finds_them(line):

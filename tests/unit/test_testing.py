@@ -10,6 +10,7 @@ from torch import nn
 
 import weightcast as wc
 from weightcast.dictionaries import Atoms, DenseBase, Dictionary
+from weightcast.dictionaries.base import check_enough
 from weightcast.dictionaries.selection import deal_random
 from weightcast.testing import check_dictionary, check_layer
 
@@ -19,6 +20,7 @@ class Rotations(Dictionary):
     """A sound dictionary, of which the broken ones are made."""
 
     def build(self, site):
+        check_enough(self, site.n_atoms, site.n_visible)
         size = (site.n_visible, site.n_visible)
         square = torch.randn(size, dtype=torch.float64, generator=site.generator)
         base = DenseBase(self.change(torch.linalg.qr(square).Q))
@@ -117,10 +119,18 @@ class Greedy(Rotations):
 
 @dataclass(frozen=True)
 class Wordless(Rotations):
-    def draw(self, site):
+    def build(self, site):
         if site.n_atoms > site.n_visible:
             raise ValueError("too many")
-        return super().draw(site)
+        return super().build(site)
+
+
+@dataclass(frozen=True)
+class Wrapping(Rotations):
+    def build(self, site):
+        indices = torch.arange(site.columns * site.n_atoms).view(site.columns, -1)
+        rows = torch.eye(site.n_visible, dtype=torch.float64)
+        return Atoms(DenseBase(rows), site.choose(lambda: indices % site.n_visible))
 
 
 @dataclass(frozen=True)
@@ -132,10 +142,9 @@ class Forgetful(Rotations):
         object.__setattr__(self, "exponent", self.exponent + 1)
 
 
-@dataclass(eq=False)
-class Thawed(Dictionary):
-    def build(self, site):
-        return Rotations().build(site)
+class Thawed(Rotations):
+    def __init__(self, exponent=2):
+        object.__setattr__(self, "exponent", exponent)
 
 
 BROKEN = [
@@ -151,6 +160,7 @@ BROKEN = [
     (Redrawn, "given indices are kept: a file's indices are replaced by a new draw"),
     (SaysRebuildable, r"given indices are kept: U, rebuilt from its indices .* is off by"),
     (Wordless, "too many atoms are refused: the message does not say that 1200 were asked for"),
+    (Wrapping, "too many atoms are refused: of 1200 atoms for 24 inputs only 24 differ"),
     (Greedy, "missing inputs are refused: it needs covariance and builds without"),
     (Forgetful, r"JSON: it comes back as Forgetful\(exponent=3"),
 ]

@@ -154,6 +154,15 @@ def test_config_builds_the_network_it_names(play, name):
     assert (len(model.blocks) if name == "gpt" else model.lstm.num_layers) == 3
 
 
+@pytest.mark.parametrize("n_inputs", [30, 77])
+def test_dictionaries_are_made_from_windows(play, n_inputs, monkeypatch):
+    plan = wc.Plan({"re:.*expand": wc.Rule(wc.dictionaries.Covariance(), 0.5)}).to_dict()
+    given = config(play, plan=plan, n_inputs=n_inputs, n_validation=0)
+    data = read_data(given, given.data)
+    monkeypatch.setattr("weightcast.experiments.train.TEXT_BATCH", 39)  # two batches of 77
+    assert build_model(given, data).blocks[0].expand.V.shape == (8, 64)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "vit"])
 def test_config_builds_networks_for_images(name):
     hidden = (4, 6, 8) if name == "resnet20" else (16,)

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 LENGTH = 12
 """Of example texts, in tokens."""
 
 SIZES: dict[str, int] = {
     # Layers.
+    r"(depths|num_blocks|block_sizes)": 1,
     r"(n_layers?|depth|.*_depth|num_.*(layers|blocks)|(en|de)coder_layers|.*_n_layers?)": 2,
     # Heads, and as many or fewer keys and values.
     r"(num_(key_value|kv)_heads|n_kv_heads|num_global_key_value_heads)": 2,
@@ -23,8 +26,9 @@ SIZES: dict[str, int] = {
     # Widths.
     r"(hidden_size|d_model|n_embd|embed_dim|embedding_size|dim|hidden_dim|embed_dims?)": 32,
     r"(word_embed_proj_dim|projection_dim|conv_dim|codebook_dim|pooler_hidden_size)": 32,
+    r"(hidden_sizes|embed_dims|neck_hidden_sizes|conv_channels|stem_channels|squeeze)": 32,
     r"(emb_dim|.*_hidden_size|.*_hidden_dim|state_size|lru_width|attention_hidden_size)": 32,
-    r"(intermediate_size|.*_ffn_dim|d_ff|ffn_dim|n_inner|mlp_dim|ffn_hidden_size)": 64,
+    r"(intermediate_size|.*_ffn_dim|d_ff|ffn_dim|n_inner|d_inner|mlp_dim|dff|ffn_hidden_size)": 64,
     r"(.*_intermediate_size|.*intermediate_dim|mlp_hidden_size)": 64,
     # Tokens, pixels, experts.
     r"(vocab_size|.*_vocab_size|n_tokens|num_embeddings)": 99,
@@ -83,6 +87,25 @@ def tiny(kind: type[PretrainedConfig], **fields: Any) -> PretrainedConfig:
     return kind(**{**changed, **fields})
 
 
+def build(name: str, *, device: str = "cpu") -> nn.Module:
+    """The base model of a type, tiny, with random weights, in evaluation mode.
+
+    Args:
+        name: of the type, as transformers has it.
+        device: where its weights are.
+    """
+    config = tiny(CONFIG_MAPPING[name])
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        return base_class(type(config))(config).eval()
+
+
+def base_class(kind: type[PretrainedConfig]) -> type[nn.Module]:
+    """The base model of configs of this class."""
+    found = MODEL_MAPPING[kind]
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
 def example_inputs(model: nn.Module) -> dict[str, Tensor]:
     """Inputs that a tiny model takes: text, an image, or sound, as its config says."""
     config: Any = model.config
@@ -114,6 +137,8 @@ def _fields(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def _smaller(name: str, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):  # one entry for each stage
+        return type(value)(_smaller(name, entry) for entry in value)
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     for pattern, size in SIZES.items():

@@ -59,21 +59,20 @@ def fingerprint(atoms: Atoms) -> Fingerprint:
         base, like = copy.deepcopy(base).float(), like.float()
     x = _scattered(_PROBES * base.n_visible).view(_PROBES, base.n_visible).to(like)
     projected = base.transform(x)  # (n_base, probes)
+    values = projected[indices].double()  # (columns, n_atoms, probes)
+    if atoms.mixing is not None:
+        for column, M in enumerate(atoms.mixing):  # one at a time: in float64 they are large
+            M = M.double()[None]
+            transposed = M.mT if M.dim() == 3 else M
+            values[column] = mix(transposed, values[column : column + 1])[0]
+    values = values.cpu()
     weights = _scattered(indices.numel()).view(*indices.shape, 1)
-    sums, squares = torch.zeros(_PROBES, dtype=torch.float64), 0.0
-    for column in range(atoms.columns):
-        values = projected[indices[column]].double()  # (n_atoms, probes)
-        if atoms.mixing is not None:
-            M = atoms.mixing[column].double()
-            values = mix(M.mT[None] if M.dim() == 2 else M[None], values[None])[0]
-        values = values.cpu()
-        sums += (weights[column] * values).sum(dim=0)
-        squares += float(values.square().sum())
-    return Fingerprint(tuple(sums.tolist()), squares**0.5)
+    sums = (weights * values).sum(dim=(0, 1))
+    return Fingerprint(tuple(sums.tolist()), float(values.norm()))
 
 
 def _scattered(count: int) -> Tensor:
     """(count,) float64 in [-1, 1): a hash of each place, the same on every machine."""
-    h = torch.arange(1, count + 1) * 0x9E3779B1 & 0xFFFFFFFF
+    h = torch.arange(1, count + 1, device="cpu") * 0x9E3779B1 & 0xFFFFFFFF
     h = (h ^ h >> 15) * 0x85EBCA77 & 0xFFFFFFFF
     return (h ^ h >> 13).double() / 2**31 - 1

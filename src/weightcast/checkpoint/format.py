@@ -155,7 +155,7 @@ def parse(text: bytes, name: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"is damaged: {name}: {shortened(error)}") from error
 

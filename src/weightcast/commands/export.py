@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.checkpoint import JSON_NAME, load
+from weightcast.commands.sources import load_source
 from weightcast.export import Form, Format, export
 from weightcast.ledger import ledger
 
@@ -81,7 +79,9 @@ def run_export(
     if factory is None:
         dense, shape, alphabet = _dense_of_run(folder)
     else:
-        dense, shape, alphabet = _make_dense(factory, allow_import), None, None
+        dense, shape, alphabet = load_source(factory, allow_import), None, None
+    if not isinstance(dense, nn.Module):
+        raise ValueError(f"{factory} holds tensors: name what makes the dense network")
     shape = input_shape or shape
     if shape is None:
         raise ValueError("say what one example looks like, such as --input-shape [1,28,28]")
@@ -117,32 +117,6 @@ def _dense_of_run(folder: Path) -> tuple[nn.Module, list[int], int | None]:
     shape, n_classes = data["shape"], data["n_classes"]
     alphabet = n_classes if config.model.reads_text else None
     return dense_model(config, shape, n_classes), shape, alphabet
-
-
-def _make_dense(factory: str, allow_import: bool) -> nn.Module:
-    """Import and call a function.
-
-    Raises:
-        ValueError: it cannot be found, may not be imported, or makes no network.
-    """
-    package, _, name = factory.partition(":")
-    if not package or not name:
-        raise ValueError(f"factory is {factory!r}: name it as package.module:function")
-    if not allow_import:
-        raise ValueError(
-            f"--factory {factory} imports and runs the code of {package}: add --allow-import if "
-            "you trust it"
-        )
-    if os.getcwd() not in sys.path:  # as for python -m
-        sys.path.insert(0, os.getcwd())
-    try:
-        make = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot find the factory {factory}: {error}") from error
-    model = make()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{factory} made a {type(model).__name__}: it must make an nn.Module")
-    return model
 
 
 def _report(

@@ -18,7 +18,7 @@ from weightcast.codec import nearest
 from weightcast.experiments import figure4, figure5, filters, modern, rica, speech
 from weightcast.experiments.executors import RayExecutor
 from weightcast.experiments.presets import check_preset
-from weightcast.experiments.sources import PACKAGED, parse_sources
+from weightcast.experiments.sources import PACKAGED, find_source, parse_sources
 from weightcast.experiments.sweep import ROWS, SweepResult, sweep
 from weightcast.experiments.trial import Place, Trial
 from weightcast.report import tables, write_report
@@ -125,6 +125,8 @@ def run_reproduce(
     if figure.channels:
         sources = {key: _prepare(key, source, folder) for key, source in sources.items()}
         _check_channels(name, figure.channels, sources)
+    else:
+        _check_recordings(trials[0], sources)
     place = Place(sources, cast(Literal["auto", "cpu", "gpu"], accelerator))
     connected = RayExecutor(address, place) if executor == "ray" else nullcontext()
     with connected as pool:
@@ -203,6 +205,11 @@ def _check_channels(name: str, expected: Sequence[int], sources: Mapping[str, st
                 f"the images of {key} have {found} channels, and {name} takes {order}: name other "
                 "data with --data"
             )
+
+
+def _check_recordings(trial: Trial, sources: Mapping[str, str]) -> None:
+    """Read the recordings once: what every trial would refuse is refused before any is run."""
+    speech.read_corpus(trial.config, find_source(dict(sources), trial.config.data))
 
 
 def _check_machine(executor: str, accelerator: str, jobs: int | None) -> None:

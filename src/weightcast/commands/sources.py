@@ -7,8 +7,9 @@ that the installed transformers knows, and a function is imported only where the
 from __future__ import annotations
 
 import importlib
-import pickle
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             f"there is no {path}: name a .safetensors, .pt or .pth file, a folder with config.json "
             "and safetensors, or package.module:function with --allow-import"
         )
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise ValueError(f"{path} is no .safetensors, .pt or .pth file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix not in (".pt", ".pth"):
-            raise ValueError(f"{path} is no .safetensors, .pt or .pth file")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch has no class of its own for what it refuses
+        raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
     if isinstance(state, Tensor):
         return {"": state}
     # Training scripts often keep the state dict beside other things.
@@ -132,6 +133,8 @@ def call_function(name: str, allow_import: bool) -> Any:
             "if you trust it"
         )
     module, function = name.split(":")
+    if os.getcwd() not in sys.path:  # as for python -m
+        sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from weightcast.codec import field_types
 from weightcast.dictionaries.constants import Constants
 from weightcast.dictionaries.inputs import InputStatistics, Need
 from weightcast.dictionaries.operators import Base, KroneckerBase
@@ -357,7 +358,7 @@ def check_choices(configuration: object) -> None:
     Raises:
         ValueError: naming the field, the value and the choices.
     """
-    for name, hint in typing.get_type_hints(type(configuration)).items():
+    for name, hint in field_types(type(configuration)).items():
         choices = typing.get_args(hint)
         if typing.get_origin(hint) is not typing.Literal:
             continue

@@ -107,7 +107,8 @@ def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: 
     if curve == NARROW:
         model = replace(model, hidden=narrow_widths(model, fraction, setting.context))
     elif curve != DENSE:
-        plan = make_plan(name, curve, fraction).to_dict()
+        most = (model.hidden or DEFAULT_WIDTHS[name])[0]
+        plan = make_plan(name, curve, fraction, most).to_dict()
     return TrainConfig(
         data=data,
         model=model,
@@ -124,17 +125,19 @@ def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: 
     )
 
 
-def make_plan(network: str, curve: str, fraction: float) -> Plan:
+def make_plan(network: str, curve: str, fraction: float, most_columns: int) -> Plan:
     """The plan that predicts a network's large layers.
 
     Args:
         network: resnet20, vit or gpt.
         curve: informed, random, or random half.
         fraction: share of each layer's weights that is learned.
+        most_columns: units of the narrowest layer; each column needs one.
     """
     informed: Dictionary = Covariance(selection="leading", mixing="orthonormal")
     anything = RandomGaussian("orthonormal")
-    rule = Rule(informed if curve == INFORMED else anything, fraction, columns(curve, fraction))
+    n_columns = min(most_columns, columns(curve, fraction))
+    rule = Rule(informed if curve == INFORMED else anything, fraction, n_columns)
     rules: dict[str, Rule | None] = {PREDICTED[network]: rule}
     if network == "vit":  # its first layer sees pixels
         kernel = Kernel(SquaredExponential(1.0), selection="leading", mixing="orthonormal")
@@ -176,7 +179,7 @@ def count_learned(network: nn.Module, name: str, fraction: float) -> int:
     total = sum(p.numel() for p in network.parameters())
     if fraction == 1:
         return total
-    for layer in make_plan(name, RANDOM, fraction).resolve(network):
+    for layer in make_plan(name, RANDOM, fraction, most_columns=1).resolve(network):
         weight: Any = network.get_submodule(layer).weight
         n_visible = weight[0].numel()
         total -= (n_visible - round(fraction * n_visible)) * len(weight)
@@ -239,7 +242,7 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
         ),
         "gpt": Setting(
             ModelSettings("gpt", hidden=(64,)),
-            _training(2, 16, 2e-3),
+            _training(1, 16, 2e-3),
             n_train=12_000,
             n_validation=500,
         ),

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from weightcast.experiments.trial import Place
 
 CONFIG, FACTS, ROW, MODEL = "config.json", "data.json", "row.json", "model"
+IMAGE_BATCH, TEXT_BATCH = 500, 100
+"""Images, or windows of text, in each of the batches that dictionaries are made from."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ def _convert(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.M
     x, _ = data.train
     # Spread over the data set, which may be sorted.
     chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
-    inputs = x[chosen].split(100 if config.model.reads_text else 500)
+    # A list: a tuple of two could be an input and its target.
+    inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
     return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
 
 

@@ -51,9 +51,8 @@ class PredictedMultiheadAttention(PredictedModule):
             return
         layers = self.layers()
         if "in_proj" in layers:
-            different = [query]
-            different += [x for x in (key, value) if all(x is not seen for seen in different)]
-            layers["in_proj"](torch.cat([x.reshape(-1, x.shape[-1]) for x in different]))
+            different = {id(x): x.reshape(-1, x.shape[-1]) for x in (query, key, value)}
+            layers["in_proj"](torch.cat(list(different.values())))
         else:
             for name, x in (("q_proj", query), ("k_proj", key), ("v_proj", value)):
                 layers[name](x)

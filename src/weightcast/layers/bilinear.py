@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.layer import PredictedLayer
+from weightcast.layers.layer import PredictedLayer, full_precision
 from weightcast.predicted import PredictedWeight
 
 
@@ -61,7 +61,8 @@ class PredictedBilinear(PredictedLayer):
         if self.choose_path(n_rows) == "materialised":
             return nn.functional.bilinear(input1, input2, self.weight, self.bias)
         rows = self.input_rows(self, input1, input2)
-        y = PredictedWeight.forward(self, rows, self.bias)
+        with full_precision(rows):  # as torch's own function is
+            y = PredictedWeight.forward(self, rows, self.bias)
         return y.view(*input1.shape[:-1], self.out_features)
 
     @override

@@ -37,7 +37,7 @@ class PredictedConvolution(PredictedLayer):
         columns: groups of units with atoms of their own.
         grid: of a filter; None takes ``Grid(kernel_size, channels=in_channels // groups)``.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias; None leaves V and bias at zero.
+        seed: of the draws of atoms, V and bias; None leaves V and bias to be loaded.
         statistics: of the patches, for data-driven dictionaries.
         atoms: built earlier; None builds them.
         device: of parameters and constants.
@@ -137,7 +137,8 @@ class PredictedConvolution(PredictedLayer):
     def _convolve(self, x: Tensor, padding: Any, positions: int) -> Tensor:
         """Along the path that takes less time at this many positions of the filters."""
         if self.choose_path(positions) == "materialised":
-            return self._filter(x, self.weight, self.bias, padding, self.groups)
+            filters = self._torch_layout(self._weight_rows(self._mixed()))
+            return self._filter(x, filters, self.bias, padding, self.groups)
         return self._forward_factored(x, padding)
 
     def _filter(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.layer import PredictedLayer
+from weightcast.layers.layer import PredictedLayer, full_precision
 from weightcast.predicted import Cost
 
 
@@ -99,11 +99,17 @@ class PredictedTable(PredictedLayer):
             "padding_idx": self.padding_idx,
             "scale_grad_by_freq": self.scale_grad_by_freq,
         }
-        if self.choose_path(tokens.numel()) == "materialised":
+        # What torch does to a row's gradient reaches a learned U only by way of W.
+        whole = self.atoms.base.is_learned and (
+            self.padding_idx is not None or self.scale_grad_by_freq
+        )
+        if whole or self.choose_path(tokens.numel()) == "materialised":
             return nn.functional.embedding(tokens, self.weight, **options)
         flat = tokens.reshape(-1)
         v = nn.functional.embedding(flat, self.V.t(), **options)  # (n, n_atoms)
-        return self._compose(v, self._column_of(flat)).view(*tokens.shape, self.embedding_dim)
+        with full_precision(v):  # as torch's own look-up is
+            rows = self._compose(v, self._column_of(flat))
+        return rows.view(*tokens.shape, self.embedding_dim)
 
     def _compose(self, v: Tensor, column: Tensor) -> Tensor:
         """U_j v for each v: (n, n_atoms) and its column (n,) to (n, n_visible)."""

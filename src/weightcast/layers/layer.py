@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,18 @@ from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBa
 from weightcast.grid import Grid
 from weightcast.predicted import Path, PredictedWeight, dense_variance, draw_bias
 from weightcast.rule import Rule
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Within, autocast is off: for what stands in for an operation that autocast leaves alone.
+
+    Args:
+        tensor: on the device in question.
+    """
+    kind = tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 class PredictedLayer(PredictedWeight):
@@ -37,8 +50,8 @@ class PredictedLayer(PredictedWeight):
         columns: groups of units with atoms of their own.
         grid: coordinates of the inputs, in place of the layer's own.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; None for
-            no draw of V and bias, which are then zero and wait to be loaded.
+        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; None draws
+            neither V nor bias: what they hold is arbitrary, and waits to be loaded.
         statistics: of the layer's inputs, for data-driven dictionaries.
         atoms: built earlier, to share bases between layers; None builds them from the rule.
         device: of parameters and constants.
@@ -89,7 +102,8 @@ class PredictedLayer(PredictedWeight):
                 f"the atoms are for {atoms.n_visible} inputs, the layer has {n_visible}"
             )
         with torch.device("cpu"):  # whatever the default device is
-            super().__init__(atoms, n_units, path=rule.path)
+            V = None if generator is not None else torch.empty(atoms.n_atoms, n_units, dtype=dtype)
+            super().__init__(atoms, n_units, path=rule.path, V=V)
             self.rule = rule
             drawn = torch.zeros(n_units, dtype=torch.float64)
             if generator is not None:
@@ -103,8 +117,9 @@ class PredictedLayer(PredictedWeight):
     @property
     @override
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """W in the dense layer's own layout, computed anew at each access."""
-        return self._torch_layout(self._weight_rows(self._mixed()))
+        """W in the dense layer's own layout and dtype, computed anew at each access."""
+        with full_precision(self.V):
+            return self._torch_layout(self._weight_rows(self._mixed()))
 
     @override
     def check_weight(self, W: Tensor) -> Tensor:
@@ -193,7 +208,7 @@ class PredictedLayer(PredictedWeight):
         Args:
             layer: the dense counterpart, such as ``nn.Linear``.
             rule: how to predict its weights.
-            seed: of the draws of atoms and V; None leaves V at zero, to be loaded.
+            seed: of the draws of atoms and V; None leaves V arbitrary, to be loaded.
             statistics: of the layer's inputs, for data-driven dictionaries.
             bases: bases of other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.

@@ -27,7 +27,7 @@ class PredictedLinear(PredictedLayer):
         columns: groups of units with atoms of their own.
         grid: coordinates of the inputs, such as ``(28, 28)``.
         path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias; None leaves V and bias at zero.
+        seed: of the draws of atoms, V and bias; None leaves V and bias to be loaded.
         statistics: of the inputs, for data-driven dictionaries.
         atoms: built earlier, to share bases; None builds them.
         device: of parameters and constants.

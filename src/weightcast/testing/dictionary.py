@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 import tempfile
 from collections.abc import Callable, Sequence
@@ -122,9 +121,8 @@ class _Tried:
 
     def is_a_value(self) -> None:
         kind = type(self.dictionary)
-        parameters = getattr(kind, "__dataclass_params__", None)
-        require(
-            dataclasses.is_dataclass(kind) and bool(parameters and parameters.frozen),
+        require(  # its own: a base class's fields are not all that tell it from others
+            "__dataclass_params__" in vars(kind),
             f"{kind.__name__} is none: write @dataclass(frozen=True) above the class",
         )
         hash(self.dictionary)
@@ -174,8 +172,8 @@ class _Tried:
             atoms, x = self.atoms(columns=columns), self.rows()
             U, values, M = atoms.dictionaries(), atoms.project(x), atoms.pending_mixing
             if M is not None:
-                values = mix(M if M.dim() == 2 else M.mT, values)
-            require_close(values, (x @ U).mT, 1e-9, "the projection")
+                values = mix(M if M.dim() == 2 else M.mT, values.mT).mT
+            require_close(values, x @ U, 1e-9, "the projection")
             energy = U.square().sum(dim=(1, 2))
             require_close(atoms.energy(), energy, 1e-9, "the atoms' energy")
             for column in range(columns):
@@ -291,11 +289,11 @@ class _Tried:
             require_close(other(x), layer(x), 0, f"the output of {name}")
 
     def saves(self) -> None:
-        dense, x = nn.Sequential(nn.Linear(self.n_visible, 7)), self.rows()
-        model = nn.Sequential(self.layer())
+        linear = nn.utils.skip_init(nn.Linear, self.n_visible, 7, dtype=torch.float64)
+        dense, model, x = nn.Sequential(linear), nn.Sequential(self.layer()), self.rows()
         with tempfile.TemporaryDirectory() as folder:
             save(model, Path(folder) / "model")
-            loaded = load(Path(folder) / "model", dense.double())
+            loaded = load(Path(folder) / "model", dense)
         require_close(loaded(x), model(x), 1e-8, "the loaded network's output")
 
     def spans(self) -> None:

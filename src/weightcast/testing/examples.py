@@ -26,6 +26,7 @@ def example_statistics(n_visible: int) -> InputStatistics:
         covariance=torch.from_numpy(np.cov(rows.T)),
         squared_covariance=torch.from_numpy(np.cov(np.square(rows).T)),
         sample=torch.from_numpy(rows),
+        weight=torch.from_numpy(rows[:7].T.copy()),
     )
 
 
