@@ -12,6 +12,10 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+import weightcast as wc
+from weightcast.convertible import convertible_layers
+from weightcast.layers import layer_size
+
 LENGTH = 12
 """Of example texts, in tokens."""
 
@@ -127,6 +131,13 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens.flip(1)
     return inputs
+
+
+def plan_of(model: nn.Module, rule: wc.Rule) -> wc.Plan:
+    """The rule for every layer that it leaves at least one atom."""
+    sizes = {name: layer_size(layer)[0] for name, layer in convertible_layers(model).items()}
+    too_small = [name for name, size in sizes.items() if rule.fraction * size < 1]
+    return wc.Plan({"*": rule, **dict.fromkeys(too_small)})
 
 
 def _fields(config: PretrainedConfig) -> dict[str, Any]:
