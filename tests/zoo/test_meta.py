@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from tests.zoo.tiny import build
+from tests.zoo.tiny import build, plan_of
 
 RULE = wc.Rule(wc.dictionaries.RandomConnections("grouped"), 0.25)
 
@@ -48,11 +48,12 @@ def test_every_type_converts_or_is_in_the_table():
 def _assert_converts(name, model, converted):
     if name in NOT_CONVERTED:
         with pytest.raises(ValueError, match=NOT_CONVERTED[name]):
-            wc.convert(model, {"*": RULE})
+            wc.convert(model, plan_of(model, RULE))
         return
-    predicted = wc.convert(model, {"*": RULE})
+    plan = plan_of(model, RULE)
+    predicted = wc.convert(model, plan)
     layers = predicted_layers(predicted)
-    explained = wc.Plan({"*": RULE}).explain(model)
+    explained = plan.explain(model)
     assert {row.layer for row in explained.predicted} == set(layers), name
     assert all(row.reason for row in explained.dense), name
     assert {layer.V.device.type for layer in layers.values()} == {"meta"}, name
