@@ -51,7 +51,7 @@ def time_dictionary(name: str, rounds: int) -> Row:
             parameter.zero_()
     model = wc.convert(dense, {"*": rule})
     layers = predicted_layers(model)
-    with tempfile.TemporaryDirectory(dir=".") as place:
+    with tempfile.TemporaryDirectory() as place:
         folder, file, beside = (Path(place) / name for name in ("model", "file", "beside"))
         wc.save(model, folder)
         tensors = load_file(folder / "model.safetensors")
