@@ -19,6 +19,7 @@ The walk, from a model to a model::
     wc.save(model, "folder")                      # V and indices; bases are rebuilt
     model = wc.load("folder", dense_model)
     dense = wc.merge(model)                       # the original classes and state-dict keys
+    wc.export(model, "model.onnx", inputs)        # or a torch.export program; factored or merged
 
 Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicted``, ``rule``,
 ``layers``, ``statistics``, ``plan``, ``convert``.
@@ -26,47 +27,92 @@ Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicte
 
 from weightcast import dictionaries, kernels
 from weightcast.checkpoint import FormatError, load, save
+from weightcast.compress import (
+    CompressionReport,
+    CompressionRow,
+    compress,
+    compression_report,
+)
 from weightcast.convert import convert, merge
 from weightcast.distributed import broadcast_constants
+from weightcast.export import export
 from weightcast.grid import Grid
 from weightcast.layers import (
+    PredictedBilinear,
     PredictedConv1d,
     PredictedConv2d,
     PredictedConv3d,
+    PredictedConvTranspose1d,
+    PredictedConvTranspose2d,
+    PredictedConvTranspose3d,
+    PredictedEmbedding,
+    PredictedEmbeddingBag,
+    PredictedExperts,
     PredictedLayer,
     PredictedLinear,
+    PredictedModule,
+    PredictedMultiheadAttention,
+    PredictedParameter,
+    PredictedRecurrent,
+    PredictedTransposedLinear,
 )
 from weightcast.ledger import Ledger, LedgerRow, ledger
 from weightcast.optimise import parameter_groups
-from weightcast.plan import Plan
+from weightcast.plan import Explanation, Plan, PlanRow
 from weightcast.predicted import PredictedWeight
 from weightcast.pretrain import PretrainedLayer, pretrain
+from weightcast.probe import Probe, ProbeRow, probe
 from weightcast.rule import Rule
 from weightcast.suggest import suggest
+from weightcast.verify import Verified, verify
 
 __all__ = [
+    "CompressionReport",
+    "CompressionRow",
+    "Explanation",
     "FormatError",
     "Grid",
     "Ledger",
     "LedgerRow",
     "Plan",
+    "PlanRow",
+    "PredictedBilinear",
     "PredictedConv1d",
     "PredictedConv2d",
     "PredictedConv3d",
+    "PredictedConvTranspose1d",
+    "PredictedConvTranspose2d",
+    "PredictedConvTranspose3d",
+    "PredictedEmbedding",
+    "PredictedEmbeddingBag",
+    "PredictedExperts",
     "PredictedLayer",
     "PredictedLinear",
+    "PredictedModule",
+    "PredictedMultiheadAttention",
+    "PredictedParameter",
+    "PredictedRecurrent",
+    "PredictedTransposedLinear",
     "PredictedWeight",
     "PretrainedLayer",
+    "Probe",
+    "ProbeRow",
     "Rule",
+    "Verified",
     "broadcast_constants",
+    "compress",
+    "compression_report",
     "convert",
     "dictionaries",
+    "export",
     "kernels",
     "ledger",
     "load",
     "merge",
     "parameter_groups",
     "pretrain",
+    "probe",
     "save",
     "suggest",
+    "verify",
 ]

@@ -14,15 +14,10 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
-EXTRAS = "pip install 'weightcast[train,data,report]'"
+EXTRAS = "pip install 'weightcast[train,data,report,onnx]'"
 
 DEMO_SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
 TRAIN_SUMMARY = "Train one network, dense or with predicted layers."
-REPRODUCE_SUMMARY = "Run the trials behind a figure of the paper; print its table, write its page."
-REPRODUCE_HELP = """NAME is fig1 (filters and their prediction), fig4 (MNIST, test error against the
-share of weights that is learned), fig5 (the same for the convnet on CIFAR-10), speech or rica
-(reconstruction ICA). Each trial runs in a process of its own; stopped in any way, the same
-command goes on where it was."""
 REPORT_SUMMARY = "Draw result rows: tables here, and one page with pictures."
 TRAIN_HELP = """CONFIG.yaml holds the fields below; each is overridden by the option of its name,
 and the plan's by dotted options such as --plan.rules.hidden1.fraction 0.02. Progress goes to
@@ -47,12 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match parsed.subcommand:
             case "train":
                 _train(parsed.train, plan_overrides, arguments)
+            case "convert" | "compress" | "probe" as command:
+                _work_on_model(command, parsed[command])
             case "reproduce":
                 return _reproduce(parsed.reproduce)
             case "bench":
                 _bench(parsed.bench)
             case "report":
                 _report(parsed.report)
+            case "export":
+                _export(parsed.export)
             case _:
                 _demo(parsed.demo)
     except KeyboardInterrupt as interrupt:
@@ -92,7 +91,8 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     """The parser and those of the commands; train's fields only where they are wanted."""
     from jsonargparse import ArgumentParser
 
-    from weightcast.commands import bench_options, doctor
+    from weightcast.commands import bench_options, doctor, model_options, reproduce_options
+    from weightcast.commands import export as export_command
 
     def make(text: str, **options: Any) -> ArgumentParser:
         return ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False, **options)
@@ -101,6 +101,8 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     train.add_argument("config", metavar="CONFIG.yaml", help="the run, as a YAML file")
     train.add_argument("--rows", help="append the result row to this file (JSON lines)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--workers", type=int, help="processes that put batches together; 0")
+    train.add_argument("--processes", type=int, help="processes that train together; 1")
     if with_train:  # its import takes seconds
         from weightcast.training import TrainConfig
 
@@ -111,8 +113,14 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     demo.add_argument("--epochs", type=int, help="passes over the training images")
     demo.add_argument("--output", default="weightcast-demo", help="folder for index.html")
     demo.add_argument("--rows", help="append the result rows to this file (JSON lines)")
-    reproduce = make(f"{REPRODUCE_SUMMARY} {REPRODUCE_HELP}")
-    _add_reproduce_options(reproduce)
+    reproduce = make(f"{reproduce_options.SUMMARY} {reproduce_options.HELP}")
+    reproduce_options.add(reproduce)
+    convert = make(f"{model_options.CONVERT_SUMMARY} {model_options.SOURCE}")
+    model_options.add_convert(convert)
+    compress = make(f"{model_options.COMPRESS_SUMMARY} {model_options.SOURCE}")
+    model_options.add_compress(compress)
+    probe = make(f"{model_options.PROBE_SUMMARY} {model_options.SOURCE}")
+    model_options.add_probe(probe)
     bench = make(f"{bench_options.SUMMARY} {bench_options.HELP}")
     bench_options.add(bench)
     doctor_command = make(f"{doctor.SUMMARY} {doctor.HELP}")
@@ -121,43 +129,32 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     report.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="files of result rows")
     report.add_argument("--output", default="weightcast-report", help="folder for index.html")
     report.add_argument("--images", type=bool, default=True, help="write SVG and PNG files too")
+    export = make(f"{export_command.SUMMARY} {export_command.HELP}")
+    export_command.add_options(export)
     parser = make("Learn a few of a network's weights and predict the rest.", prog="weightcast")
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("demo", demo, help=DEMO_SUMMARY)
     commands.add_subcommand("train", train, help=TRAIN_SUMMARY)
-    commands.add_subcommand("reproduce", reproduce, help=REPRODUCE_SUMMARY)
+    commands.add_subcommand("convert", convert, help=model_options.CONVERT_SUMMARY)
+    commands.add_subcommand("compress", compress, help=model_options.COMPRESS_SUMMARY)
+    commands.add_subcommand("probe", probe, help=model_options.PROBE_SUMMARY)
+    commands.add_subcommand("reproduce", reproduce, help=reproduce_options.SUMMARY)
     commands.add_subcommand("bench", bench, help=bench_options.SUMMARY)
     commands.add_subcommand("report", report, help=REPORT_SUMMARY)
+    commands.add_subcommand("export", export, help=export_command.SUMMARY)
     commands.add_subcommand("doctor", doctor_command, help=doctor.SUMMARY)
     return parser, {
         "demo": demo,
         "train": train,
+        "convert": convert,
+        "compress": compress,
+        "probe": probe,
         "reproduce": reproduce,
         "bench": bench,
         "report": report,
+        "export": export,
         "doctor": doctor_command,
     }
-
-
-def _add_reproduce_options(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="fig1, fig4, fig5, speech or rica")
-    parser.add_argument(
-        "--preset",
-        default="cpu",
-        help="smoke (a minute or less), cpu (at most 40 minutes on 2 cores), or full (the whole "
-        "grid)",
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each point")
-    parser.add_argument(
-        "--data",
-        help="a local folder or a Hub name; NAME=PLACE says what to call it, and fig1 takes "
-        "mnist=PLACE,cifar10=PLACE",
-    )
-    parser.add_argument("--output", help="folder for trials and page; runs/NAME-PRESET by default")
-    parser.add_argument("--jobs", type=int, help="trials at a time; one per core by default")
-    parser.add_argument("--executor", default="local", help="local or ray")
-    parser.add_argument("--address", default="auto", help="of the Ray cluster, HOST:PORT")
-    parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
 
 
 def _explain(message: str, known: Iterable[str]) -> str:
@@ -204,15 +201,33 @@ def _train(options: Namespace, plan_overrides: dict[str, str], arguments: list[s
     from weightcast.commands.train import run_train
 
     given = vars(options.as_flat())
-    config, rows, resume = (given.pop(name, None) for name in ("config", "rows", "resume"))
+    config = given.pop("config")
+    names = ("rows", "resume", "workers", "processes")
+    how = {name: given.pop(name) for name in names if name in given}
     again = shlex.join(["weightcast", *(word for word in arguments if word != "--resume")])
-    run_train(config, given, plan_overrides, rows, bool(resume), f"{again} --resume")
+    run_train(config, given, plan_overrides, **how, resume_command=f"{again} --resume")
 
 
 def _demo(options: Namespace) -> None:
     from weightcast.commands.demo import run_demo
 
     run_demo(**vars(options))
+
+
+def _work_on_model(command: str, options: Namespace) -> None:
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if command == "convert":
+        from weightcast.commands.convert import run_convert
+
+        run_convert(**given)
+    elif command == "compress":
+        from weightcast.commands.compress import run_compress
+
+        run_compress(**given)
+    else:
+        from weightcast.commands.probe import run_probe
+
+        run_probe(**given)
 
 
 def _reproduce(options: Namespace) -> int:
@@ -237,3 +252,9 @@ def _report(options: Namespace) -> None:
     from weightcast.commands.report import run_report
 
     run_report(**vars(options))
+
+
+def _export(options: Namespace) -> None:
+    from weightcast.commands.export import run_export
+
+    run_export(**vars(options))

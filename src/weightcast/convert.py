@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from weightcast.convertible import has_hooks
 from weightcast.dictionaries import SharedBases
-from weightcast.layers import PREDICTED, PredictedLayer
-from weightcast.plan import Plan, convertible_layers
+from weightcast.layers import (
+    PredictedLayer,
+    PredictedModule,
+    class_of,
+    predicted_class,
+    replace_module,
+    split_class,
+    split_modules,
+)
+from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, collect_statistics, execution_order
 
-_SINGLE_LAYER = (
+SINGLE_LAYER = (
     "the model is itself a single layer, which inplace=True cannot replace: use inplace=False and "
     "the model that is returned"
 )
@@ -52,19 +61,14 @@ def convert(
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     rules = plan.resolve(model)
-    _check_layers(model, rules)
     batches = None if inputs is None else as_batches(inputs)
-    if inplace and "" in rules:
-        raise ValueError(_SINGLE_LAYER)
+    if inplace and (predicted_class(model) or split_class(model)) and rules:
+        raise ValueError(SINGLE_LAYER)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
     done: list[tuple[nn.Module, nn.Module]] = []
-    bases = SharedBases()
     try:
-        for name in _conversion_order(holder["model"], rules, batches):
-            layer = holder["model"].get_submodule(name)
-            predicted = _convert_layer(
-                holder["model"], layer, name, rules[name], batches, seed, bases
-            )
+        done += _split(holder, rules)
+        for layer, predicted in _predict(holder, rules, batches, seed):
             done.append((layer, predicted))
             replace_module(holder, layer, predicted)
     except BaseException:
@@ -88,13 +92,21 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
         ValueError: a predicted layer with hooks, which a replaced layer would lose; ``inplace``
             for a model that is itself one layer.
     """
-    if inplace and isinstance(model, PredictedLayer):
-        raise ValueError(_SINGLE_LAYER)
-    for name, layer in predicted_layers(model).items():
-        _refuse_hooks(name, layer)
+    if inplace and isinstance(model, (PredictedLayer, PredictedModule)):
+        raise ValueError(SINGLE_LAYER)
+    for name, module in model.named_modules():
+        if isinstance(module, (PredictedLayer, PredictedModule)):
+            _refuse_hooks(name, module)
     holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
+    weights: dict[int, nn.Parameter] = {}  # of layers that share V
     for layer in [m for m in holder.modules() if isinstance(m, PredictedLayer)]:
-        replace_module(holder, layer, layer.to_dense())
+        dense = layer.to_dense()
+        dense.weight = weights.setdefault(id(layer.V), dense.weight)
+        if layer.bias is not None:
+            dense.bias = layer.bias  # itself, for it may be tied
+        replace_module(holder, layer, dense)
+    for module in [m for m in holder.modules() if isinstance(m, PredictedModule)]:
+        replace_module(holder, module, module.join())
     return holder["model"]
 
 
@@ -109,12 +121,48 @@ def layer_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is a child below ``root``, so that shared layers stay shared."""
-    for parent in list(root.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
+def split_named(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Split the modules that layers of these names are weights of, in place.
+
+    Args:
+        model: dense.
+        names: of layers that :func:`convertible_layers` lists.
+
+    Returns:
+        The model; another one only where it is itself such a module.
+    """
+    holder = nn.ModuleDict({"model": model})
+    _split(holder, names)
+    return holder["model"]
+
+
+def _split(holder: nn.ModuleDict, names: Iterable[str]) -> list[tuple[nn.Module, nn.Module]]:
+    wanted = {f"model.{name}" for name in names}
+    return split_modules(
+        holder, lambda name, split: any(f"{name}.{part}" in wanted for part in split.layers())
+    )
+
+
+def _predict(
+    holder: nn.ModuleDict, rules: Mapping[str, Rule], batches: list[Any] | None, seed: int
+) -> Iterator[tuple[nn.Module, PredictedLayer]]:
+    """Dense layers and their predicted ones, which the caller puts in place before the next."""
+    bases = SharedBases()
+    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
+    for name in _conversion_order(holder["model"], rules, batches):
+        layer: Any = holder["model"].get_submodule(name)
+        twin = made.get(id(layer.weight))
+        if twin is None:
+            predicted = _convert_layer(
+                holder["model"], layer, name, rules[name], batches, seed, bases
+            )
+        else:
+            predicted = class_of(layer).from_dense(layer, rules[name], atoms=twin.atoms)
+            predicted.tie(twin)
+        if predicted.bias is not None:
+            predicted.bias = layer.bias  # itself, for it may be tied
+        made[id(layer.weight)] = predicted
+        yield layer, predicted
 
 
 def _convert_layer(
@@ -135,7 +183,7 @@ def _convert_layer(
             statistics = collect_statistics(
                 model, layer, batches, rule.dictionary.needs, generator=generator
             )
-        return PREDICTED[type(layer)].from_dense(
+        return class_of(layer).from_dense(
             layer, rule, seed=seed, statistics=statistics, bases=bases
         )
     except ValueError as error:
@@ -145,55 +193,24 @@ def _convert_layer(
 def _conversion_order(
     model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None
 ) -> list[str]:
-    """Layers that need no data first, then the others in the order in which the model runs them."""
-    independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
-    driven = [name for name, rule in rules.items() if rule.dictionary.needs]
-    if batches is not None and len(driven) > 1:
-        order = list(
-            execution_order(model, {n: model.get_submodule(n) for n in driven}, batches[0])
-        )
-        driven = order + [name for name in driven if name not in order]
-    return independent + driven
+    """Layers that need no data first, then the others in the order in which the model runs them.
 
-
-def _check_layers(model: nn.Module, rules: Mapping[str, Rule]) -> None:
-    """Refuse layers whose replacement would silently change what the model does.
-
-    Raises:
-        ValueError: tied, missing or integer weights, or hooks, naming the layer.
+    Of tied layers those come first that multiply inputs: V is drawn, and its dictionary made, for
+    these.
     """
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
-    layers = convertible_layers(model)
-    for name in rules:
-        layer: Any = layers[name]
-        weight = layer._parameters.get("weight")
-        if weight is None:
-            raise ValueError(
-                f"layer {name!r}: its weight is no plain parameter (weight norm, pruning or the "
-                "like): remove that first, or leave the layer dense"
-            )
-        for parameter in layer.parameters():
-            if len(owners[id(parameter)]) > 1:
-                raise ValueError(
-                    f"layer {name!r} is tied ({' = '.join(owners[id(parameter)])}), and cannot "
-                    "stay so when predicted: leave these layers dense, or untie them"
-                )
-        if not weight.is_floating_point():
-            raise ValueError(f"layer {name!r}: its weight is {weight.dtype}, not floating point")
-        _refuse_hooks(name, layer)
+    layers = {name: model.get_submodule(name) for name in rules}
+    blind = [name for name, layer in layers.items() if class_of(layer).data_refusal(layer)]
+    independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
+    driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
+    if batches is not None and len(driven) > 1:
+        order = list(execution_order(model, {name: layers[name] for name in driven}, batches[0]))
+        driven = order + [name for name in driven if name not in order]
+    independent.sort(key=blind.__contains__)
+    return [*independent, *driven, *(name for name in blind if name not in independent)]
 
 
 def _refuse_hooks(name: str, layer: nn.Module) -> None:
-    hooks = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
-    )
-    if any(hooks):
+    if has_hooks(layer):
         raise ValueError(
             f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
         )

@@ -8,7 +8,16 @@ from typing import Any
 from torch import nn
 
 from weightcast.convert import predicted_layers
-from weightcast.layers import PredictedLayer
+from weightcast.layers import PREDICTED, PredictedLayer, predicted_class, split_module
+from weightcast.layers.convolution import PredictedConvolution
+
+_PER_POSITION = {
+    cls.__name__
+    for dense, predicted in PREDICTED.items()
+    if issubclass(predicted, PredictedConvolution)
+    for cls in (dense, predicted)
+}
+"""Kinds whose multiply-adds are those of one position of the filters."""
 
 _HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
 
@@ -28,8 +37,9 @@ class LedgerRow:
             mixing that cannot be rebuilt from the plan.
         sent_per_step: numbers that data-parallel training exchanges at each step: the gradients.
         optimiser_state: numbers that Adam keeps: two per learned weight.
-        multiply_adds: of a forward pass, per row, or per output position of a convolution; a total
-            over both kinds has no meaning, and is 0.
+        multiply_adds: of a forward pass, per row (a token, a step of a recurrent layer), or per
+            position that a convolution's filters are laid on; a total over both kinds has no
+            meaning, and is 0.
         dense_multiply_adds: the same for the dense layer.
     """
 
@@ -65,7 +75,7 @@ class Ledger:
         """The sums over all layers."""
         numbers = [field.name for field in fields(LedgerRow) if field.type == "int"]
         sums = {name: sum(getattr(row, name) for row in self.rows) for name in numbers}
-        if len({"Conv" in row.kind for row in self.rows if row.dense_multiply_adds}) > 1:
+        if len({row.kind in _PER_POSITION for row in self.rows if row.dense_multiply_adds}) > 1:
             sums["multiply_adds"] = sums["dense_multiply_adds"] = 0
         return LedgerRow(layer="total", kind="", **sums)
 
@@ -127,25 +137,28 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
 
 def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[int]) -> LedgerRow:
     atoms = layer.atoms
-    learned = sum(p.numel() for p in layer.parameters())
+    learned = sum(p.numel() for p in layer.parameters() if id(p) not in counted)
     base = 0 if id(atoms.base) in counted else atoms.base.n_static
-    counted.add(id(atoms.base))
     mixing = 0 if atoms.mixing is None else atoms.mixing.numel()
     stacked = 0 if atoms.stacked is None else atoms.stacked.numel()
     indices = atoms.indices.numel()
+    if id(atoms) in counted:  # those of a tied layer
+        mixing = stacked = indices = 0
     fixed = 0 if layer.rule.dictionary.rebuildable else base + mixing
-    bias = 0 if layer.bias is None else layer.n_units
+    bias = 0 if layer.bias is None or id(layer.bias) in counted else layer.n_units
+    dense = 0 if id(layer.V) in counted else layer.n_visible * layer.n_units
+    counted.update((id(atoms.base), id(atoms)))
     return LedgerRow(
         layer=name,
         kind=type(layer).__name__,
-        dense=layer.n_visible * layer.n_units + bias,
+        dense=dense + bias,
         learned=learned,
         static=base + mixing + indices + stacked,
         stored=learned + indices + fixed,
         sent_per_step=learned,
         optimiser_state=2 * learned,
         multiply_adds=-(-layer.multiply_adds(batch) // batch),
-        dense_multiply_adds=layer.n_visible * layer.n_units,
+        dense_multiply_adds=layer.dense_multiply_adds(layer),
     )
 
 
@@ -154,8 +167,7 @@ def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> 
     state = module.state_dict()  # buffers too, such as a normalisation's running statistics
     buffers = sum(b.numel() for key, b in module.named_buffers(recurse=False) if key in state)
     learned = sum(p.numel() for p in parameters if p.requires_grad)
-    convertible = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    cost = module.weight.numel() if convertible else 0
+    cost = _dense_multiply_adds(module)
     return LedgerRow(
         layer=name,
         kind=type(module).__name__,
@@ -168,6 +180,15 @@ def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> 
         multiply_adds=cost,
         dense_multiply_adds=cost,
     )
+
+
+def _dense_multiply_adds(module: nn.Module) -> int:
+    """Per row, or per step of a recurrent layer; 0 where that is not known."""
+    if (kind := predicted_class(module)) is not None:
+        return kind.dense_multiply_adds(module) if "weight" in module._parameters else 0
+    if (split := split_module(module)) is not None:
+        return sum(_dense_multiply_adds(layer) for layer in split.layers().values())
+    return 0
 
 
 def _row_dict(row: LedgerRow) -> dict[str, Any]:

@@ -31,24 +31,20 @@ def parameter_groups(
         weight_decay: the same; decoupled, as in AdamW.
 
     Returns:
-        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``: one for each V, and one for
-        all other parameters that require gradients.
+        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``: one for all parameters but
+        V, one for each scale among the dictionaries; optimisers take their time by the group.
     """
-    groups = []
-    scaled = set()
+    by_scale: dict[str, dict[str, Any]] = {}  # to six digits: constants are cast
     for name, layer in predicted_layers(model).items():
         if not layer.V.requires_grad:
             continue
         scale = float(row_norm(layer))
-        scaled.add(id(layer.V))
-        groups.append(
-            {
-                "params": [layer.V],
-                "lr": learning_rate / scale,
-                "weight_decay": weight_decay * scale,
-                "name": f"{name}.V".lstrip("."),
-            }
-        )
+        own = {"lr": learning_rate / scale, "weight_decay": weight_decay * scale}
+        group = by_scale.setdefault(f"{scale:.6g}", {"params": [], **own, "name": []})
+        group["params"].append(layer.V)
+        group["name"].append(f"{name}.V".lstrip("."))
+    groups = [group | {"name": ", ".join(group["name"])} for group in by_scale.values()]
+    scaled = {id(V) for group in groups for V in group["params"]}
     others = [p for p in model.parameters() if id(p) not in scaled and p.requires_grad]
     rest = {"lr": learning_rate, "weight_decay": weight_decay, "name": "dense"}
     return ([{"params": others, **rest}] if others else []) + groups

@@ -62,16 +62,47 @@ def extract_patches(x: Tensor, layer: Any) -> Tensor:
     Returns:
         (batch * groups * positions, channels / groups * prod(kernel_size)).
     """
-    n_axes = len(layer.kernel_size)
-    if x.dim() == n_axes + 1:
+    if x.dim() == len(layer.kernel_size) + 1:
         x = x.unsqueeze(0)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = nn.functional.pad(x, reversed_padding(layer), mode=mode)
+    windows = _windows(x, layer, layer.stride)
+    return windows.flatten(-len(layer.kernel_size) - 1).flatten(0, -2)
+
+
+def extract_transposed_patches(x: Tensor, layer: Any) -> Tensor:
+    """What the filters of a transposed convolution meet: its inputs, and zeros between them.
+
+    Args:
+        x: (batch, channels, *size) or (channels, *size).
+        layer: the transposed convolution: kernel size, stride, paddings, dilation, groups.
+
+    Returns:
+        (batch * groups * positions, channels / groups * prod(kernel_size)).
+    """
+    n_axes = len(layer.kernel_size)
+    if x.dim() == n_axes + 1:
+        x = x.unsqueeze(0)
+    size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
+    spread = x.new_zeros(*x.shape[:2], *size)
+    spread[(..., *[slice(None, None, s) for s in layer.stride])] = x
+    padding = []
+    for axis in reversed(range(n_axes)):
+        margin = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        padding += [margin, margin + layer.output_padding[axis]]  # negative: cut away
+    windows = _windows(nn.functional.pad(spread, padding), layer, [1] * n_axes)
+    # The last place of the kernel lies on the first input.
+    windows = windows.flip([-1 - axis for axis in range(n_axes)])
+    return windows.flatten(-n_axes - 1).flatten(0, -2)
+
+
+def _windows(x: Tensor, layer: Any, stride: Sequence[int]) -> Tensor:
+    """(batch, channels, *size) to (batch, groups, *positions, channels / groups, *kernel)."""
+    n_axes = len(layer.kernel_size)
     x = x.unflatten(1, (layer.groups, -1))  # (batch, groups, channels, *size)
     for axis in range(n_axes):
         dilation, size = layer.dilation[axis], layer.kernel_size[axis]
-        windows = x.unfold(3 + axis, dilation * (size - 1) + 1, layer.stride[axis])
+        windows = x.unfold(3 + axis, dilation * (size - 1) + 1, stride[axis])
         x = windows[..., ::dilation]
     # (batch, groups, channels, *positions, *kernel): channels go next to the kernel.
-    x = x.movedim(2, 2 + n_axes)
-    return x.flatten(2 + n_axes).flatten(0, n_axes + 1)
+    return x.movedim(2, 2 + n_axes)

@@ -11,8 +11,11 @@ from typing import Any
 from torch import nn
 
 from weightcast.codec import decode, encode, nearest
-from weightcast.layers import PREDICTED, PredictedLayer
+from weightcast.convertible import convertible_layers
+from weightcast.decision import Explanation, PlanRow, explain
 from weightcast.rule import Rule
+
+__all__ = ["Explanation", "Plan", "PlanRow", "convertible_layers"]
 
 VERSION = 1
 
@@ -48,24 +51,28 @@ class Plan:
     def resolve(self, model: nn.Module) -> dict[str, Rule]:
         """The rule of every layer that is to be predicted, by the layer's first name.
 
+        A key that names a module which reads its weights itself, such as an ``nn.LSTM``, stands for
+        all of its weights. A layer that cannot be predicted as it is (see :meth:`explain`) is an
+        error where its exact name is a key, and is left dense where an expression or ``*`` meets
+        it. Layers with one weight are predicted together: an exact name takes those that are tied
+        to it along, and an expression or ``*`` predicts all of them or none.
+
         Raises:
             ValueError: a key that matches no layer which can be predicted, or one that is
-                predicted already.
+                predicted already; an exact name of a layer that cannot be predicted as it is.
         """
-        layers = convertible_layers(model)
-        matches = {key: _matching(key, layers) for key in self.rules}
-        for key, names in matches.items():
-            if not names and not (key == "*" and self.rules[key] is None):
-                raise ValueError(_no_match(key, self.rules[key], model, list(layers)))
-        resolved: dict[str, Rule] = {}
-        for name in layers:
-            rule = next(
-                (self.rules[key] for key in self._by_precedence() if name in matches[key]), None
-            )
-            if rule is not None:
-                resolved[name] = rule
-        self._refuse_predicted(model)
-        return resolved
+        return {row.layer: row.rule for row in self.explain(model).rows if row.rule is not None}
+
+    def explain(self, model: nn.Module) -> Explanation:
+        """What becomes of every module that holds weights: the rule, or why it stays dense.
+
+        Args:
+            model: dense, or predicted in part.
+
+        Raises:
+            ValueError: as :meth:`resolve`.
+        """
+        return explain(self.rules, model)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, with a version."""
@@ -104,59 +111,3 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Read JSON text back; raises ValueError as :meth:`from_dict` does."""
         return cls.from_dict(json.loads(text))
-
-    def _by_precedence(self) -> list[str]:
-        expressions = [key for key in self.rules if key.startswith("re:")]
-        exact = [key for key in self.rules if not key.startswith("re:") and key != "*"]
-        return [*exact, *reversed(expressions), *(["*"] if "*" in self.rules else [])]
-
-    def _refuse_predicted(self, model: nn.Module) -> None:
-        predicted = [n for n, m in model.named_modules() if isinstance(m, PredictedLayer)]
-        for key in self._by_precedence():
-            hit = _matching(key, dict.fromkeys(predicted))
-            if self.rules[key] is not None and hit:
-                raise ValueError(_predicted_already(key, hit))
-
-
-def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Dense layers that can be predicted, by their first name; subclasses are left alone."""
-    return {name: module for name, module in model.named_modules() if type(module) in PREDICTED}
-
-
-def _matching(key: str, layers: Mapping[str, Any]) -> list[str]:
-    if key == "*":
-        return list(layers)
-    if key.startswith("re:"):
-        return [name for name in layers if re.fullmatch(key[3:], name)]
-    return [key] if key in layers else []
-
-
-def _predicted_already(key: str, names: list[str]) -> str:
-    """The message for a key that matches predicted layers."""
-    return (
-        f"rule {key!r} matches {', '.join(map(repr, names))}, predicted already: call "
-        "weightcast.merge first, or name only dense layers"
-    )
-
-
-def _no_match(key: str, rule: Rule | None, model: nn.Module, known: list[str]) -> str:
-    """The message for a key that matches no layer."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    predicted = [n for n, m in modules.items() if isinstance(m, PredictedLayer)]
-    hit = _matching(key, dict.fromkeys(predicted))
-    if hit:
-        return _predicted_already(key, hit)
-    could = (
-        f"; layers that can be predicted: {', '.join(map(repr, known))}"
-        if known
-        else (f"; the model has no layer of type {', '.join(c.__name__ for c in PREDICTED)}")
-    )
-    if key in modules:
-        shared = next((n for n in known if modules[n] is modules[key]), None)
-        if shared is not None:
-            return f"rule {key!r}: this module is shared; name it by its first name {shared!r}"
-        return (
-            f"rule {key!r} names a {type(modules[key]).__name__}, which cannot be predicted{could}"
-        )
-    hint = nearest(key, known) if not key.startswith("re:") and key != "*" else ""
-    return f"rule {key!r} matches no layer{hint if hint.startswith('; did') else ''}{could}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import Atoms
 from weightcast.dictionaries.mixing import mix
+from weightcast.least_squares import Metric, fit_columns
 
 Path = Literal["auto", "factored", "materialised"]
 """``factored``: x B, select, mix, V. ``materialised``: W = U V, then the dense operation."""
@@ -66,7 +67,7 @@ class PredictedWeight(nn.Module):
     @property
     def unit_columns(self) -> Tensor:
         """(n_units,) int64: the column that each unit belongs to."""
-        sizes = [units.stop - units.start for units in self._unit_slices()]
+        sizes = [units.stop - units.start for units in self.unit_slices()]
         return torch.repeat_interleave(torch.arange(self.atoms.columns), torch.tensor(sizes))
 
     @property
@@ -90,6 +91,8 @@ class PredictedWeight(nn.Module):
         generator = generator or torch.Generator().manual_seed(0)
         V = torch.rand(self.V.shape, dtype=torch.float64, generator=generator) * 2 - 1
         energy = self.atoms.energy()
+        if energy.is_meta:  # atoms of a tied layer: V will be where they are, without values
+            return
         dead = (energy <= 0).nonzero().flatten().tolist()
         if dead:
             raise ValueError(
@@ -101,14 +104,37 @@ class PredictedWeight(nn.Module):
         self.V.copy_(V * width.cpu()[self.unit_columns])
 
     @torch.no_grad()
-    def fit(self, W: Tensor) -> float:
+    def fit(self, W: Tensor, metric: Metric | None = None) -> float:
         """Set V to the least-squares solution of U V = W.
 
         Args:
             W: (n_units, n_visible), torch's layout; dtype and device may differ from the layer's.
+            metric: of the layer's inputs, in which the error of the output is the least; None
+                minimises the error of the weights.
 
         Returns:
-            The share of W's sum of squares that is left unexplained, |W - U V|^2 / |W|^2.
+            The share of W's sum of squares that is left unexplained, |W - U V|^2 / |W|^2, in this
+            metric.
+
+        Raises:
+            ValueError: W of another shape, or with NaN or infinite entries.
+        """
+        return self.fit_filters(self.check_weight(W), metric)
+
+    @torch.no_grad()
+    def fit_filters(self, filters: Tensor, metric: Metric | None = None) -> float:
+        """:meth:`fit` to one row per unit, whatever the dense layer's layout.
+
+        Args:
+            filters: (n_units, n_visible) float64, on the CPU.
+            metric: as for :meth:`fit`.
+        """
+        V, residual = fit_columns(self.atoms, self.unit_slices(), filters, metric)
+        self.V.copy_(V)
+        return residual
+
+    def check_weight(self, W: Tensor) -> Tensor:
+        """A dense layer's weight as (n_units, n_visible) float64 on the CPU.
 
         Raises:
             ValueError: W of another shape, or with NaN or infinite entries.
@@ -121,16 +147,7 @@ class PredictedWeight(nn.Module):
             )
         if not bool(W.isfinite().all()):
             raise ValueError(f"W holds {int((~W.isfinite()).sum())} NaN or infinite entries")
-        target = W.detach().to("cpu", torch.float64)
-        V = torch.empty(self.V.shape, dtype=torch.float64)
-        residual = 0.0
-        for column, units in enumerate(self._unit_slices()):
-            U = self.atoms.dictionary(column).detach().to("cpu", torch.float64)
-            # gelsd: atoms may be nearly dependent (smooth kernels at large fractions).
-            V[:, units] = torch.linalg.lstsq(U, target[units].t(), driver="gelsd").solution
-            residual += float((U @ V[:, units] - target[units].t()).square().sum())
-        self.V.copy_(V)
-        return residual / max(float(target.square().sum()), torch.finfo(torch.float64).tiny)
+        return W.detach().to("cpu", torch.float64)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """X W + b.
@@ -149,9 +166,8 @@ class PredictedWeight(nn.Module):
             )
         rows = x if x.dim() == 2 else x.reshape(-1, self.n_visible)
         if self.choose_path(rows.shape[0]) == "materialised":
-            return nn.functional.linear(x, self.weight, bias)
-        values = self.atoms.project(rows)  # (columns, n_atoms, batch)
-        y = self._predict(values, bias)
+            return nn.functional.linear(x, self._weight_rows(self._mixed()), bias)
+        y = self._predict(self.atoms.project(rows), bias)
         if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
             return y
         # No view, as nn.functional.linear gives none: fully_shard hooks into the output's gradient,
@@ -201,7 +217,17 @@ class PredictedWeight(nn.Module):
         factored, materialised = self._costs.values()
         return "factored" if factored.time(batch) <= materialised.time(batch) else "materialised"
 
-    def _unit_slices(self) -> Iterator[slice]:
+    def fix_path(self, path: Path) -> None:
+        """Compute in one way whatever the batch, as a graph without branches has to.
+
+        Args:
+            path: ``factored``, with mixing applied to V and never to the rows, or ``materialised``.
+        """
+        self.path = path
+        cost = self._costs["factored"]
+        self._counted = self._costs | {"factored": replace(cost, mix_per_row=None)}
+
+    def unit_slices(self) -> Iterator[slice]:
         """The units of every column."""
         for run in self._runs:
             for start in range(run.units.start, run.units.stop, run.size):
@@ -225,10 +251,8 @@ class PredictedWeight(nn.Module):
             run.of_units(self.V).view(n_atoms, -1, run.size).transpose(0, 1) for run in self._runs
         ]
 
-    def _predict(self, values: Tensor, bias: Tensor | None) -> Tensor:
-        """values_j^T M_j V_j + b: (columns, n_atoms, batch) to (batch, n_units)."""
-        # Rows first, so that every column's outputs are copied in whole lines.
-        rows = values.transpose(1, 2)  # (columns, batch, n_atoms)
+    def _predict(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """rows_j M_j V_j + b: (columns, batch, n_atoms) to (batch, n_units)."""
         if self._costs["factored"].folds(rows.shape[1]):
             parts = self._mixed()
         else:  # few rows: M is applied to them rather than to V
@@ -238,12 +262,12 @@ class PredictedWeight(nn.Module):
             parts = self._unmixed()
         outputs = []
         for run, A in zip(self._runs, parts, strict=True):
+            own = run.of_columns(rows)
             if bias is None:
-                y = torch.bmm(run.of_columns(rows), A)
+                y = torch.bmm(own, A)
             else:
-                b = run.of_units(bias).view(-1, 1, run.size)
-                y = torch.baddbmm(b, run.of_columns(rows), A)
-            outputs.append(y.transpose(0, 1).flatten(1))
+                y = torch.baddbmm(run.of_units(bias).view(-1, 1, run.size), own, A)
+            outputs.append(y.transpose(0, 1).reshape(y.shape[1], -1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _weight_rows(self, mixed: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,15 +45,7 @@ class StatisticsAccumulator:
         rows = rows.detach()
         if len(rows) == 0:
             return
-        if len(rows) > MAX_ROWS_PER_CALL:
-            chosen = torch.randperm(len(rows), generator=self.generator)[:MAX_ROWS_PER_CALL]
-            rows = rows[chosen.to(rows.device)]
-        rows = rows.to("cpu", torch.float64)
-        if not bool(rows.isfinite().all()):
-            raise ValueError(
-                f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or "
-                "infinite: clean the inputs"
-            )
+        rows = check_finite(thinned(rows, self.generator).to("cpu", torch.float64))
         self.n_rows += len(rows)
         if "covariance" in self.moments:
             self.moments["covariance"].update(rows)
@@ -82,6 +75,32 @@ class StatisticsAccumulator:
             rows, keys = torch.cat([self.sample, rows]), torch.cat([self.keys, keys])
         kept = keys.topk(min(self.sample_size, len(keys))).indices.sort().values
         self.sample, self.keys = rows[kept], keys[kept]
+
+
+def thinned(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The rows, or as many of them as one call may give, drawn at random."""
+    if len(rows) <= MAX_ROWS_PER_CALL:
+        return rows
+    chosen = torch.randperm(len(rows), generator=generator)[:MAX_ROWS_PER_CALL]
+    return rows[chosen.to(rows.device)]
+
+
+def check_finite(rows: Tensor) -> Tensor:
+    """The rows.
+
+    Raises:
+        ValueError: NaN or infinite values.
+    """
+    if not bool(rows.isfinite().all()):
+        raise _InputsError(
+            f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or "
+            "infinite: clean the inputs"
+        )
+    return rows
+
+
+class _InputsError(ValueError):
+    """Inputs that a model takes, but no statistics can be made of."""
 
 
 class _Moments:
@@ -135,8 +154,8 @@ def collect_statistics(
     generator = generator or torch.Generator().manual_seed(0)
     accumulator = StatisticsAccumulator(needs, sample_size, generator)
 
-    def take(module: nn.Module, x: Tensor) -> None:
-        accumulator.update(layer_rows(module, x))
+    def take(module: nn.Module, *inputs: Tensor) -> None:
+        accumulator.update(layer_rows(module, *inputs))
 
     _watch(model, layer, inputs, take)
     return accumulator.result()
@@ -165,8 +184,8 @@ def collect_rows(
     """
     sample = RowSample(max_rows, generator or torch.Generator().manual_seed(0))
 
-    def take(module: nn.Module, x: Tensor) -> None:
-        sample.update(layer_rows(module, x, side_by_side=True))
+    def take(module: nn.Module, *inputs: Tensor) -> None:
+        sample.update(layer_rows(module, *inputs, side_by_side=True))
 
     _watch(model, layer, inputs, take)
     return sample.rows
@@ -213,10 +232,13 @@ class RowSample:
 def _watch(
     model: nn.Module, layer: nn.Module, inputs: Iterable[Any], take: Callable[..., None]
 ) -> None:
-    """Run the model over the inputs, and give ``take`` the layer and its input at every call."""
+    """Run the model over the inputs, and give ``take`` the layer and its inputs at every call."""
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        take(module, _layer_input(arguments, keywords))
+        try:
+            take(module, *layer_inputs(arguments, keywords))
+        except ValueError as error:
+            raise _InputsError(str(error)) from error
 
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -238,7 +260,7 @@ def execution_order(
 
     def record(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            seen.setdefault(name, _layer_input(arguments, keywords).detach())
+            seen.setdefault(name, layer_inputs(arguments, keywords)[0].detach())
 
         return hook
 
@@ -278,15 +300,51 @@ def as_batches(inputs: Any) -> list[Any]:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords."""
+    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
+
+    Raises:
+        ValueError: the model fails on it; the message names the module that failed.
+    """
+    try:
+        if isinstance(batch, Mapping):
+            return model(**batch)
+        return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    except (torch.OutOfMemoryError, _InputsError):
+        raise
+    except Exception as error:
+        raise ValueError(_failure(model, batch, error)) from error
+
+
+def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
+    """Which module failed, on what, and what to do about it."""
+    names = {id(module): name for name, module in model.named_modules()}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    running = [frame.f_locals.get("self") for frame in frames]
+    inner = [module for module in running if names.get(id(module))]
+    where = f"in {type(model).__name__}.forward"
+    if inner:
+        where = f"in module {names[id(inner[-1])]!r} ({type(inner[-1]).__name__})"
+    return (
+        f"the model failed on its inputs {_shapes(batch)}, {where}: {type(error).__name__}: "
+        f"{error}. Pass batches as the model itself takes them: a tensor, (input, target), or a "
+        "mapping of its keyword arguments"
+    )
+
+
+def _shapes(batch: Any) -> str:
+    """What a batch holds, in words."""
+    if isinstance(batch, Tensor):
+        return str(tuple(batch.shape))
     if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        return ", ".join(f"{key} {_shapes(value)}" for key, value in batch.items())
+    if isinstance(batch, (tuple, list)) and batch:
+        return _shapes(batch[0])
+    return f"of type {type(batch).__name__}"
 
 
-def _layer_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    """What a layer was called with, by place or by the name that torch's layers give it."""
-    return arguments[0] if arguments else keywords["input"]
+def layer_inputs(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a layer was called with, by place or by name, in this order."""
+    return [x for x in (*arguments, *keywords.values()) if isinstance(x, Tensor)]
 
 
 @contextmanager

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from weightcast.budget import Count, plan_for_budget
+from weightcast.convertible import convertible_layers, refusals, tied_layers
 from weightcast.dictionaries import DCT, Covariance, Dictionary, Kernel, check_fraction
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.plan import Plan, convertible_layers
+from weightcast.layers import class_of, layer_size, splitting
+from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, execution_order
 
@@ -19,53 +23,112 @@ MIN_WEIGHTS = 1_000
 
 
 def suggest(
-    model: nn.Module, fraction: float = 0.05, inputs: Any = None, columns: int = 10
+    model: nn.Module,
+    fraction: float | None = None,
+    inputs: Any = None,
+    columns: int = 10,
+    *,
+    budget: float | int | None = None,
+    count: Count = "learned",
+    seed: int = 0,
+    progress: bool = True,
 ) -> Plan:
     """A plan to start from: kernels where inputs have coordinates, other dictionaries elsewhere.
+
+    With a fraction, every predicted layer learns this share of its weights. With a budget, layers
+    share what the network may learn, each as much as it is worth: the loss of every layer's output
+    is counted for every number of atoms, as :func:`probe` counts it, and the next number goes where
+    it adds most to the product of what the layers keep. So a layer whose inputs vary in few
+    directions gets few atoms; of a network with random weights this is all that can be told, and of
+    a trained one the weights tell their part.
+
+    With a budget, images and patches take kernels (flattened images, the first convolution or patch
+    embedding), convolutions above those the covariance of their channels times a kernel on space,
+    and linear layers (of transformers too) the covariance of their inputs. ``count="stored"`` is
+    for :func:`compress`: dictionaries that a file must hold count in full, and each layer takes
+    the best among kernels, cosines, single inputs, and singular vectors of its weights.
 
     The classifier (the layer that runs last), layers of fewer than 1,000 weights, and layers for
     which ``fraction`` is less than one atom stay dense.
 
     Args:
         model: dense.
-        fraction: share of each predicted layer's weights that is learned, in (0, 1].
+        fraction: share of each predicted layer's weights that is learned, in (0, 1]; 0.05 where
+            neither it nor a budget is given.
         inputs: example batches as for ``convert``. With them the layers' order is that in
             which the model runs them, the first layer's grid is that of the images it is given,
             and layers without coordinates take the covariance of their inputs. Without them,
             layers are taken in the order of their registration, and those take DCT atoms.
         columns: groups of units with atoms of their own, fewer where a layer has fewer units.
+        budget: numbers that the whole network learns (or stores) at most, what stays dense
+            included: a share of all its weights in (0, 1), or a whole number.
+        count: ``learned``, or ``stored``: what a saved folder holds, with indices, and with the
+            dictionaries that cannot be rebuilt.
+        seed: of draws of atoms, as ``convert`` makes them.
+        progress: whether to show a bar, or lines, while a budget is shared.
 
     Returns:
         A plan with one exact name per predicted layer.
 
     Raises:
-        ValueError: a fraction outside (0, 1], or a model in which no layer is left to predict.
+        ValueError: a fraction outside (0, 1], both a fraction and a budget, a model in which no
+            layer is left to predict, a budget below what stays dense or below one atom per layer,
+            or inputs on which the model fails.
     """
+    if fraction is not None and budget is not None:
+        raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
+    fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
-    layers = convertible_layers(model)
-    seen: dict[str, Tensor] = {}
-    image: tuple[int, ...] = ()
-    if inputs is not None:
-        batch = as_batches(inputs)[0]
-        seen = execution_order(model, layers, batch)
-        layers = {name: layers[name] for name in seen}
-        image = _image_shape(batch)
+    batches = None if inputs is None else as_batches(inputs)
+    layers, seen = _predictable(model, batches)
+    image = _image_shape(batches[0]) if batches else ()
+    found = {
+        name: _grid(layers[name], image if number == 0 else ())
+        for number, name in enumerate(list(seen)[:-1])
+        if layers[name].weight.numel() >= MIN_WEIGHTS
+    }
+    if budget is not None and found:
+        return plan_for_budget(
+            model, found, budget, batches, columns, count=count, seed=seed, progress=progress
+        )
     rules: dict[str, Rule | None] = {}
-    for name in list(layers)[:-1]:
-        layer: Any = layers[name]
-        n_units, n_visible = layer.weight.shape[0], layer.weight[0].numel()
-        if n_visible * n_units < MIN_WEIGHTS or round(fraction * n_visible) < 1:
+    for name, grid in found.items():
+        n_visible, n_units = layer_size(layers[name])
+        if round(fraction * n_visible) < 1:
             continue
-        grid = _grid(layer, n_visible, image if name == next(iter(layers)) else ())
-        dictionary = _dictionary(layer, grid, inputs is not None)
+        have_rows = inputs is not None and class_of(layers[name]).data_refusal(layers[name]) is None
+        dictionary = _dictionary(layers[name], grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
         raise ValueError(
-            f"no layer to predict at fraction {fraction}: of the model's {len(layers)} layer(s) "
+            f"no layer to predict at fraction {fraction}: of the model's {len(seen)} layer(s) "
             f"that can be predicted, the last one, those under {MIN_WEIGHTS:,} weights and those "
             "under one atom stay dense"
         )
     return Plan({**rules, "*": None})
+
+
+def _predictable(
+    model: nn.Module, batches: list[Any] | None
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Layers that multiply their inputs by weights of their own, and the order they run in.
+
+    Embeddings only look up, and stay dense, as do layers that are tied to another.
+    """
+    layers: dict[str, Any] = convertible_layers(model)
+    left_out = {name for group in tied_layers(layers) for name in group} | {
+        *refusals(model, layers)
+    }
+    layers = {
+        name: layer
+        for name, layer in layers.items()
+        if name not in left_out and not class_of(layer).data_refusal(layer)
+    }
+    if batches is None:
+        return layers, list(layers)
+    with splitting(model) as split:
+        own = {name: split.get_submodule(name) for name in layers}
+        return layers, list(execution_order(split, own, batches[0]))
 
 
 def _image_shape(batch: Any) -> tuple[int, ...]:
@@ -76,8 +139,9 @@ def _image_shape(batch: Any) -> tuple[int, ...]:
     return tuple(x.shape[1:]) if x.dim() > 3 else (1, *x.shape[1:])
 
 
-def _grid(layer: nn.Module, n_visible: int, image: tuple[int, ...]) -> Grid | None:
+def _grid(layer: Any, image: tuple[int, ...]) -> Grid | None:
     """The grid of a linear layer that is given flattened images; convolutions know their own."""
+    n_visible, _ = layer_size(layer)
     if isinstance(layer, nn.Linear) and image and math.prod(image) == n_visible:
         return Grid(image[1:], channels=image[0])
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) == 1:

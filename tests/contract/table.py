@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,13 @@ from torch import Tensor, nn
 import weightcast as wc
 from weightcast import dictionaries as d
 from weightcast import kernels as k
+from weightcast.layers import DenseParameter
+from weightcast.testing import example_rows, example_statistics
+
+try:  # not needed by anything but a row of the table
+    from transformers import pytorch_utils
+except ImportError:
+    pytorch_utils = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,10 @@ DICTIONARIES: dict[str, DictionaryRow] = {
     "SquaredCovariance-leading": _fixed(
         d.SquaredCovariance(selection="leading", mixing="orthonormal"), orthonormal=True
     ),
+    "ChannelCovariance": _fixed(d.ChannelCovariance(SE), orthonormal=True),
+    "ChannelCovariance-random": _fixed(d.ChannelCovariance(SE, mixing="ridge", selection="random")),
+    "ChannelCovariance-raw": _fixed(d.ChannelCovariance(SE, mixing="raw")),
+    "SingularVectors": _fixed(d.SingularVectors(), orthonormal=True),
     "DCT": _fixed(d.DCT(), orthonormal=True),
     "DCT-leading": _fixed(d.DCT(selection="leading"), orthonormal=True),
     "DCT-shared": _fixed(d.DCT(positions="shared"), orthonormal=True),
@@ -158,6 +169,9 @@ class LayerRow:
         input_shape: of one batch.
         grid: of the inputs, where the layer does not know it.
         n_visible: inputs of one unit.
+        second_shape: of a second input.
+        tokens: the input is this many different whole numbers.
+        make: the dense layer, where its constructor takes other arguments.
     """
 
     predicted: type[wc.PredictedLayer]
@@ -166,11 +180,17 @@ class LayerRow:
     input_shape: tuple[int, ...]
     n_visible: int
     grid: tuple[int, ...] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    second_shape: tuple[int, ...] | None = None
+    tokens: int | None = None
+    make: Callable[..., nn.Module] | None = None
 
     @property
     def n_units(self) -> int:
-        return self.arguments.get("out_features") or self.arguments["out_channels"]
+        names = ("out_features", "out_channels", "num_embeddings", "nf")
+        found = [self.arguments[name] for name in names if name in self.arguments]
+        if found:
+            return found[0]
+        return int(np.prod(self.arguments["shape"])) // self.n_visible
 
     def rule(self, name: str = "DCT", fraction: float = 0.5, **options: Any) -> wc.Rule:
         """A rule with a dictionary of the table, fitted to example rows where it wants them."""
@@ -193,18 +213,61 @@ class LayerRow:
 
     def build_dense(self, **options: Any) -> Any:
         """The dense layer."""
-        return self.dense(**{**self.arguments, **options})
+        return (self.make or self.dense)(**{**self.arguments, **options})
 
     def example(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """One batch of inputs."""
+        """One batch of inputs, the first of them where there are two."""
+        return self.inputs(dtype)[0]
+
+    def inputs(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+        """All that the layer is called with."""
         generator = torch.Generator().manual_seed(7)
-        return torch.randn(self.input_shape, generator=generator, dtype=torch.float64).to(dtype)
+        if self.tokens is not None:
+            return (torch.randint(self.tokens, self.input_shape, generator=generator),)
+        shapes = [self.input_shape, self.second_shape]
+        return tuple(
+            torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+            for shape in shapes
+            if shape is not None
+        )
+
+
+def _transformers_conv1d(
+    nf: int, nx: int, dtype: torch.dtype | None = None, device: str | None = None
+) -> nn.Module:
+    return pytorch_utils.Conv1D(nf, nx).to(device=device, dtype=dtype)
+
+
+def _dense_parameter(
+    shape: tuple[int, ...],
+    transposed: bool = False,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+) -> DenseParameter:
+    weight = torch.randn(shape, dtype=dtype, device=device)
+    return DenseParameter(nn.Parameter(weight), transposed)
 
 
 def _conv2d(**changes: Any) -> LayerRow:
     arguments = {"in_channels": 4, "out_channels": 8, "kernel_size": (3, 2), **changes}
     n_visible = 4 // arguments.get("groups", 1) * 6
     return LayerRow(wc.PredictedConv2d, nn.Conv2d, arguments, (2, 4, 7, 6), n_visible)
+
+
+def _transposed2d(**changes: Any) -> LayerRow:
+    arguments = {"in_channels": 4, "out_channels": 8, "kernel_size": (3, 2), **changes}
+    n_visible = 4 // arguments.get("groups", 1) * 6
+    dense, shape = nn.ConvTranspose2d, (2, 4, 5, 3)
+    return LayerRow(wc.PredictedConvTranspose2d, dense, arguments, shape, n_visible)
+
+
+def _embedding(
+    predicted: type[wc.PredictedLayer] = wc.PredictedEmbedding,
+    dense: type[nn.Module] = nn.Embedding,
+    **changes: Any,
+) -> LayerRow:
+    arguments = {"num_embeddings": 10, "embedding_dim": 24, **changes}
+    return LayerRow(predicted, dense, arguments, (3, 4), 24, (4, 6), tokens=10)
 
 
 LAYERS: dict[str, LayerRow] = {
@@ -243,26 +306,59 @@ LAYERS: dict[str, LayerRow] = {
         (2, 2, 4, 5, 3),
         24,
     ),
-}
-"""Every layer class, in each of the ways in which a convolution can move."""
-
-
-def example_rows(n_visible: int, n_rows: int = 80) -> np.ndarray:
-    """Correlated example inputs, (n_rows, n_visible) float64, the same on every call."""
-    rng = np.random.default_rng(n_visible)
-    mixing = np.eye(n_visible) + 0.3 * rng.standard_normal((n_visible, n_visible))
-    return rng.standard_normal((n_rows, n_visible)) @ mixing + 0.5
-
-
-def example_statistics(n_visible: int) -> d.InputStatistics:
-    """Statistics of ``example_rows`` by NumPy."""
-    rows = example_rows(n_visible)
-    return d.InputStatistics(
-        n_rows=len(rows),
-        covariance=torch.from_numpy(np.cov(rows.T)),
-        squared_covariance=torch.from_numpy(np.cov(np.square(rows).T)),
-        sample=torch.from_numpy(rows),
+    "ConvTranspose1d": LayerRow(
+        wc.PredictedConvTranspose1d,
+        nn.ConvTranspose1d,
+        {"in_channels": 4, "out_channels": 7, "kernel_size": 5, "padding": 2, "stride": 2},
+        (3, 4, 6),
+        20,
+    ),
+    "ConvTranspose2d": _transposed2d(),
+    "ConvTranspose2d-all": _transposed2d(
+        groups=2, stride=(2, 3), dilation=(1, 2), padding=(3, 1), output_padding=(1, 2)
+    ),
+    "ConvTranspose3d": LayerRow(
+        wc.PredictedConvTranspose3d,
+        nn.ConvTranspose3d,
+        {"in_channels": 2, "out_channels": 5, "kernel_size": (2, 3, 2), "bias": False},
+        (2, 2, 3, 2, 3),
+        24,
+    ),
+    "Embedding": _embedding(),
+    "Embedding-padding": _embedding(padding_idx=2, scale_grad_by_freq=True),
+    "EmbeddingBag": _embedding(wc.PredictedEmbeddingBag, nn.EmbeddingBag),
+    "EmbeddingBag-padding": _embedding(
+        wc.PredictedEmbeddingBag, nn.EmbeddingBag, mode="max", padding_idx=2
+    ),
+    "Bilinear": LayerRow(
+        wc.PredictedBilinear,
+        nn.Bilinear,
+        {"in1_features": 4, "in2_features": 6, "out_features": 7},
+        (5, 4),
+        24,
+        (4, 6),
+        second_shape=(5, 6),
+    ),
+    "Parameter": LayerRow(
+        wc.PredictedParameter, DenseParameter, {"shape": (7, 24)}, (5, 24), 24, (4, 6),
+        make=_dense_parameter,
+    ),
+    "Parameter-experts": LayerRow(
+        wc.PredictedParameter, DenseParameter, {"shape": (3, 24, 4), "transposed": True}, (5, 24),
+        24, (4, 6), make=_dense_parameter,
+    ),
+}  # fmt: skip
+if pytorch_utils is not None:
+    LAYERS["TransposedLinear"] = LayerRow(
+        wc.PredictedTransposedLinear,
+        pytorch_utils.Conv1D,
+        {"nf": 7, "nx": 24},
+        (2, 3, 24),
+        24,
+        (4, 6),
+        make=_transformers_conv1d,
     )
+"""Every layer class, in each of the ways in which a convolution can move."""
 
 
 def make_dictionary(name: str, n_visible: int) -> d.Dictionary:

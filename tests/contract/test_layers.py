@@ -15,6 +15,7 @@ import weightcast as wc
 from tests.contract.table import DICTIONARIES, LAYERS, example_statistics
 from weightcast import dictionaries as d
 from weightcast.dictionaries.constants import named_constants
+from weightcast.layers import PREDICTED, layer_rows, layer_size
 
 LAYER = pytest.mark.parametrize("name", LAYERS)
 DICTIONARY = pytest.mark.parametrize("dictionary", DICTIONARIES)
@@ -25,15 +26,15 @@ COLUMNS = pytest.mark.parametrize("columns", [1, 3])
 @COLUMNS
 def test_shapes_are_torchs(name, columns):
     row = LAYERS[name]
-    layer, dense, x = row.build(columns=columns), row.build_dense().double(), row.example()
+    layer, dense, x = row.build(columns=columns), row.build_dense().double(), row.inputs()
     assert layer.weight.shape == dense.weight.shape
     assert layer.V.shape == (layer.atoms.n_atoms, row.n_units)
     assert layer.unit_columns.shape == (row.n_units,)
     assert layer.atoms.indices.shape == (columns, layer.atoms.n_atoms)
-    assert (layer.bias is None) == (dense.bias is None)
+    assert (layer.bias is None) == (getattr(dense, "bias", None) is None)
     for path in ("auto", "factored", "materialised"):
         layer.path = path
-        assert layer(x).shape == dense(x).shape
+        assert layer(*x).shape == dense(*x).shape
 
 
 @LAYER
@@ -85,12 +86,14 @@ def test_gradcheck(name, dictionary, columns, path):
 @pytest.mark.parametrize("dictionary", ["Kernel", "LowRank", "RandomConnections"])
 def test_both_paths_have_the_same_gradients(name, dictionary):
     row = LAYERS[name]
-    layer, x = row.build(dictionary, columns=3), row.example().requires_grad_()
+    layer, inputs = row.build(dictionary, columns=3), row.inputs()
+    learned = [x.requires_grad_() for x in inputs if x.is_floating_point()]
     gradients = []
     for path in ("factored", "materialised"):
         layer.path = path
-        loss = (layer(x) * torch.linspace(-1, 1, layer(x).numel()).view(layer(x).shape)).sum()
-        gradients.append(torch.autograd.grad(loss, [x, *layer.parameters()]))
+        y = layer(*inputs)
+        loss = (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
+        gradients.append(torch.autograd.grad(loss, [*learned, *layer.parameters()]))
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
 
@@ -99,9 +102,9 @@ def test_both_paths_have_the_same_gradients(name, dictionary):
 @pytest.mark.parametrize("dictionary", ["Kernel-orthonormal", "Covariance", "LowRank"])
 def test_copies_and_pickles_compute_the_same(name, dictionary):
     row = LAYERS[name]
-    layer, x = row.build(dictionary, columns=2), row.example()
+    layer, x = row.build(dictionary, columns=2), row.inputs()
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin(x), layer(x))
+        assert torch.equal(twin(*x), layer(*x))
         twin.V.data.zero_()
         assert float(layer.V.detach().abs().sum()) > 0
 
@@ -127,16 +130,17 @@ def test_dtypes(name, dtype):
     exact = row.build("Kernel", columns=2)
     moved = copy.deepcopy(exact).to(dtype)
     born = row.build("Kernel", columns=2, dtype=dtype)
-    x = row.example(dtype)
+    inputs = row.inputs(dtype)
+    exactly = [x.double() if x.is_floating_point() else x for x in inputs]
     tolerance = {"rtol": 0, "atol": 1e-4 if dtype == torch.float32 else 0.2}
     for layer in (moved, born):
         assert layer.V.dtype == layer.weight.dtype == dtype
         assert layer.atoms.indices.dtype == torch.int64
         for path in ("factored", "materialised"):
             layer.path = path
-            y = layer(x)
+            y = layer(*inputs)
             assert y.dtype == dtype
-            torch.testing.assert_close(y.double(), exact(x.double()), **tolerance)
+            torch.testing.assert_close(y.double(), exact(*exactly), **tolerance)
 
 
 @LAYER
@@ -185,7 +189,9 @@ def test_fit_takes_torchs_layout(name):
 
 
 DENSE_FACTS = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size",
-               "in_channels", "out_channels", "in_features", "out_features")  # fmt: skip
+               "in_channels", "out_channels", "in_features", "out_features",
+               "num_embeddings", "embedding_dim", "padding_idx", "mode", "scale_grad_by_freq",
+               "in1_features", "in2_features", "nf", "nx")  # fmt: skip
 
 
 @LAYER
@@ -204,14 +210,15 @@ def test_from_dense_and_back_keep_everything(name, dtype, training):
         assert one.weight.shape == dense.weight.shape
         for fact in DENSE_FACTS:
             assert getattr(one, fact, None) == getattr(dense, fact, None)
-        assert (one.bias is None) == (dense.bias is None)
-        if dense.bias is not None:
-            assert torch.equal(one.bias, dense.bias)
+        bias = getattr(dense, "bias", None)
+        assert (getattr(one, "bias", None) is None) == (bias is None)
+        if bias is not None:
+            assert torch.equal(one.bias, bias)
     assert torch.equal(back.weight, layer.weight)
     assert list(back.state_dict()) == list(dense.state_dict())
     if dtype != torch.bfloat16:
-        x = row.example(dtype)
-        torch.testing.assert_close(back(x), layer(x), rtol=0, atol=1e-5)
+        x = row.inputs(dtype)
+        torch.testing.assert_close(back(*x), layer(*x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Linear", "Conv2d-groups"])
@@ -251,18 +258,19 @@ def test_a_layer_prints_its_shape(name):
     assert "columns=2" in text
 
 
-@LAYER
+@pytest.mark.parametrize("name", [n for n, row in LAYERS.items() if row.tokens is None])
 @pytest.mark.parametrize("path", ["factored", "materialised"])
 def test_an_input_of_another_width_is_refused(name, path):
     row = LAYERS[name]
     for dictionary in ("DCT", "RandomConnections", "Covariance"):
-        layer = row.build(dictionary, path=path, bias=False)
-        axis = -1 if row.dense is nn.Linear else 1
+        bias = {"bias": False} if row.dense in PREDICTED and row.make is None else {}
+        layer = row.build(dictionary, path=path, **bias)
+        axis = 1 if "in_channels" in row.arguments else -1
         # Twice as wide: as many numbers as a batch of twice as many rows.
         shape = list(row.input_shape)
         shape[axis] *= 2
         with pytest.raises((ValueError, RuntimeError)):
-            layer(torch.zeros(shape, dtype=torch.float64))
+            layer(torch.zeros(shape, dtype=torch.float64), *row.inputs()[1:])
 
 
 @pytest.mark.parametrize("path", ["factored", "materialised"])
@@ -279,8 +287,8 @@ def test_missing_channels_of_a_grouped_convolution_are_refused(path):
 def test_an_empty_batch_stays_empty(name, path):
     row = LAYERS[name]
     layer, dense = row.build(columns=2, path=path), row.build_dense(dtype=torch.float64)
-    x = row.example()[:0]
-    assert layer(x).shape == dense(x).shape
+    x = [x[:0] for x in row.inputs()]
+    assert layer(*x).shape == dense(*x).shape
 
 
 def test_one_vector_is_one_row():
@@ -376,3 +384,115 @@ def test_what_is_kept_does_not_take_on_the_mode_that_it_was_made_in():
         other.load_state_dict(state)
     other(x).sum().backward()
     assert other.V.grad is not None
+
+
+@pytest.mark.parametrize("name", [n for n, row in LAYERS.items() if row.tokens is None])
+def test_rows_times_w_is_the_output(name):
+    row = LAYERS[name]
+    layer, inputs = row.build(columns=2), row.inputs()
+    dense = row.build_dense(dtype=torch.float64)
+    for one in (layer, dense):
+        rows, W = layer_rows(one, *inputs), layer.unit_rows(one, one.weight)
+        assert (W.shape[1], W.shape[0]) == layer_size(one) == (row.n_visible, row.n_units)
+        y = one(*inputs)
+        groups = row.arguments.get("groups", 1)
+        units = W.view(groups, -1, W.shape[1])
+        parts = rows.view(len(y), groups, -1, W.shape[1]) if y.dim() > 2 else rows
+        if "in_channels" in row.arguments:
+            expected = (units @ parts.mT).flatten(1, 2).view(y.shape)
+            bias = 0 if one.bias is None else one.bias.view(-1, *[1] * (y.dim() - 2))
+        else:
+            expected = (rows @ W.t()).view(y.shape)
+            bias = 0 if one.bias is None else one.bias
+        torch.testing.assert_close(y, expected + bias, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [n for n, row in LAYERS.items() if row.tokens is not None])
+def test_look_ups_have_no_rows(name):
+    row = LAYERS[name]
+    with pytest.raises(ValueError, match=r"selects rows and multiplies no inputs.*such as DCT"):
+        layer_rows(row.build(), *row.inputs())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_initial_weights_have_the_dense_layers_variance(name):
+    row = LAYERS[name]
+    if "padding_idx" in row.arguments or row.make is not None:
+        return
+    torch.manual_seed(0)
+    dense = torch.stack([row.build_dense().weight.detach().flatten() for _ in range(60)])
+    drawn = torch.stack(
+        [row.build(fraction=1, seed=seed).weight.detach().flatten() for seed in range(60)]
+    )
+    assert float(drawn.var()) == pytest.approx(float(dense.var()), rel=0.15)
+
+
+def test_a_look_up_does_not_make_the_table():
+    layer = wc.PredictedEmbedding(5000, 24, dictionary=d.DCT(), fraction=0.25, columns=3)
+    assert layer.choose_path(64) == "factored"
+    assert layer.choose_path(10**6) == "materialised"
+    tokens = torch.tensor([[0, 1666, 1667], [3333, 3334, 4999]])  # at the borders of the columns
+    torch.testing.assert_close(layer(tokens), layer.weight[tokens])
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+@pytest.mark.parametrize("dictionary", ["DCT", "Kernel", "Kernel-leading", "RandomConnections"])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_gradients_of_look_ups_are_torchs(dictionary, path, scaled):
+    row = LAYERS["Embedding-padding"]
+    layer = row.build(dictionary, columns=3, path=path, scale_grad_by_freq=scaled)
+    dense = layer.to_dense()
+    tokens, factors = torch.tensor([1, 1, 1, 2, 9, 0, 9]), torch.randn(7, 24).double()
+    (layer(tokens) * factors).sum().backward()
+    (dense(tokens) * factors).sum().backward()
+    assert not bool(layer.V.grad[:, 2].any())  # the padding
+    for column, U in enumerate(layer.atoms.dictionaries()):
+        units = layer.unit_columns == column
+        torch.testing.assert_close(layer.V.grad[:, units], U.t() @ dense.weight.grad[units].t())
+
+
+BAGS = {
+    "offsets": ((torch.tensor([1, 2, 4, 5, 4, 3, 2, 9]), torch.tensor([0, 4, 4])), {}),
+    "last offset": (
+        (torch.tensor([1, 2, 4, 5]), torch.tensor([0, 2, 4])), {"include_last_offset": True},
+    ),
+    "weights": ((torch.tensor([[1, 2, 4], [4, 3, 9]]), None, torch.randn(2, 3).double()),
+                {"mode": "sum"}),
+    "padding": ((torch.tensor([[1, 2, 4], [2, 2, 2]]),), {"padding_idx": 2}),
+    "negative padding": ((torch.tensor([[1, 2, 4], [8, 8, 2]]),), {"padding_idx": -2}),
+    "max": ((torch.tensor([[1, 2, 4], [4, 3, 9]]),), {"mode": "max"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+@pytest.mark.parametrize("kind", BAGS)
+def test_bags_of_every_kind(kind, path):
+    inputs, options = BAGS[kind]
+    layer = wc.PredictedEmbeddingBag(
+        10, 24, dictionary=d.DCT(), fraction=0.5, columns=3, path=path, dtype=torch.float64,
+        **options,
+    )  # fmt: skip
+    torch.testing.assert_close(layer(*inputs), layer.to_dense()(*inputs))
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+@pytest.mark.parametrize("size", [(11, 8), (12, 9)])
+def test_a_transposed_convolution_takes_an_output_size(path, size):
+    layer = wc.PredictedConvTranspose2d(
+        2, 4, 3, 2, dictionary=d.DCT(), fraction=0.5, path=path, dtype=torch.float64
+    )
+    x = torch.randn(1, 2, 5, 4).double()
+    size = [11, 9] if size[0] == 11 else [12, 10]
+    torch.testing.assert_close(layer(x, size), layer.to_dense()(x, size))
+    with pytest.raises(ValueError, match="valid sizes range"):
+        layer(x, [20, 20])
+
+
+def test_arguments_that_torch_refuses():
+    rule = {"dictionary": d.DCT(), "fraction": 0.5}
+    with pytest.raises(ValueError, match="padding_idx is 10, the table has 10 rows"):
+        wc.PredictedEmbedding(10, 4, padding_idx=10, **rule)
+    with pytest.raises(ValueError, match="mode is 'median'"):
+        wc.PredictedEmbeddingBag(10, 4, mode="median", **rule)
+    with pytest.raises(ValueError, match=r"inputs are \(2, 4\) and \(3, 6\)"):
+        wc.PredictedBilinear(4, 6, 2, **rule)(torch.zeros(2, 4), torch.zeros(3, 6))

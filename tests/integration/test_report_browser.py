@@ -124,9 +124,14 @@ def test_every_chart_has_marks(page):
     assert page.locator("#training-step tbody tr").count() == 24
 
 
-def test_all_our_results_are_drawn(browser, tmp_path):
-    page = run_report(sorted(RESULTS.glob("*.jsonl")), tmp_path, images=False)
-    window = Opened(browser, page, 1280, "light")
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    return run_report(sorted(RESULTS.glob("*.jsonl")), folder, images=False)
+
+
+def test_all_our_results_are_drawn(browser, results):
+    window = Opened(browser, results, 1280, "light")
     charts = window.page.locator("[data-chart]").all()
     assert len(charts) >= 3
     for chart in charts:
@@ -228,13 +233,23 @@ def test_nothing_is_wider_than_the_screen(window, request):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     # Text inside a drawing can be cut off though the drawing fits.
     outside = page.evaluate(
-        """(width) => [...document.querySelectorAll(".chart svg, .chart svg text")]
-          .map((element) => [element.textContent, element.getBoundingClientRect()])
-          .filter(([, box]) => box.left < 0 || box.right > width)
-          .map(([text]) => text)""",
-        width,
+        """() => [...document.querySelectorAll(".chart svg text")].filter((text) => {
+          const [own, drawing] = [text, text.ownerSVGElement].map((e) => e.getBoundingClientRect());
+          return own.left < drawing.left - 0.5 || own.right > drawing.right + 0.5;
+        }).map((text) => text.textContent)"""
     )
     assert outside == []
+
+
+def test_names_leave_room_for_the_numbers_beside_them_on_a_phone(browser, results):
+    window = Opened(browser, results, 360, "light")
+    boxes = window.page.locator(".box").locator("visible=true").all()
+    assert len(boxes) >= 6
+    for box in boxes:
+        # The names stay where they are while the numbers are pushed past below them.
+        name = box.locator("tbody th").locator("visible=true").first
+        assert name.bounding_box()["width"] < 0.6 * box.bounding_box()["width"]
+    window.page.close()
 
 
 @pytest.mark.parametrize("window", ["desk", "phone"])

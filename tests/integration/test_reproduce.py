@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.unit.speech_corpora import write_timit
 from weightcast.cli import main
 from weightcast.commands import reproduce
 from weightcast.commands.reproduce import find_sources
@@ -62,9 +63,30 @@ def test_report_draws_the_same_rows(finished, tmp_path, capsys):
     assert "SE-Emp" in capsys.readouterr().out
 
 
+def test_a_language_model_is_drawn_by_its_loss(tmp_path, capsys):
+    command = ["reproduce", "gpt", "--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
+    assert main(command) == 0
+    rows = read_rows(tmp_path / "trials" / "rows.jsonl")
+    assert {row["labels"]["curve"] for row in rows} == {
+        "dense",
+        "informed",
+        "random",
+        "random half",
+        "narrow",
+    }
+    for row in rows:
+        assert 2 < row["metrics"]["test_loss"] < 4.5  # log 92 is 4.52
+        assert row["dataset"] == "scikit-learn's descriptions"
+    printed = capsys.readouterr()
+    assert printed.out.index("test loss, nats") < printed.out.index("test error, %")
+    assert "loss" in printed.err
+    assert (tmp_path / "modern-gpt.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["gpt"], "gpt has no data of its own: name a text with --data NAME=FILE"),
         (["fig9"], "there is no figure 'fig9'; did you mean"),
         (["fig4", "--preset", "smoky"], "there is no preset 'smoky'; did you mean 'smoke'"),
         (["fig4", "--executor", "raye"], "executor is 'raye': take 'local' or 'ray'"),
@@ -82,6 +104,16 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, me
     err = capsys.readouterr().err.strip().splitlines()
     assert message in err[-1]
     assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_an_incomplete_timit_is_refused_before_any_trial(tmp_path, capsys):
+    folder = write_timit(tmp_path / "timit", n_train=1, n_test=1)
+    next(folder.glob("TRAIN/*/*/SX3.PHN")).unlink()
+    arguments = ["speech", "--preset", "smoke", "--data", f"timit={folder}"]
+    assert main(["reproduce", *arguments, "--output", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "1 files of TIMIT are missing: TRAIN/DR1/MTRX0/SX3.PHN; copy the corpus" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_half_written_row_is_named_and_nothing_is_overwritten(finished, tmp_path, capsys):

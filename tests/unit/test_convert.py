@@ -272,10 +272,11 @@ def test_a_parent_that_reads_the_weight_itself_still_trains_v():
         torch.testing.assert_close(converted.eval()(x), trained.detach(), rtol=0, atol=1e-5)
 
 
-def test_attention_and_recurrent_layers_are_left_alone():
+def test_attention_and_recurrent_layers_are_taken_apart():
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "lstm": nn.LSTM(8, 8),
                            "out": nn.Linear(8, 2)})  # fmt: skip
-    assert set(wc.Plan({"*": DCT}).resolve(model)) == {"out"}
+    names = ["attention.in_proj", "attention.out_proj", "lstm.ih_l0", "lstm.hh_l0", "out"]
+    assert list(wc.Plan({"*": DCT}).resolve(model)) == names
 
 
 # Refusals: each names the layer, the number and the remedy, and leaves the model untouched.
@@ -348,33 +349,81 @@ def test_failing_half_way_restores_shared_modules(refuses):
 def test_a_model_that_fails_on_the_inputs_is_restored():
     model = _mlp()
     modules = list(model)
-    with pytest.raises(ValueError, match=r"layer '2': the input is \(5, 99\)"):
+    where = (
+        r"layer '2': the model failed on its inputs \(5, 99\), in module '0' \(PredictedLinear\)"
+    )
+    with pytest.raises(ValueError, match=rf"{where}: ValueError: the input is \(5, 99\)"):
         wc.convert(model, {"0": DCT, "2": COVARIANCE}, inputs=torch.randn(5, 99), inplace=True)
     assert list(model) == modules
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("key", ["0", "1", "*"])
-def test_tied_weights(key, refuses):
+def _tied() -> nn.Sequential:
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Tanh(), nn.Linear(8, 20))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("key", ["0", "2", "*", "re:[02]"])
+def test_tied_weights_stay_tied(key):
+    model, tokens = _tied(), torch.arange(20)
+    converted = wc.convert(model, {key: wc.Rule(d.DCT(), 0.5, 2)})
+    embedding, _, head = converted
+    assert embedding.V is head.V
+    assert embedding.atoms is head.atoms
+    assert len(list(converted.parameters())) == 2  # V and the head's bias
+    torch.testing.assert_close(embedding(tokens), head.weight)
+    converted(tokens).square().sum().backward()
+    merged = wc.merge(converted)
+    assert merged[0].weight is merged[2].weight
+    torch.testing.assert_close(merged(tokens), converted(tokens))
+    total = wc.ledger(converted).total
+    assert (total.dense, total.learned) == (180, 4 * 20 + 20)
+    with torch.no_grad():
+        copied = copy.deepcopy(converted).double()
+        copied[0].V.zero_()
+    assert float(copied[2].V.detach().abs().sum()) == 0
+
+
+def test_tied_layers_are_predicted_together_or_not_at_all(refuses):
+    model = _tied()
+    rows = wc.Plan({"re:2": DCT, "*": None}).explain(model).rows
+    assert [row.rule for row in rows] == [None, None]
+    assert rows[1].reason == "is tied to '0', for which there is another rule, or none"
+    for rules in ({"0": DCT, "2": None}, {"0": DCT, "2": wc.Rule(d.DCT(), 0.25)}):
+        with refuses(model, "layers '0', '2' have one weight", "give all the same rule"):
+            wc.convert(model, rules, inplace=True)
+
+
+def test_a_tied_layer_with_inputs_gives_the_dictionary():
+    model, tokens = _tied(), torch.arange(20)
+    converted = wc.convert(model, {"*": COVARIANCE}, inputs=tokens)
+    hidden = torch.tanh(model[0](tokens)).detach().double().numpy()
+    np.testing.assert_allclose(converted[0].atoms.base.atoms, np.cov(hidden.T), atol=1e-5)
+
+
+def test_a_weight_tied_to_what_cannot_be_predicted(refuses):
+    class Table(nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.table = weight
+
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    model[1].weight = model[0].weight
-    with refuses(model, r"is tied \(0.weight = 1.weight\)", "untie them"):
-        wc.convert(model, {key: DCT}, inplace=True)
+    model.append(Table(model[0].weight))
+    with refuses(model, r"layer '0' is tied \(0.weight = 2.table\), and not all", "untie them"):
+        wc.convert(model, {"0": DCT}, inplace=True)
+    converted = wc.convert(model, {"*": DCT})
+    assert type(converted[0]) is nn.Linear
+    assert isinstance(converted[1], wc.PredictedLinear)
 
 
-def test_weights_tied_to_an_embedding(refuses):
-    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 20))
-    model[1].weight = model[0].weight
-    with refuses(model, "layer '1'", r"tied \(0.weight = 1.weight\)"):
-        wc.convert(model, {"1": DCT}, inplace=True)
-
-
-def test_tied_biases_are_refused(refuses):
-    # Two copies would silently go separate ways.
+def test_tied_biases_stay_tied():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     model[1].bias = model[0].bias
-    with refuses(model, "layer '0'", r"tied \(0.bias = 1.bias\)"):
-        wc.convert(model, {"*": DCT}, inplace=True)
+    converted = wc.convert(model, {"*": DCT})
+    assert converted[0].bias is converted[1].bias
+    merged = wc.merge(converted)
+    assert merged[0].bias is merged[1].bias
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -461,12 +510,12 @@ def test_a_mapping_of_keywords_is_one_batch():
     assert torch.equal(a[0].weight, wc.convert(model, plan, inputs=x)[0].weight)
 
 
-def test_frozen_weights_stay_frozen():
+def test_frozen_weights_are_refused(refuses):
     model = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 2))
     model[0].requires_grad_(False)
-    predicted = wc.convert(model, {"0": wc.Rule(wc.dictionaries.DCT(), 0.5)})
-    assert not predicted[0].V.requires_grad
-    assert not wc.merge(predicted)[0].weight.requires_grad
+    with refuses(model, "layer '0' is frozen", r"call requires_grad_\(True\) first"):
+        wc.convert(model, {"0": DCT}, inplace=True)
+    assert type(wc.convert(model, {"*": DCT})[0]) is nn.Linear
 
 
 def test_merge_refuses_to_lose_hooks(refuses):
@@ -474,3 +523,12 @@ def test_merge_refuses_to_lose_hooks(refuses):
     model[0].register_forward_hook(lambda *_: None)
     with refuses(model, "layer '0' has hooks", "remove them first"):
         wc.merge(model)
+
+
+def test_tied_layers_stay_tied_on_the_meta_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
+    model[1].weight = model[0].weight
+    predicted = wc.convert(model, {"*": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    assert predicted[0].V is predicted[1].V
+    assert predicted[0].V.is_meta

@@ -1,6 +1,7 @@
 """The trials of figures 4 and 5: every curve is what its name says, and learns what it says."""
 
 from collections import Counter
+from itertools import product
 
 import pytest
 
@@ -70,6 +71,30 @@ def test_the_cpu_preset_has_every_curve_at_five_fractions():
         assert sorted(f for c, f in points if c == curve) == sorted(figure4.FRACTIONS)
     assert points["dense", 1.0] == 3
     assert set(points.values()) == {3}
+
+
+def test_the_cpu_preset_has_the_papers_sigmoids_at_five_fractions():
+    labels = [t.config.labels for t in figure4.trials("cpu", 3, "mnist")]
+    sigmoid = [m for m in labels if m["activation"] == "sigmoid" and not m["pretrained"]]
+    points = Counter((label["curve"], label["fraction"]) for label in sigmoid)
+    wanted = {(curve, f) for curve in ("narrow", *paper_curves()) for f in figure4.FRACTIONS}
+    assert points.keys() == wanted | {("dense", 1.0)}
+    assert set(points.values()) == {3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", [figure4, figure5])
+def test_the_whole_grid_has_every_setting(figure):
+    found = Counter()
+    for trial in figure.trials("full", 1, "some data"):
+        config, label = trial.config, trial.config.labels
+        assert label["activation"] == config.model.activation
+        assert label["pretrained"] == (config.pretraining is not None)
+        if label["curve"] == "SE-Emp":
+            found[label["activation"], label["pretrained"], label["columns"]] += 1
+    settings = product(("relu", "sigmoid"), (False, True), (1, 5, 10, 20))
+    n_fractions = len(figure4.ALL_FRACTIONS if figure is figure4 else figure5.FRACTIONS)
+    assert found == dict.fromkeys(settings, n_fractions)
 
 
 @pytest.mark.parametrize("figure", [figure4, figure5])

@@ -53,3 +53,15 @@ def test_every_trained_parameter_is_in_one_group():
     grouped = [p for group in wc.parameter_groups(model, 1e-3) for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
     assert len(grouped) == len({id(p) for p in grouped})
+
+
+def test_equal_scales_share_a_group():
+    layers = [nn.Linear(16, 8), nn.Linear(16, 8), nn.Linear(16, 8)]
+    rule = wc.Rule(wc.dictionaries.DCT(), fraction=0.5)
+    model = wc.convert(
+        nn.Sequential(*layers), {"*": rule, "1": wc.Rule(wc.dictionaries.DCT(), fraction=0.25)}
+    )
+    _, first, second = wc.parameter_groups(model, 1e-3)
+    assert (first["name"], second["name"]) == ("0.V, 2.V", "1.V")
+    assert first["params"] == [model[0].V, model[2].V]
+    assert abs(second["lr"] / first["lr"] - 2**0.5) < 1e-6

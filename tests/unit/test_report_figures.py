@@ -161,6 +161,20 @@ class TestChart:
         assert '"type": "log"' in json.dumps(spec["layer"][0])
         assert all(value["low"] > 0 for value in spec["datasets"][DATA])
 
+    @pytest.mark.parametrize(
+        ("fractions", "ticks"),
+        [
+            ((0.01, 0.07, 0.25), [1, 7, 25]),  # 100 times 0.07 is a little more than 7
+            ((0.01, 0.02, 0.035, 0.05, 0.075, 0.15, 0.25), [1, 2, 5, 10, 20]),
+        ],
+    )
+    def test_an_axis_is_marked_at_its_shares_or_where_they_are_many_at_round_ones(
+        self, fractions, ticks
+    ):
+        spec = self.spec([labelled_row("fig4", "SE-Emp", f, 0, 2.0) for f in fractions])
+        line = next(layer for layer in spec["layer"] if layer["name"] == "curves")["layer"][0]
+        assert line["encoding"]["x"]["axis"]["values"] == ticks
+
     def test_curves_look_different_from_each_other(self):
         looks = styles(lines_of(curve_rows("fig4", np.random.default_rng(0))))
         assert len({(look.colour, look.dash, look.shape) for look in looks.values()}) == 16

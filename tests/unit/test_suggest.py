@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -116,3 +118,104 @@ def test_suggesting_changes_nothing():
     wc.suggest(model, 0.1, inputs=IMAGES)
     assert model.training
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * 4, 40),
+        nn.ReLU(),
+        nn.Linear(40, 30),
+        nn.ReLU(),
+        nn.Linear(30, 5),
+    )
+
+
+COLOUR = torch.rand(40, 3, 8, 8)
+
+
+@pytest.mark.parametrize("count", ["learned", "stored"])
+@pytest.mark.parametrize("inputs", [None, COLOUR])
+@pytest.mark.parametrize("budget", [0.12, 0.3, 2_000])
+def test_a_budget_is_kept_and_nearly_spent(budget, inputs, count):
+    model = _network()
+    plan = wc.suggest(model, budget=budget, inputs=inputs, count=count, progress=False)
+    small = wc.compress(model, plan, inputs, progress=False)
+    ledger = wc.ledger(small)
+    allowed = budget if isinstance(budget, int) else round(budget * ledger.total.dense)
+    assert 0.9 * allowed < getattr(ledger.total, count) <= allowed
+    assert wc.Plan.from_json(plan.to_json()) == plan
+    assert type(small[10]) is nn.Linear
+    assert type(small[3]) is nn.BatchNorm2d
+
+
+def test_families_take_the_dictionaries_that_suit_them():
+    plan = wc.suggest(_network(), budget=0.2, inputs=COLOUR, progress=False)
+    kinds = {name: type(rule.dictionary) for name, rule in plan.rules.items() if rule}
+    assert kinds.pop("0", d.Kernel) is d.Kernel  # an image: kernels
+    assert kinds == {"2": d.ChannelCovariance, "6": d.Covariance, "8": d.Covariance}
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+    model = nn.Sequential(block, nn.Flatten(), nn.Linear(96, 4))
+    plan = wc.suggest(model, budget=0.5, inputs=torch.randn(20, 3, 32), progress=False)
+    kinds = {type(rule.dictionary) for rule in plan.rules.values() if rule}
+    assert kinds == {d.Covariance}
+
+
+def test_inputs_of_few_directions_need_few_atoms():
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40), nn.Linear(40, 4))
+    with torch.no_grad():
+        model[0].bias.normal_()  # in many directions of the hidden layer, units switch
+    flat = torch.randn(300, 3) @ torch.randn(3, 40)
+    plan = wc.suggest(model, budget=0.2, inputs=flat, progress=False)
+    first, second = (rule.fraction for rule in plan.rules.values() if rule)
+    assert first <= 4 / 40 < second
+    small = wc.compress(model, plan, flat, progress=False)
+    assert wc.compression_report(model, small, flat).rows[0].output_error < 0.01
+
+
+def test_a_shared_budget_beats_the_svd_of_what_layers_do():
+    model = _network()
+    plan = wc.suggest(model, budget=0.2, inputs=COLOUR, count="stored", progress=False)
+    small = wc.compress(model, plan, COLOUR, progress=False)
+    stored = wc.ledger(small).total.stored
+    fractions = {"0": 75, "2": 144, "6": 96, "8": 40}
+    for share in torch.linspace(0.9, 0.02, 45).tolist():
+        rules = {
+            name: wc.Rule(d.SingularVectors(), max(1, int(share * n)) / n)
+            for name, n in fractions.items()
+        }
+        equal = wc.compress(model, rules, COLOUR, progress=False)
+        if wc.ledger(equal).total.stored <= stored:
+            break
+    errors = [wc.compression_report(model, m, COLOUR).rows[-1].output_error for m in (small, equal)]
+    assert errors[0] < errors[1]
+
+
+def test_budgets_that_cannot_be_are_refused(refuses):
+    model = _network()
+    for budget, message in (
+        (0.01, r"but \d+ stay dense \(the most in layer '10', 155\): take a budget above 0.0"),
+        (300, r"\d+ numbers are left for 4 layers.* in layer '.*': raise the budget by"),
+        (1.0, r"a share of all weights lies in \(0, 1\)"),
+        (0, "give a share of all weights"),
+        (True, "give a share of all weights"),
+        (math.nan, "budget is nan"),
+    ):
+        with refuses(model, message):
+            wc.suggest(model, budget=budget, inputs=COLOUR, progress=False)
+    with refuses(model, "count is 'bytes'"):
+        wc.suggest(model, budget=0.3, count="bytes", progress=False)
+    with refuses(model, "fraction is 0.1 and budget 0.1: give one"):
+        wc.suggest(model, 0.1, budget=0.1)
+    with refuses(model, "leaves room for all weights"):
+        wc.suggest(model, budget=100_000, progress=False)
+    with refuses(model, r"failed on its inputs \(2, 3, 3, 3\), in module '0'"):
+        wc.suggest(model, budget=0.3, inputs=torch.rand(2, 3, 3, 3), progress=False)

@@ -1,11 +1,14 @@
 import copy
 import csv
+import random
 import signal
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import weightcast as wc
@@ -13,6 +16,7 @@ from weightcast.training import (
     Batches,
     Classifier,
     Interrupted,
+    SafetensorsCheckpointIO,
     TrainingSettings,
     fit,
     load_images,
@@ -136,15 +140,15 @@ def test_without_a_folder_nothing_is_written(images, tmp_path, monkeypatch):
 def test_a_folder_gets_logs_and_the_last_and_the_best_checkpoint(images, tmp_path):
     model = make_model()
     train(model, images, folder=tmp_path)
-    with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as file:
+    with (tmp_path / "metrics.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["step"] for line in lines] == ["30", "60", "90"]
     assert {"epoch", "train_loss", "learning_rate", "validation_error"} < set(lines[0])
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-    last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    last = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["state_dict"]
     assert torch.equal(last["model.hidden1.weight"], model.hidden1.weight)
     errors = [float(line["validation_error"]) for line in lines]
-    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    best = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")
     assert best["epoch"] == errors.index(min(errors))
 
 
@@ -155,7 +159,7 @@ def test_the_best_weights_are_chosen_on_the_validation_images(images, tmp_path):
     )
     model = make_model()
     result = train(model, images, settings, folder=tmp_path)
-    with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as file:
+    with (tmp_path / "metrics.csv").open() as file:
         errors = [float(line["validation_error"]) for line in csv.DictReader(file)]
     assert min(errors) < errors[-1]  # or this test tests nothing
     assert measure_error(model, images.validation) == min(errors)
@@ -197,6 +201,72 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     result = train(resumed, images, folder=tmp_path / "cut", resume=True)
     assert_equal_weights(resumed, whole)
     assert replace(result, train_seconds=0.0) == replace(expected, train_seconds=0.0)
+
+
+class Drawing(nn.Module):
+    """A network with dropout that uses the other two sources of random numbers as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(make_model(), nn.Dropout(0.3))
+
+    def forward(self, x):
+        noise = random.random() + np.random.rand() if self.training else 0.0
+        return self.network(x + 0.1 * noise)
+
+
+@pytest.mark.parametrize("n_calls", [30, 47])  # between two epochs, and within one
+def test_a_model_that_draws_draws_the_same_when_resumed(
+    images, tmp_path, n_calls, unmoved_randomness
+):
+    whole = Drawing()
+    expected = train(whole, images, folder=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(interrupt_at(Drawing(), n_calls), images, folder=tmp_path / "cut")
+    resumed = Drawing()
+    result = train(resumed, images, folder=tmp_path / "cut", resume=True)
+    assert_equal_weights(resumed, whole)
+    assert replace(result, train_seconds=0.0) == replace(expected, train_seconds=0.0)
+    files = [tmp_path / name / "metrics.csv" for name in ("whole", "cut")]
+    assert files[0].read_text() == files[1].read_text()
+
+
+def test_workers_put_the_same_batches_together(images, unmoved_randomness):
+    models = [make_model() for _ in range(2)]
+    for model, workers in zip(models, (0, 2), strict=True):
+        train(model, images, replace(SETTINGS, epochs=2), workers=workers)
+    assert_equal_weights(*models)
+
+
+def test_processes_share_every_batch(images):
+    whole = Batches(images.train, 20, seed=4)
+    shares = [Batches(images.train, 20, seed=4, rank=rank, processes=3) for rank in range(3)]
+    assert [len(share) for share in shares] == [len(whole)] * 3
+    for batches in zip(whole, *shares, strict=True):
+        for (x, y), *parts in zip(*batches, strict=True):
+            rows = torch.stack([p for p, _ in parts], dim=1).flatten(0, 1)  # dealt out in turn
+            labels = torch.stack([q for _, q in parts], dim=1).flatten()
+            # 20 images for 3 processes, and 10 at the end: filled up with the first ones.
+            assert len(rows) == {20: 21, 10: 12}[len(x)]
+            assert torch.equal(rows, torch.cat([x, x])[: len(rows)])
+            assert torch.equal(labels, torch.cat([y, y])[: len(rows)])
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(images, tmp_path):
+    with pytest.raises(Interrupted):
+        train(interrupt_at(make_model(), 47), images, folder=tmp_path)
+    checkpoint = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    states = checkpoint["random_state"]
+    checkpoint["random_state"] = {name: torch.cat([s, s]) for name, s in states.items()}
+    SafetensorsCheckpointIO().save_checkpoint(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="written by 2 processes and this run has 1: resume it"):
+        train(make_model(), images, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(-1, 1), (0, 0)])
+def test_impossible_numbers_of_processes_are_refused(images, workers, processes):
+    with pytest.raises(ValueError, match=f"workers is {workers} and processes is {processes}"):
+        train(make_model(), images, workers=workers, processes=processes)
 
 
 def test_a_stop_in_the_last_step_lets_the_run_finish(images):
@@ -249,7 +319,7 @@ def test_what_cannot_be_resumed_is_refused(images, tmp_path):
 def test_the_best_weights_need_validation_images_and_a_folder(images, tmp_path):
     settings = replace(SETTINGS, test_weights="best")
     for options in ({"folder": None}, {"folder": tmp_path}):
-        with pytest.raises(ValueError, match="'best' needs validation images and a folder"):
+        with pytest.raises(ValueError, match="'best' needs a validation split and a folder"):
             train(make_model(), replace(images, validation=None), settings, **options)
 
 

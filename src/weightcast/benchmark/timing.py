@@ -14,7 +14,7 @@ import torch
 
 Action = Callable[[], Any]
 
-MIN_SECONDS = 0.02
+MIN_SECONDS = 0.1
 """What one timing lasts at least: shorter ones measure the clock and the scheduler."""
 
 WARM_UP = 2
@@ -57,10 +57,11 @@ def alternate(
     device: torch.device | str = "cpu",
     warm_up: int = WARM_UP,
 ) -> dict[str, list[float]]:
-    """Time all actions once per round, one after the other: A B C, A B C, ...
+    """Time all actions once per round, one after the other: A B C, C B A, A B C, ...
 
-    A slow moment of the machine then meets all of them. A short action is repeated within its
-    turn, so that each timing lasts at least ``min_seconds``.
+    A slow moment of the machine then meets all of them, and so does whatever one action leaves
+    behind for the next. A short action is repeated within its turn, so that each timing lasts at
+    least ``min_seconds``.
 
     Args:
         actions: by name; each is what is to be timed.
@@ -87,7 +88,7 @@ def alternate(
     try:
         for number in range(-max(1, warm_up), rounds):
             gc.collect()  # here, and not while something is timed
-            for name, action in actions.items():
+            for name, action in list(actions.items())[:: 1 if number % 2 == 0 else -1]:
                 seconds = clock(action, repeats[name]) / repeats[name]
                 if number >= 0:
                     taken[name].append(seconds)

@@ -10,11 +10,12 @@ used: sizes against the model that is to be filled (``read``), contents against 
 (``tensors``), rebuilt dictionaries against their fingerprints. Nothing in a folder is executed.
 """
 
-from weightcast.checkpoint.format import FormatError
+from weightcast.checkpoint.format import JSON_NAME, FormatError
 from weightcast.checkpoint.read import load, load_files
 from weightcast.checkpoint.write import Bases, checkpoint_bytes, save, saved_bytes
 
 __all__ = [
+    "JSON_NAME",
     "Bases",
     "FormatError",
     "checkpoint_bytes",

@@ -27,8 +27,9 @@ from weightcast.checkpoint.format import (
 from weightcast.checkpoint.opened import opened, opened_files
 from weightcast.checkpoint.state import without_atoms
 from weightcast.checkpoint.tensors import DTYPES, TensorFile
+from weightcast.convert import split_named
 from weightcast.dictionaries import Atoms, Base, LowRank, SharedBases, count_atoms
-from weightcast.layers import PREDICTED, PredictedLayer
+from weightcast.layers import PredictedLayer, class_of
 from weightcast.plan import convertible_layers
 from weightcast.rule import Rule
 
@@ -99,24 +100,35 @@ def _named(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _load(facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module) -> nn.Module:
-    names = [name for name, _ in model.named_modules()]
-    facts = read_sized(facts_file, [*names, *model.state_dict()])
+    dense: dict[str, Any] = dict(convertible_layers(model))
+    modules = {name for name, _ in model.named_modules()}
+    facts = read_sized(facts_file, [*modules, *dense, *model.state_dict()])
+    if any(name in dense and name not in modules for name in facts.layers):
+        # Layers that are weights of a module, which is taken apart.
+        model = split_named(copy.deepcopy(model), facts.layers)
+        dense = dict(convertible_layers(model))
     file = TensorFile(tensors_file, facts.tensors)
-    dense, bases = convertible_layers(model), _Bases(file, facts.ties)
-    layers: dict[int, Any] = {}
+    bases = _Bases(file, facts.ties)
+    copies: dict[int, Any] = {}  # by what the model has in their place
+    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
     for name, layer_facts in facts.layers.items():
         if name not in dense:
             raise FormatError(f"does not fit: the model has no dense layer {shortened(name)}")
         rule = facts.plan.rules[name]
         assert rule is not None
         try:
-            layers[id(dense[name])] = _rebuild(name, dense[name], rule, layer_facts, bases)
+            layer = _rebuild(name, dense[name], rule, layer_facts, bases)
         except FormatError:
             raise
         except MISTAKES as error:
             raise FormatError(f"cannot be read: layer {name!r}: {shortened(error)}") from error
+        if (twin := made.setdefault(id(dense[name].weight), layer)) is not layer:
+            layer.tie(twin)
+        if layer.bias is not None:  # which may be tied, too
+            layer.bias = copies.setdefault(id(dense[name].bias), layer.bias)
+        copies[id(dense[name])] = layer
     # The copy takes the predicted layers where the model has those that they replace.
-    loaded = copy.deepcopy(model, layers)
+    loaded = copy.deepcopy(model, copies)
     _fill(loaded, file, facts, bases.read)
     return loaded
 
@@ -153,7 +165,7 @@ def _rebuild(
     name: str, dense: nn.Module, rule: Rule, facts: LayerFacts, bases: _Bases
 ) -> PredictedLayer:
     """The predicted layer for a dense one: base and mixing from rule and indices, or as stored."""
-    cls: Any = PREDICTED[type(dense)]
+    cls = class_of(dense)
     if facts.layer != cls.__name__:
         raise FormatError(
             f"does not fit: layer {name!r} was saved as a {facts.layer}, the model has a "

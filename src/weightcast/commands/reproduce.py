@@ -8,21 +8,23 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 
 from weightcast.codec import nearest
-from weightcast.experiments import figure4, figure5, filters, rica, speech
+from weightcast.experiments import figure4, figure5, filters, modern, rica, speech
 from weightcast.experiments.executors import RayExecutor
 from weightcast.experiments.presets import check_preset
-from weightcast.experiments.sources import parse_sources
+from weightcast.experiments.sources import PACKAGED, find_source, parse_sources
 from weightcast.experiments.sweep import ROWS, SweepResult, sweep
 from weightcast.experiments.trial import Place, Trial
 from weightcast.report import tables, write_report
 from weightcast.training import load_images, save_images
 from weightcast.training.prepared import SUFFIX, image_shape
+from weightcast.training.text import DESCRIPTIONS
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,16 @@ class Figure:
         trials: the runs behind it, from preset, seeds and the data's names.
         data: the data it takes if the user names none, as NAME=PLACE; empty has none.
         channels: of each data set's images, in order; None is no images, 0 any.
+        packaged: what the smoke preset takes instead; empty takes the same.
+        missing: what to name where it has no data and none are named.
         notes: what the user should know of these data, a sentence each.
     """
 
     trials: Callable[..., list[Trial]]
     data: str
     channels: tuple[int, ...] | None
+    packaged: str = "digits"
+    missing: str = ""
     notes: Callable[..., Sequence[str]] = lambda *_: ()
 
 
@@ -51,8 +57,25 @@ FIGURES = {
     ),
     "fig4": Figure(figure4.trials, "mnist=ylecun/mnist", channels=(1,)),
     "fig5": Figure(figure5.trials, "cifar10=uoft-cs/cifar10", channels=(3,)),
-    "speech": Figure(speech.trials, "", channels=None),
+    "speech": Figure(
+        speech.trials,
+        "",
+        channels=None,
+        packaged="",
+        missing="the folder of your recordings with --data fsdd=FOLDER or --data timit=FOLDER",
+    ),
     "rica": Figure(rica.trials, "cifar10=uoft-cs/cifar10", channels=(0,)),
+    "resnet20": Figure(
+        partial(modern.trials, "resnet20"), "cifar10=uoft-cs/cifar10", channels=(3,)
+    ),
+    "vit": Figure(partial(modern.trials, "vit"), "cifar10=uoft-cs/cifar10", channels=(3,)),
+    "gpt": Figure(
+        partial(modern.trials, "gpt"),
+        "",
+        channels=None,
+        packaged=DESCRIPTIONS,
+        missing="a text with --data NAME=FILE",
+    ),
 }
 
 
@@ -70,7 +93,7 @@ def run_reproduce(
     """Run what is missing of a figure's trials, print its table and write its page.
 
     Args:
-        name: of the figure: fig1, fig4, fig5, speech or rica.
+        name: of the figure: fig1, fig4, fig5, speech, rica, resnet20, vit or gpt.
         preset: ``smoke``, a minute or less on packaged data; ``cpu``, at most 40 minutes on two
             cores; ``full``, the whole grid.
         seeds: runs of each point.
@@ -94,14 +117,16 @@ def run_reproduce(
     check_preset(preset, seeds)
     _check_machine(executor, accelerator, jobs)
     folder = Path(output or Path("runs") / f"{name}-{preset}").expanduser()
-    smoke = "digits" if preset == "smoke" and figure.channels else figure.data
-    sources = find_sources(name, data or smoke)
+    own = (preset == "smoke" and figure.packaged) or figure.data
+    sources = find_sources(name, data or own)
     trials = figure.trials(preset, seeds, *sources)
     for note in figure.notes(*sources):
         print(f"weightcast: {note}", file=sys.stderr)
     if figure.channels:
         sources = {key: _prepare(key, source, folder) for key, source in sources.items()}
         _check_channels(name, figure.channels, sources)
+    else:
+        _check_recordings(trials[0], sources)
     place = Place(sources, cast(Literal["auto", "cpu", "gpu"], accelerator))
     connected = RayExecutor(address, place) if executor == "ray" else nullcontext()
     with connected as pool:
@@ -132,10 +157,7 @@ def find_sources(name: str, data: str) -> dict[str, str]:
         ValueError: no data, more than the figure takes, or an unreadable list.
     """
     if not data:
-        raise ValueError(
-            f"{name} has no data of its own: name the folder of your recordings with "
-            "--data fsdd=FOLDER or --data timit=FOLDER"
-        )
+        raise ValueError(f"{name} has no data of its own: name {FIGURES[name].missing}")
     sources = parse_sources(data) or {_name(data, name): data}
     most = len(FIGURES[name].channels or (0,))
     if len(sources) > most:
@@ -185,6 +207,11 @@ def _check_channels(name: str, expected: Sequence[int], sources: Mapping[str, st
             )
 
 
+def _check_recordings(trial: Trial, sources: Mapping[str, str]) -> None:
+    """Read the recordings once: what every trial would refuse is refused before any is run."""
+    speech.read_corpus(trial.config, find_source(dict(sources), trial.config.data))
+
+
 def _check_machine(executor: str, accelerator: str, jobs: int | None) -> None:
     if executor not in ("local", "ray"):
         raise ValueError(f"executor is {executor!r}: take 'local' or 'ray'")
@@ -214,4 +241,4 @@ def _name(source: str, figure: str) -> str:
 def _full_path(source: str) -> str:
     """Processes elsewhere have another working directory."""
     path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() and source != "digits" else source
+    return str(path.resolve()) if path.exists() and source not in PACKAGED else source

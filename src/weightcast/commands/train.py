@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from weightcast.experiments.train import Run, output_folder, train
 from weightcast.training import Interrupted, TrainConfig
 from weightcast.training.settings import override, parse_value, read_yaml
@@ -17,6 +19,8 @@ def run_train(
     plan_overrides: Mapping[str, str],
     rows: str | Path | None = None,
     resume: bool = False,
+    workers: int = 0,
+    processes: int = 1,
     resume_command: str = "weightcast train CONFIG.yaml --resume",
 ) -> None:
     """Train one network from a YAML file and print what it learned and how well.
@@ -27,6 +31,8 @@ def run_train(
         plan_overrides: what overrides the plan, by dotted names; the values are read as YAML.
         rows: a file to append the result row to.
         resume: go on from the run's last checkpoint.
+        workers: processes that put batches together.
+        processes: how many train together.
         resume_command: what to tell a user who stopped the run.
 
     Raises:
@@ -35,13 +41,16 @@ def run_train(
     """
     settings = read_config(Path(config), fields, plan_overrides)
     try:
-        run = train(settings, resume=resume, rows=rows)
+        run = train(settings, resume=resume, rows=rows, workers=workers, processes=processes)
     except Interrupted as interrupt:
+        if rank_zero_only.rank:  # the process that leads has saved the state, and says so
+            return
         folder = output_folder(settings)
         raise Interrupted(
             f"{interrupt}; its state is in {folder}. Go on with\n  {resume_command}"
         ) from None
-    print(table(run))
+    if run is not None:  # or this process only helped
+        print(table(run))
 
 
 def read_config(
@@ -62,9 +71,11 @@ def read_config(
 def table(run: Run) -> str:
     """The ledger and what was measured, as text."""
     result, row = run.result, run.row
-    measured = {"test error": f"{result.test_error:.2f} %"}
-    if result.validation_error is not None:
-        measured["validation error"] = f"{result.validation_error:.2f} %"
+    measured = {"test error": f"{result.test.error:.2f} %"}
+    measured["test loss"] = f"{result.test.loss:.4f} nats"
+    if result.validation is not None:
+        measured["validation error"] = f"{result.validation.error:.2f} %"
+        measured["validation loss"] = f"{result.validation.loss:.4f} nats"
     measured["training loss"] = f"{result.train_loss:.4f}"
     measured["training time"] = f"{result.train_seconds:.1f} s, {result.epochs} epochs"
     measured["saved network"] = f"{row['metrics']['checkpoint_bytes']:,} bytes, {run.folder}/model"

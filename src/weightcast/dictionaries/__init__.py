@@ -10,11 +10,13 @@ from weightcast.dictionaries.base import (
     count_atoms,
 )
 from weightcast.dictionaries.baselines import LowRank, RandomConnections, RandomGaussian
+from weightcast.dictionaries.covariance import ChannelCovariance, Covariance, SquaredCovariance
 from weightcast.dictionaries.inputs import InputStatistics
-from weightcast.dictionaries.kernel import Covariance, Kernel, SquaredCovariance
+from weightcast.dictionaries.kernel import Kernel
 from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
 from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase, KroneckerBase
+from weightcast.dictionaries.singular import SingularVectors
 from weightcast.dictionaries.stored import StoredAtoms
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Atoms",
     "Autoencoder",
     "Base",
+    "ChannelCovariance",
     "Covariance",
     "DenseBase",
     "Dictionary",
@@ -38,6 +41,7 @@ __all__ = [
     "RandomConnections",
     "RandomGaussian",
     "SharedBases",
+    "SingularVectors",
     "Site",
     "SquaredCovariance",
     "StoredAtoms",

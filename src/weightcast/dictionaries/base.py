@@ -93,22 +93,18 @@ class Atoms(Constants):
         return self.base.multiply_adds
 
     def project(self, x: Tensor) -> Tensor:
-        """(x B)^T at the chosen atoms, before mixing; or (x U)^T where U is stacked.
+        """X B at the chosen atoms, before mixing; or x U where U is stacked.
 
         Args:
             x: (batch, n_visible).
 
         Returns:
-            (columns, n_atoms, batch).
+            (columns, batch, n_atoms).
         """
-        if self.stacked is not None:
-            return (self.stacked.flatten(0, 1) @ x.t()).view(self.columns, self.n_atoms, -1)
-        base = self.base
-        n_all = self.columns * self.n_atoms
-        if self._in_order and (n_all == base.n_base or base.multiply_adds == 0):
-            return base.transform(x)[:n_all].view(self.columns, self.n_atoms, -1)
-        # An embedding look-up is the gather whose backward is fast on CPU and GPU alike.
-        return nn.functional.embedding(self.indices, base.transform(x))
+        if self.stacked is None:
+            return self.base.project(x, self.indices, in_order=self._in_order)
+        values = nn.functional.linear(x, self.stacked.flatten(0, 1))
+        return values.view(len(x), *self.indices.shape).transpose(0, 1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dtype = None if self.stacked is None else self.stacked.dtype
@@ -257,20 +253,25 @@ class Site:
         """
         value = None if self.statistics is None else getattr(self.statistics, need)
         name = type(dictionary).__name__
+        if value is None and need == "weight":
+            raise ValueError(
+                f"{name} is made from a dense layer's weights: make the layer by compress, convert "
+                "or from_dense, or pass statistics= with its weight"
+            )
         if value is None:
             raise ValueError(
                 f"{name} is made from data: pass inputs= (an iterable of example batches) to "
                 "convert, or statistics= to the layer"
             )
-        if value.shape[-1] != self.n_visible:
+        n_inputs = value.shape[0 if need == "weight" else -1]
+        if n_inputs != self.n_visible:
             raise ValueError(
-                f"{name}: the statistics are of {value.shape[-1]} inputs, the layer has "
-                f"{self.n_visible}"
+                f"{name}: the statistics are of {n_inputs} inputs, the layer has {self.n_visible}"
             )
         if not bool(value.isfinite().all()):
             raise ValueError(
-                f"{name}: the {need} of the layer's inputs holds "
-                f"{int((~value.isfinite()).sum())} NaN or infinite values: clean the inputs"
+                f"{name}: the layer's {'' if need == 'weight' else 'inputs have a '}{need} with "
+                f"{int((~value.isfinite()).sum())} NaN or infinite values: clean them"
             )
         return value
 
@@ -282,8 +283,16 @@ class Dictionary(ABC):
     needs: ClassVar[tuple[Need, ...]] = ()
     """Statistics of the layer's inputs it is built from; none for analytic and random ones."""
 
+    chooses: ClassVar[bool] = True
+    """Whether a column may take any atoms of the base, those that suit trained weights best."""
+
     rebuildable: ClassVar[bool] = False
     """Whether base and mixing follow from grid and indices, so that no file need hold them."""
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether V holds weights of the filters themselves, those at the chosen positions."""
+        return False
 
     def __post_init__(self) -> None:
         """Refuse a field whose value is none of its choices."""

@@ -2,14 +2,13 @@
 
     w = K[:, indices] (K[indices, indices] + ridge I)^-1 w_known
 
-so U = K[:, indices] M and V = w_known. K comes from coordinates (:class:`Kernel`) or from data
-(:class:`Covariance`, :class:`SquaredCovariance`). References: Denil et al. 2013, section 3.
+so U = K[:, indices] M and V = w_known. Here K comes from coordinates (:class:`Kernel`); in
+``covariance`` it comes from data. References: Denil et al. 2013, section 3.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import ClassVar
@@ -26,14 +25,13 @@ from weightcast.dictionaries.base import (
     eigenvectors,
     with_channels,
 )
-from weightcast.dictionaries.inputs import Need
 from weightcast.dictionaries.mixing import (
     Mixing,
     orthonormal_mixing,
     ridge_mixing,
     spectral_mixing,
 )
-from weightcast.dictionaries.operators import Base, DenseBase, KroneckerBase
+from weightcast.dictionaries.operators import Base, KroneckerBase
 from weightcast.dictionaries.selection import (
     Positions,
     Selection,
@@ -46,7 +44,7 @@ from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential, as_kernel
 
 
-class _KernelRidge(Dictionary):
+class KernelRidge(Dictionary):
     """What all dictionaries made from a positive semi-definite K share."""
 
     mixing: Mixing
@@ -61,7 +59,12 @@ class _KernelRidge(Dictionary):
                 "finite (0.1 suits a kernel whose diagonal is 1)"
             )
 
-    def _mix(self, base: Base, indices: Tensor) -> Atoms:
+    @property
+    def reads_weights(self) -> bool:
+        """V holds the known weights (method, section 2)."""
+        return self.mixing == "ridge" and self.selection != "leading"
+
+    def mix_atoms(self, base: Base, indices: Tensor) -> Atoms:
         """Atoms K[:, indices] with the chosen mixing."""
         M = None
         if self.mixing == "ridge":
@@ -71,13 +74,13 @@ class _KernelRidge(Dictionary):
             M = torch.cat([orthonormal_mixing(base.rows(points)[None]) for points in indices])
         return Atoms(base, indices, M)
 
-    def _mix_eigenvectors(self, base: Base, eigenvalues: Tensor, site: Site) -> Atoms:
+    def mix_eigenvectors(self, base: Base, eigenvalues: Tensor, site: Site) -> Atoms:
         """Leading eigenvectors of K, scaled as the mixing says."""
         order = eigenvalues.argsort(descending=True, stable=True)
         indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))
         return Atoms(base, indices, spectral_mixing(self.mixing, eigenvalues[indices], self.ridge))
 
-    def _draw(
+    def draw_points(
         self, site: Site, grid: Grid, positions: Positions, space: Base, variance: Tensor
     ) -> Tensor:
         """Random or pivoted points of the grid, (columns, n_atoms).
@@ -101,7 +104,7 @@ class _KernelRidge(Dictionary):
 
 
 @dataclass(frozen=True)
-class Kernel(_KernelRidge):
+class Kernel(KernelRidge):
     """U_j = K[:, indices_j] (K[indices_j, indices_j] + ridge I)^-1, K a kernel on coordinates.
 
     Needs a grid. Channels are uncorrelated: K = I_channels (x) K_space. A separable kernel (SE) is
@@ -142,80 +145,15 @@ class Kernel(_KernelRidge):
                 ("eigenvectors", self.kernel, grid), lambda: with_channels(grid, list(vectors))
             )
             spectrum = reduce(torch.kron, (torch.ones(grid.channels).double(), *spectra))
-            return self._mix_eigenvectors(base, spectrum, site)
+            return self.mix_eigenvectors(base, spectrum, site)
         base = site.shared_base((self.kernel, grid), lambda: with_channels(grid, factors))
         space = KroneckerBase(factors)
         variance = reduce(torch.kron, [K.diagonal() for K in factors])
-        indices = site.choose(lambda: self._draw(site, grid, self.positions, space, variance))
-        return self._mix(base, indices)
+        indices = site.choose(lambda: self.draw_points(site, grid, self.positions, space, variance))
+        return self.mix_atoms(base, indices)
 
     def _factors(self, grid: Grid) -> list[Tensor]:
         """K_space, as one matrix per axis where the kernel is separable."""
         assert isinstance(self.kernel, CoordinateKernel)
         points = grid.axes() if self.kernel.separable else [grid.coordinates()]
         return [self.kernel(p, p) for p in points]
-
-
-class _DataKernel(_KernelRidge):
-    """K estimated from the layer's inputs."""
-
-    @abstractmethod
-    def _covariance(self, site: Site) -> Tensor:
-        """K (n_visible, n_visible)."""
-
-    def build(self, site: Site) -> Atoms:
-        """K from the site's statistics; see :meth:`Dictionary.build`."""
-        K = self._covariance(site)
-        check_enough(self, site.n_atoms, len(K))
-        if self.selection == "leading":
-            spectrum, vectors = eigenvectors(K)
-            # The atoms dealt out are the leading ones: no need to keep the others.
-            kept = min(len(K), site.columns * site.n_atoms)
-            return self._mix_eigenvectors(DenseBase(vectors[:, :kept].t()), spectrum[:kept], site)
-        base, grid = DenseBase(K), Grid((len(K),))
-        indices = site.choose(lambda: self._draw(site, grid, "shared", base, K.diagonal()))
-        return self._mix(base, indices)
-
-
-@dataclass(frozen=True)
-class Covariance(_DataKernel):
-    """K = cov(x) of the layer's inputs over example data (the paper's Emp).
-
-    For inputs that have no topology, such as hidden layers. Needs ``inputs``.
-
-    Args:
-        mixing: ``ridge``, ``raw`` or ``orthonormal`` atoms.
-        ridge: regulariser in units of K's diagonal, the variance of an input; at least 0.
-        selection: ``random`` inputs, ``pivoted`` inputs, or ``leading`` eigenvectors.
-
-    Raises:
-        ValueError: a negative ridge.
-
-    References: Denil et al. 2013, section 3.2.
-    """
-
-    mixing: Mixing = "ridge"
-    ridge: float = 0.01
-    selection: Selection = "random"
-    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
-
-    def _covariance(self, site: Site) -> Tensor:
-        return site.require(self, "covariance")
-
-
-@dataclass(frozen=True)
-class SquaredCovariance(_DataKernel):
-    """K = cov(x**2): elementwise square before the covariance (the paper's Emp2).
-
-    Needs ``inputs``. Arguments as for :class:`Covariance`.
-
-    References: Denil et al. 2013, section 3.2.
-    """
-
-    mixing: Mixing = "ridge"
-    ridge: float = 0.01
-    selection: Selection = "random"
-    needs: ClassVar[tuple[Need, ...]] = ("squared_covariance",)
-
-    def _covariance(self, site: Site) -> Tensor:
-        return site.require(self, "squared_covariance")

@@ -8,6 +8,8 @@ eigenvectors of the kernel seen through a Gaussian window around its centre c_j:
 
 Kernel and window are separable, and centres share their coordinates along each axis, so that all
 columns together are one Kronecker base: F_axis holds the eigenvectors of all centres of that axis.
+So are the lengths of the atoms: each factor is scaled by its own eigenvalues, and nothing is left
+to mix.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from weightcast.dictionaries.base import (
 from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential
 
-# Eigenvalues below this share of the largest are rounding; their power would be noise.
+# Eigenvalues below this share of the largest, over all axes, are rounding; their power is noise.
 _FLOOR = 1e-15
 
 
@@ -59,6 +61,7 @@ class LocalKernel(Dictionary):
     power: float = 0.25
     margin: float = 0.0
     rebuildable: ClassVar[bool] = True
+    chooses: ClassVar[bool] = False  # a column's atoms are those of its own window
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,10 +84,7 @@ class LocalKernel(Dictionary):
         counts = lattice_counts(site.columns, grid.shape)
         cells = lattice_cells(counts, site.columns)  # (columns, axes)
         spectra = [self._spectra(*axis) for axis in zip(grid.shape, counts, strict=True)]
-        scales, places = zip(
-            *(self._leading(grid, spectra, cell.tolist(), site.n_atoms) for cell in cells),
-            strict=True,
-        )
+        places = [_leading(grid, spectra, cell.tolist(), site.n_atoms) for cell in cells]
         place = torch.stack(places)  # (columns, n_atoms, 1 + axes): channel, rank along each axis
         kept = (place[..., 1:].amax(dim=(0, 1)) + 1).tolist()
         base = site.shared_base(
@@ -92,7 +92,7 @@ class LocalKernel(Dictionary):
             lambda: with_channels(
                 grid,
                 [
-                    torch.cat([vectors[:, :rank] for _, vectors in axis], dim=1)
+                    torch.cat([self._scaled(*pair, len(kept))[:, :rank] for pair in axis], dim=1)
                     for axis, rank in zip(spectra, kept, strict=True)
                 ],
             ),
@@ -101,8 +101,7 @@ class LocalKernel(Dictionary):
         for axis, (rank, count) in enumerate(zip(kept, counts, strict=True)):
             within = cells[:, axis].unsqueeze(1) * rank + place[..., axis + 1]
             indices = indices * (rank * count) + within
-        mixing = torch.stack(scales) if self.power else None
-        return Atoms(base, site.choose(lambda: indices), mixing)
+        return Atoms(base, site.choose(lambda: indices))
 
     def _spectra(self, extent: int, count: int) -> list[tuple[Tensor, Tensor]]:
         """Eigenvalues and eigenvectors of the kernel seen through each window along one axis."""
@@ -113,16 +112,20 @@ class LocalKernel(Dictionary):
         s = torch.exp(-(points - centres.unsqueeze(1)).square() / (4 * self.window**2))
         return [eigenvectors(K * torch.outer(window, window)) for window in s]
 
-    def _leading(
-        self, grid: Grid, spectra: list[list[tuple[Tensor, Tensor]]], cell: list[int], n_atoms: int
-    ) -> tuple[Tensor, Tensor]:
-        """The leading products of one column: their scales, and (n_atoms, 1 + axes) places."""
-        values = [axis[c][0] for axis, c in zip(spectra, cell, strict=True)]
-        spectrum = reduce(torch.kron, (torch.ones(grid.channels, dtype=torch.float64), *values))
-        order = spectrum.argsort(descending=True, stable=True)[:n_atoms]
-        scale = (spectrum[order] / spectrum[order[0]]).clamp_min(_FLOOR) ** self.power
-        places = torch.unravel_index(order, (grid.channels, *grid.shape))
-        return scale, torch.stack(places, dim=1)
+    def _scaled(self, values: Tensor, vectors: Tensor, n_axes: int) -> Tensor:
+        """One axis's share of E_j (lambda_j / lambda_j1)^power, (extent, extent)."""
+        relative = (values / values[0]).clamp_min(_FLOOR ** (1 / n_axes))
+        return vectors * relative**self.power
+
+
+def _leading(
+    grid: Grid, spectra: list[list[tuple[Tensor, Tensor]]], cell: list[int], n_atoms: int
+) -> Tensor:
+    """Where the leading products of one column lie: (n_atoms, 1 + axes), channel and ranks."""
+    values = [axis[c][0] for axis, c in zip(spectra, cell, strict=True)]
+    spectrum = reduce(torch.kron, (torch.ones(grid.channels, dtype=torch.float64), *values))
+    order = spectrum.argsort(descending=True, stable=True)[:n_atoms]
+    return torch.stack(torch.unravel_index(order, (grid.channels, *grid.shape)), dim=1)
 
 
 def lattice_counts(columns: int, shape: tuple[int, ...]) -> list[int]:

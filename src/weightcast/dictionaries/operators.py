@@ -60,6 +60,25 @@ class Base(Constants, ABC):
             (n_base, batch).
         """
 
+    def project(self, x: Tensor, indices: Tensor, *, in_order: bool) -> Tensor:
+        """(x B)[:, indices_j] for every column j.
+
+        Args:
+            x: (batch, n_visible).
+            indices: (columns, n_atoms) int64 positions in [0, n_base).
+            in_order: whether these are 0, 1, 2, ...
+
+        Returns:
+            (columns, batch, n_atoms).
+        """
+        values = self.transform(x)
+        if in_order and indices.numel() == self.n_base:
+            values = values.view(*indices.shape, -1)
+        else:
+            # An embedding look-up is the gather whose backward is fast on CPU and GPU alike.
+            values = nn.functional.embedding(indices, values)
+        return values.transpose(1, 2)
+
     @abstractmethod
     def synthesise(self, coefficients: Tensor) -> Tensor:
         """c B^T: the sums of all atoms that coefficients stand for.
@@ -184,6 +203,19 @@ class IdentityBase(Base):
     @override
     def transform(self, x: Tensor) -> Tensor:
         return x.t()
+
+    @override
+    def project(self, x: Tensor, indices: Tensor, *, in_order: bool) -> Tensor:
+        # Row-major: the gradient comes back as the activations lie. Two layouts in one elementwise
+        # operation take ten times as long, and the activation's derivative is one.
+        if in_order:
+            n_all = indices.numel()
+            chosen = x if n_all == self.n_base else x.narrow(1, 0, n_all)
+        elif x.is_cuda:  # where index_select's backward adds in no fixed order
+            return super().project(x, indices, in_order=False)
+        else:
+            chosen = x.index_select(1, indices.flatten())
+        return chosen.view(len(x), *indices.shape).transpose(0, 1)
 
     @override
     def synthesise(self, coefficients: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from weightcast.experiments.rows import SCHEMA
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 from weightcast.predicted import PredictedWeight
+from weightcast.probe import explained
 from weightcast.rule import Rule
 from weightcast.training import Images
 
@@ -198,21 +199,6 @@ def random_r2(W: Tensor, fraction: float, columns: int, seed: int = 0) -> float:
     weight = PredictedWeight(rule.build(W.shape[1], len(W), generator=generator), len(W))
     weight.fit(W)
     return explained(W, weight.weight.detach())
-
-
-def explained(true: Tensor, predicted: Tensor) -> float:
-    """R2 = 1 - sum (w - w_predicted)^2 / sum (w - mean of its filter)^2, over all filters given.
-
-    Args:
-        true: (n_filters, n_visible).
-        predicted: (n_filters, n_visible).
-
-    Returns:
-        The share of variance explained: 1 at best, below 0 where the means alone do better; 0 for
-        filters without variance.
-    """
-    variance = float((true - true.mean(dim=1, keepdim=True)).square().sum())
-    return 1 - float((true - predicted).square().sum()) / variance if variance else 0.0
 
 
 def filters_of(layer: nn.Module) -> Tensor:

@@ -58,9 +58,9 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
 
     Args:
         preset: ``smoke``, a few short runs; ``cpu``, every curve at ten columns and five
-            fractions, the paper's also at one column, pairs with one thing changed, and what
-            more columns, sigmoids and pre-training change at 5 % learned; ``full``, everything at
-            ten fractions.
+            fractions, the paper's also at one column and with sigmoids, pairs with one thing
+            changed, and what more columns and pre-training change at 5 % learned; ``full``,
+            everything at ten fractions.
         seeds: runs of each point.
         data: what the data is called.
 
@@ -94,7 +94,7 @@ def _cpu() -> list[Point]:
         *_curves(paper, FRACTIONS, one),
         *_curves(("RandCon-RandCon", "RandFixU-RandFixU", "SE-Emp"), (0.05,), many),
         *_curves(tuple(variations()), (0.02, 0.05), main),
-        *_curves((DENSE, NARROW, *paper_curves()), (0.02, 0.05), sigmoid),
+        *_curves((DENSE, NARROW, *paper_curves()), FRACTIONS, sigmoid),
         *_curves((DENSE, *trained), (0.05,), pretrained),
     ]
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weightcast.experiments.curves import DENSE, NARROW, Shape, all_curves, find_curve, make_plan
-from weightcast.experiments.figure4 import describe
+from weightcast.experiments.figure4 import Activation, describe
 from weightcast.experiments.presets import Preset, check_preset, with_seeds
 from weightcast.experiments.trial import Trial
 from weightcast.grid import Grid
-from weightcast.training import ModelSettings, TrainConfig, TrainingSettings
+from weightcast.training import ModelSettings, PretrainingSettings, TrainConfig, TrainingSettings
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5)
 WIDTHS = (48, 64, 64, 500)
@@ -33,12 +33,16 @@ class Setting:
         epochs: passes over the training images.
         n_train: training images; None takes all.
         learning_rate: the largest one of the schedule.
+        activation: after every layer but the classifier.
+        pretraining: of these layers; None leaves it out.
     """
 
     columns: int
     epochs: int
     n_train: int | None = None
     learning_rate: float = 2e-3
+    activation: Activation = "relu"
+    pretraining: PretrainingSettings | None = None
 
 
 def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
@@ -46,7 +50,8 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
 
     Args:
         preset: ``smoke``, two short runs; ``cpu``, five curves on a tenth of the images;
-            ``full``, all curves on all images.
+            ``full``, all curves on all images, with ReLU and sigmoids, with and without
+            pre-training.
         seeds: runs of each point.
         data: what the data is called.
 
@@ -74,7 +79,12 @@ def _cpu() -> list[Point]:
 
 
 def _full() -> list[Point]:
-    settings = [Setting(columns, epochs=60) for columns in (1, 4, 16)]
+    settings = [
+        Setting(columns, epochs=60, activation=activation, pretraining=pretraining)
+        for activation in ("relu", "sigmoid")
+        for pretraining in (None, PretrainingSettings(epochs=10))
+        for columns in (1, 5, 10, 20)
+    ]
     return [
         point
         for setting in settings
@@ -123,11 +133,16 @@ def make_config(name: str, fraction: float, setting: Setting, seed: int, data: s
         plan = make_plan(curve, layers, fraction, setting.columns).to_dict()
         if curve.takes_columns:
             labels["columns"] = setting.columns
+    labels |= {
+        "activation": setting.activation,
+        "pretrained": setting.pretraining is not None,
+    }
     return TrainConfig(
         data=data,
-        model=ModelSettings("convnet", hidden=widths),
+        model=ModelSettings("convnet", activation=setting.activation, hidden=widths),
         plan=plan,
         training=TrainingSettings(setting.epochs, learning_rate=setting.learning_rate),
+        pretraining=setting.pretraining,
         seed=seed,
         n_train=setting.n_train,
         experiment="fig5",

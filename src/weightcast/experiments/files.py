@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from weightcast.whole import whole
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, and wait until it is on the disk."""
-    # Threads and machines that share the folder may write the same file: a pid would not do.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with partial.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    # The new name is on the disk only once its folder is.
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 @contextmanager

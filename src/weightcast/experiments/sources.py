@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 
 from weightcast.training.natural_patches import PHOTOGRAPHS
+from weightcast.training.text import DESCRIPTIONS
 
-PACKAGED = ("digits", PHOTOGRAPHS)
+PACKAGED = ("digits", PHOTOGRAPHS, DESCRIPTIONS)
 """Data that the dependencies bring along."""
 
 

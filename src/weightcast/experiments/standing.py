@@ -158,8 +158,10 @@ class Progress:
     def _describe(self, trial: Trial) -> str:
         if trial.key in self.state.errors:
             return f"failed: {_last_line(self.state.errors[trial.key])}"
-        error = self.state.rows[trial.key]["metrics"].get("test_error")
-        return "finished" if error is None else f"test error {error:.2f} %"
+        metrics = self.state.rows[trial.key]["metrics"]
+        error, loss = metrics.get("test_error"), metrics.get("test_loss")
+        text = "finished" if error is None else f"test error {error:.2f} %"
+        return text if loss is None else f"{text}, loss {loss:.3f}"
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -5,35 +5,46 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from weightcast.checkpoint import save, saved_bytes
 from weightcast.convert import convert
+from weightcast.experiments.files import write_text
 from weightcast.experiments.rows import Row, append_row, make_row
-from weightcast.experiments.sources import find_source
+from weightcast.experiments.sources import PACKAGED, find_source
 from weightcast.ledger import Ledger, ledger
 from weightcast.plan import Plan
 from weightcast.pretrain import pretrain
 from weightcast.training import (
     FitResult,
     Images,
+    Text,
     TrainConfig,
     convnet,
     fit,
+    gpt,
     load_images,
+    load_text,
+    lstm,
     mlp,
+    resnet20,
+    vit,
 )
 from weightcast.training.callbacks import LAST
 
 if TYPE_CHECKING:
     from weightcast.experiments.trial import Place
 
-CONFIG, ROW, MODEL = "config.json", "row.json", "model"
+CONFIG, FACTS, ROW, MODEL = "config.json", "data.json", "row.json", "model"
+IMAGE_BATCH, TEXT_BATCH = 500, 100
+"""Images, or windows of text, in each of the batches that dictionaries are made from."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Run:
     """A finished training run.
 
     Args:
-        folder: what it wrote: config.json, row.json, model/, last.ckpt, csv/, tensorboard/.
+        folder: what it wrote: config.json, data.json (an example's shape), row.json, model/,
+            last.ckpt, metrics.csv, tensorboard/.
         ledger: what each layer learns, holds and stores.
         result: errors and time.
         row: what was appended to the rows.
@@ -59,7 +71,9 @@ def train(
     resume: bool = False,
     rows: str | Path | None = None,
     progress: bool = True,
-) -> Run:
+    workers: int = 0,
+    processes: int = 1,
+) -> Run | None:
     """Train one network and write everything that came of it.
 
     Args:
@@ -67,6 +81,11 @@ def train(
         resume: go on from the checkpoint in the run's folder; the config must be the same.
         rows: a file to append the result row to, beside the folder's own row.json.
         progress: whether to show it on stderr.
+        workers: processes that put batches together.
+        processes: how many train together; see :func:`~weightcast.training.fit`.
+
+    Returns:
+        None in a process that helped another one train, which has the result.
 
     Raises:
         ValueError: bad data, a plan that does not fit, a folder that holds another run, nothing
@@ -74,29 +93,38 @@ def train(
         Interrupted: Ctrl-C; the folder's last.ckpt then holds the state to resume from.
     """
     folder = output_folder(config)
-    _claim_folder(folder, config, resume)
-    images = read_images(config, config.data)
-    model = build_model(config, images, progress=progress)
+    leads = rank_zero_only.rank == 0
+    if leads:
+        _claim_folder(folder, config, resume)
+    data = read_data(config, config.data)
+    model = build_model(config, data, progress=progress and leads)
     # Only now: what was refused leaves no folder behind.
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    if leads:
+        write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        facts = {"shape": data.shape, "n_classes": data.n_classes}
+        write_text(folder / FACTS, json.dumps(facts) + "\n")
     result = fit(
         model,
-        images,
+        data,
         config.training,
         seed=config.seed,
-        progress=progress,
+        progress=progress and leads,
         label=f"{variant_name(config)}, seed {config.seed}",
         folder=folder,
         resume=resume,
         accelerator=config.accelerator,
+        workers=workers,
+        processes=processes,
     )
+    if not leads:
+        return None
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
-    row = _result_row(config, images, counts, result, saved_bytes(folder / MODEL))
+    row = _result_row(config, data, counts, result, saved_bytes(folder / MODEL))
     if rows is not None:
         append_row(rows, row)
-    (folder / ROW).write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
     return Run(folder, counts, result, row)
 
 
@@ -110,47 +138,50 @@ def run(config: TrainConfig, place: Place) -> Row:
     Raises:
         ValueError: bad data, a plan that does not fit, or a loss that is no number.
     """
-    images = read_images(config, find_source(place.data, config.data))
-    if config.data != "digits":
-        images = replace(images, name=config.data)
-    model = build_model(config, images)
+    data = read_data(config, find_source(place.data, config.data))
+    if config.data not in PACKAGED:
+        data = replace(data, name=config.data)
+    model = build_model(config, data)
     result = fit(
         model,
-        images,
+        data,
         config.training,
         seed=config.seed,
         progress=False,
         accelerator=place.accelerator,
     )
     counts = ledger(model, batch=config.training.batch_size)
-    return _result_row(config, images, counts, result)
+    return _result_row(config, data, counts, result)
 
 
-def read_images(config: TrainConfig, source: str) -> Images:
-    """The config's images from where they lie, standardised and split as it says."""
+def read_data(config: TrainConfig, source: str) -> Images | Text:
+    """The config's images, standardised, or its text, from where they lie and split as it says."""
+    if config.model.reads_text:
+        data = load_text(source, context=config.context, n_validation=config.n_validation)
+        return data if config.n_train is None else data.fewer(config.n_train)
     images = load_images(source, n_validation=config.n_validation)
     if config.n_train is not None:
         images = images.fewer(config.n_train)
     return images.standardised() if config.standardise else images
 
 
-def build_model(config: TrainConfig, images: Images, *, progress: bool = False) -> nn.Module:
-    """The config's network for these images: weights drawn, plan carried out, pre-trained.
+def build_model(config: TrainConfig, data: Images | Text, *, progress: bool = False) -> nn.Module:
+    """The config's network for these data: weights drawn, plan carried out, pre-trained.
 
     Args:
         config: the run.
-        images: from whose training split data-driven dictionaries are made.
+        data: from whose training split data-driven dictionaries are made.
         progress: whether to show that of pre-training on stderr.
 
     Raises:
         ValueError: images too small for the network, or a plan that does not fit it.
     """
-    model = _convert(_dense_model(config, images), config, images)
+    model = _convert(dense_model(config, data.shape, data.n_classes), config, data)
     if config.pretraining is not None:
         hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
         pretrain(
             model,
-            images.train[0].split(100),
+            data.train[0].split(100),
             layers=hidden,
             seed=config.seed,
             progress=progress,
@@ -159,24 +190,41 @@ def build_model(config: TrainConfig, images: Images, *, progress: bool = False) 
     return model
 
 
-def _dense_model(config: TrainConfig, images: Images) -> nn.Module:
-    settings = config.model
-    if settings.name == "convnet":
-        widths = settings.hidden or (48, 64, 64, 500)
-        return convnet(
-            images.shape, images.n_classes, settings.activation, widths, seed=config.seed
-        )
-    hidden = settings.hidden or (500, 500)
-    return mlp(images.shape, images.n_classes, hidden, settings.activation, seed=config.seed)
+def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn.Module:
+    """The config's dense network.
+
+    Args:
+        config: the run.
+        shape: channels, height and width of an image, or the characters of a window of text.
+        n_classes: outputs.
+    """
+    settings, seed = config.model, config.seed
+    # What is left out takes the network's own default.
+    depth = {} if settings.depth is None else {"depth": settings.depth}
+    width = {} if settings.hidden is None else {"width": settings.hidden[0]}
+    match settings.name:
+        case "lstm":
+            return lstm(n_classes, **width, **depth, seed=seed)
+        case "gpt":
+            return gpt(n_classes, shape[0], **width, **depth, seed=seed)
+        case "vit":
+            return vit(shape, n_classes, **width, **depth, seed=seed)
+        case "resnet20":
+            return resnet20(shape, n_classes, settings.hidden or (16, 32, 64), seed=seed)
+        case "convnet":
+            widths = settings.hidden or (48, 64, 64, 500)
+            return convnet(shape, n_classes, settings.activation, widths, seed=seed)
+    return mlp(shape, n_classes, settings.hidden or (500, 500), settings.activation, seed=seed)
 
 
-def _convert(model: nn.Module, config: TrainConfig, images: Images) -> nn.Module:
+def _convert(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:
     if config.plan is None:
         return model
-    x, _ = images.train
+    x, _ = data.train
     # Spread over the data set, which may be sorted.
     chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
-    inputs = x[chosen].split(500)
+    # A list: a tuple of two could be an input and its target.
+    inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
     return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
 
 
@@ -231,12 +279,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") ->
     return found
 
 
-def _portable(config: TrainConfig, images: Images) -> dict[str, Any]:
+def _portable(config: TrainConfig, found: Images | Text) -> dict[str, Any]:
     """The config without what belongs to one machine: where the data lay, where it wrote."""
     data = config.to_dict()
     for name in ("output", "accelerator"):
         del data[name]
-    return data | {"data": config.data if config.data == "digits" else images.name}
+    return data | {"data": config.data if config.data in PACKAGED else found.name}
 
 
 def row_counts(counts: Ledger) -> dict[str, int]:
@@ -250,25 +298,20 @@ def row_counts(counts: Ledger) -> dict[str, int]:
 
 def _result_row(
     config: TrainConfig,
-    images: Images,
+    data: Images | Text,
     counts: Ledger,
     result: FitResult,
     checkpoint_bytes: int | None = None,
 ) -> Row:
-    metrics = {
-        "test_error": result.test_error,
-        "validation_error": result.validation_error,
-        "train_loss": result.train_loss,
-        "train_seconds": result.train_seconds,
-    }
+    metrics = result.metrics()
     if checkpoint_bytes is not None:
         metrics["checkpoint_bytes"] = checkpoint_bytes
     row = make_row(
         experiment=config.experiment,
         variant=variant_name(config),
-        dataset=config.data_name or images.name,
+        dataset=config.data_name or data.name,
         seed=config.seed,
-        config=_portable(config, images),
+        config=_portable(config, data),
         counts=row_counts(counts),
         metrics=metrics,
     )

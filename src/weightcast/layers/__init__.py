@@ -1,28 +1,74 @@
 """Predicted layers: a dense layer's interface around one PredictedWeight.
 
 Each mirrors its dense counterpart: the same arguments first, the same output, and ``.weight`` in
-torch's layout; ``from_dense`` and ``to_dense`` lead from one to the other.
+torch's layout; ``from_dense`` and ``to_dense`` lead from one to the other. Modules that read
+several weights themselves (attention, recurrent layers, experts) are taken apart first, so that
+each weight is a layer: ``composite``.
 """
 
-from torch import nn
-
+from weightcast.layers.attention import PredictedMultiheadAttention
+from weightcast.layers.bilinear import PredictedBilinear
+from weightcast.layers.composite import PredictedModule
 from weightcast.layers.convolution import PredictedConv1d, PredictedConv2d, PredictedConv3d
+from weightcast.layers.embedding import PredictedEmbedding, PredictedEmbeddingBag
+from weightcast.layers.experts import PredictedExperts
 from weightcast.layers.layer import PredictedLayer
-from weightcast.layers.linear import PredictedLinear
-from weightcast.layers.rows import layer_rows
+from weightcast.layers.linear import PredictedLinear, PredictedTransposedLinear
+from weightcast.layers.parameter import DenseParameter, PredictedParameter
+from weightcast.layers.recurrent import PredictedRecurrent
+from weightcast.layers.registry import (
+    PREDICTED,
+    class_of,
+    layer_grid,
+    layer_rows,
+    layer_size,
+    predicted_class,
+)
+from weightcast.layers.split import (
+    SPLIT,
+    replace_module,
+    split_class,
+    split_module,
+    split_modules,
+    split_refusal,
+    splitting,
+)
+from weightcast.layers.transposed import (
+    PredictedConvTranspose1d,
+    PredictedConvTranspose2d,
+    PredictedConvTranspose3d,
+)
 
 __all__ = [
     "PREDICTED",
+    "SPLIT",
+    "DenseParameter",
+    "PredictedBilinear",
     "PredictedConv1d",
     "PredictedConv2d",
     "PredictedConv3d",
+    "PredictedConvTranspose1d",
+    "PredictedConvTranspose2d",
+    "PredictedConvTranspose3d",
+    "PredictedEmbedding",
+    "PredictedEmbeddingBag",
+    "PredictedExperts",
     "PredictedLayer",
     "PredictedLinear",
+    "PredictedModule",
+    "PredictedMultiheadAttention",
+    "PredictedParameter",
+    "PredictedRecurrent",
+    "PredictedTransposedLinear",
+    "class_of",
+    "layer_grid",
     "layer_rows",
+    "layer_size",
+    "predicted_class",
+    "replace_module",
+    "split_class",
+    "split_module",
+    "split_modules",
+    "split_refusal",
+    "splitting",
 ]
-
-PREDICTED: dict[type[nn.Module], type[PredictedLayer]] = {
-    layer.dense_class: layer
-    for layer in (PredictedLinear, PredictedConv1d, PredictedConv2d, PredictedConv3d)
-}
-"""The predicted layer of every dense class that can be converted."""

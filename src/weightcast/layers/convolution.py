@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.grid import Grid
-from weightcast.layers.layer import PredictedLayer, layer_grid
-from weightcast.patches import output_size, pad_input
+from weightcast.layers.layer import PredictedLayer
+from weightcast.patches import extract_patches, output_size, pad_input
 from weightcast.predicted import Cost, Path
-from weightcast.rule import Rule
 
 Size = int | tuple[int, ...]
 
@@ -48,6 +48,10 @@ class PredictedConvolution(PredictedLayer):
     """
 
     n_axes: ClassVar[int]
+    _facts: ClassVar[tuple[str, ...]] = (
+        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+        "padding_mode",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,15 +81,14 @@ class PredictedConvolution(PredictedLayer):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device="meta",
         )  # fmt: skip
-        rule = Rule(dictionary, fraction, columns, grid, path)  # pyright: ignore[reportArgumentType]
-        own_grid = layer_grid(dense)
-        assert own_grid is not None
+        own_grid = self.own_grid(dense)
         super().__init__(
-            rule, own_grid.n_visible, out_channels, bias, own_grid, atoms, seed, statistics,
-            device, dtype,
+            own_grid.n_visible, out_channels, bias=bias, own_grid=own_grid, dictionary=dictionary,
+            fraction=fraction, columns=columns, grid=grid, path=path, seed=seed,
+            statistics=statistics, atoms=atoms, device=device, dtype=dtype,
         )  # fmt: skip
-        for name, value in self._dense_arguments(dense).items():
-            setattr(self, name, value)
+        for name in self._facts:
+            setattr(self, name, getattr(dense, name))
 
     in_channels: int
     out_channels: int
@@ -96,14 +99,32 @@ class PredictedConvolution(PredictedLayer):
     groups: int
     padding_mode: str
 
-    @property
-    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Filters, (out_channels, in_channels / groups, *kernel_size), computed at each access."""
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        return self._weight_rows(self._mixed()).view(shape)
+    @classmethod
+    @override
+    def own_grid(cls, layer: Any) -> Grid:
+        """A filter's grid: its kernel, for every channel of its group."""
+        return Grid(layer.kernel_size, channels=layer.in_channels // layer.groups)
+
+    @classmethod
+    @override
+    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """The patches that the filters meet, one per output position and group."""
+        rows = extract_patches(inputs[0], layer)
+        return groups_side_by_side(rows, inputs[0], layer) if side_by_side else rows
+
+    @override
+    def _torch_layout(self, rows: Tensor) -> Tensor:
+        return rows.view(-1, self.in_channels // self.groups, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
+        if self._has_no_batch(x):
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        positions = x.shape[0] * math.prod(output_size(x.shape[2:], self))
+        return self._convolve(*pad_input(x, self), positions)
+
+    def _has_no_batch(self, x: Tensor) -> bool:
+        """Whether the input is one example without a batch axis; refuses what is no input."""
         if x.dim() not in (self.n_axes + 1, self.n_axes + 2) or (
             x.shape[-1 - self.n_axes] != self.in_channels
         ):
@@ -111,15 +132,20 @@ class PredictedConvolution(PredictedLayer):
                 f"the input is {tuple(x.shape)}, expected ([batch,] {self.in_channels}, "
                 f"{'..., ' * (self.n_axes - 1)}...)"
             )
-        if x.dim() == self.n_axes + 1:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        positions = x.shape[0] * math.prod(output_size(x.shape[2:], self))
-        x, padding = pad_input(x, self)
+        return x.dim() == self.n_axes + 1
+
+    def _convolve(self, x: Tensor, padding: Any, positions: int) -> Tensor:
+        """Along the path that takes less time at this many positions of the filters."""
         if self.choose_path(positions) == "materialised":
-            return _convolve(
-                x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-            )
+            filters = self._torch_layout(self._weight_rows(self._mixed()))
+            return self._filter(x, filters, self.bias, padding, self.groups)
         return self._forward_factored(x, padding)
+
+    def _filter(
+        self, x: Tensor, filters: Tensor, bias: Tensor | None, padding: Any, groups: int
+    ) -> Tensor:
+        """The dense operation by any filters, in torch's layout."""
+        return _convolve(x, filters, bias, self.stride, padding, self.dilation, groups)
 
     def _forward_factored(self, x: Tensor, padding: Any) -> Tensor:
         """Convolve with the atoms, then mix and combine them by V at every position."""
@@ -136,16 +162,21 @@ class PredictedConvolution(PredictedLayer):
 
     def _convolve_atoms(self, x: Tensor, columns: slice, padding: Any) -> Tensor:
         """The atoms of some columns at every position: (batch, columns * n_atoms, *positions)."""
-        indices, groups = self.atoms.indices[columns].flatten(), 1
+        indices = self.atoms.indices[columns].flatten()
         if self.atoms.stacked is not None:  # mixed already, and so seen first
             filters = self.atoms.stacked[columns]
         elif (parts := self.atoms.base.by_channel(indices)) is not None:
             channel, filters = parts  # each atom looks at one channel: depthwise
-            x, groups = x.index_select(1, channel), len(channel)
+            filters = filters.reshape(len(indices), 1, *self.kernel_size)
+            return self._filter(x.index_select(1, channel), filters, None, padding, len(channel))
         else:
             filters = self.atoms.base.rows(indices)
         filters = filters.reshape(len(indices), -1, *self.kernel_size)
-        return _convolve(x, filters, None, self.stride, padding, self.dilation, groups)
+        return self._filter(x, self._atom_filters(filters), None, padding, 1)
+
+    def _atom_filters(self, filters: Tensor) -> Tensor:
+        """Filters of atoms, (n, in_channels / groups, *kernel_size), in torch's layout."""
+        return filters
 
     def _segments(self, group: int) -> list[tuple[slice, slice]]:
         """What one group of the convolution can do at once: columns, and their units.
@@ -157,18 +188,18 @@ class PredictedConvolution(PredictedLayer):
             return [(run.columns, run.units) for run in self._runs]
         size = self.out_channels // self.groups
         segments = []
-        for column, units in enumerate(self._unit_slices()):
+        for column, units in enumerate(self.unit_slices()):
             start, stop = max(units.start, group * size), min(units.stop, (group + 1) * size)
             if start < stop:
                 segments.append((slice(column, column + 1), slice(start, stop)))
         return segments
 
     def _count_costs(self) -> dict[str, Cost]:
-        """As for a linear layer, but per output position, and with convolutions by the atoms."""
+        """As for a linear layer, but per position, and with convolutions by the atoms."""
         fold, _ = self._mixing_costs()
         segments = [segment for group in range(self.groups) for segment in self._segments(group)]
         n_columns = sum(columns.stop - columns.start for columns, _ in segments)
-        combine = self.atoms.n_atoms * self.n_units
+        combine = self.atoms.n_atoms * self.n_units * self._outputs_per_position
         convolve = n_columns * self.atoms.n_atoms * self.n_visible
         apart = self.atoms.base.by_channel(self.atoms.indices[:1, 0]) is not None
         if self.atoms.stacked is not None or not apart:
@@ -177,13 +208,15 @@ class PredictedConvolution(PredictedLayer):
             cost = Cost(fold, combine, depthwise=convolve // (self.in_channels // self.groups))
         return super()._count_costs() | {"factored": cost}
 
+    @property
+    def _outputs_per_position(self) -> int:
+        """Outputs for each position that the filters are laid on."""
+        return 1
+
     @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        names = (
-            "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation",
-            "groups", "padding_mode",
-        )  # fmt: skip
-        return {name: getattr(layer, name) for name in names}
+        facts = {name: getattr(layer, name) for name in cls._facts}
+        return facts | {"bias": layer.bias is not None}
 
 
 class PredictedConv1d(PredictedConvolution):
@@ -223,3 +256,10 @@ def _convolve(x: Tensor, filters: Tensor, *arguments: Any, **options: Any) -> Te
     """The convolution that the filters' axes call for."""
     functions = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
     return functions[filters.dim()](x, filters, *arguments, **options)
+
+
+def groups_side_by_side(rows: Tensor, x: Tensor, layer: Any) -> Tensor:
+    """Rows of one position's groups in one row: (n_positions, groups * n_visible)."""
+    batch = 1 if x.dim() == len(layer.kernel_size) + 1 else len(x)
+    rows = rows.view(batch, layer.groups, -1, rows.shape[-1])
+    return rows.transpose(1, 2).flatten(0, 1).flatten(1)

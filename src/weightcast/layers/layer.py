@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
+from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBases
 from weightcast.grid import Grid
-from weightcast.predicted import PredictedWeight, dense_variance, draw_bias
+from weightcast.predicted import Path, PredictedWeight, dense_variance, draw_bias
 from weightcast.rule import Rule
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Within, autocast is off: for what stands in for an operation that autocast leaves alone.
+
+    Args:
+        tensor: on the device in question.
+    """
+    kind = tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 class PredictedLayer(PredictedWeight):
     """What all predicted layers share: a rule, a bias, and the way from and to the dense layer.
 
-    ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U).
+    ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U). What a class knows
+    of its dense counterpart it says in the class methods below, which take either of the two:
+    which numbers of the weight are one unit's filter, which rows the layer multiplies by W, and
+    what of the dense layer it cannot do.
 
     Args:
-        rule: how the weights are predicted.
         n_visible: inputs of one unit.
         n_units: number of units.
         bias: whether the layer has one.
         own_grid: coordinates that the layer knows of its inputs.
-        atoms: built earlier, to share bases between layers; None builds them from the rule.
+        variance: of the entries that the dense layer draws; None takes that of ``nn.Linear``.
+        bias_bound: of the bias's uniform draw; None takes that of ``nn.Linear``.
+        dictionary: recipe of the static atoms.
+        fraction: share of the weights that is learned, in (0, 1].
+        columns: groups of units with atoms of their own.
+        grid: coordinates of the inputs, in place of the layer's own.
+        path: ``auto``, ``factored`` or ``materialised``.
         seed: of the draws of atoms, V and bias, in this order, or their CPU generator; None draws
             neither V nor bias: what they hold is arbitrary, and waits to be loaded.
         statistics: of the layer's inputs, for data-driven dictionaries.
+        atoms: built earlier, to share bases between layers; None builds them from the rule.
         device: of parameters and constants.
         dtype: of parameters and constants, a floating-point type.
+
+    Raises:
+        ValueError: what :class:`Rule` or the dictionary refuses, or a dtype that is no float.
     """
 
     dense_class: ClassVar[type[nn.Module]]
@@ -38,17 +66,25 @@ class PredictedLayer(PredictedWeight):
 
     def __init__(
         self,
-        rule: Rule,
         n_visible: int,
         n_units: int,
+        *,
         bias: bool,
-        own_grid: Grid | None,
-        atoms: Atoms | None,
-        seed: int | torch.Generator | None,
-        statistics: InputStatistics | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        own_grid: Grid | None = None,
+        variance: float | None = None,
+        bias_bound: float | None = None,
+        dictionary: Dictionary,
+        fraction: float,
+        columns: int = 1,
+        grid: Grid | Sequence[int] | int | None = None,
+        path: Path = "auto",
+        seed: int | torch.Generator | None = 0,
+        statistics: InputStatistics | None = None,
+        atoms: Atoms | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        rule = Rule(dictionary, fraction, columns, grid, path)  # pyright: ignore[reportArgumentType]
         dtype = dtype or torch.get_default_dtype()
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
@@ -69,13 +105,89 @@ class PredictedLayer(PredictedWeight):
             V = None if generator is not None else torch.empty(atoms.n_atoms, n_units, dtype=dtype)
             super().__init__(atoms, n_units, path=rule.path, V=V)
             self.rule = rule
-            bias_drawn = torch.zeros(n_units, dtype=torch.float64)
+            drawn = torch.zeros(n_units, dtype=torch.float64)
             if generator is not None:
-                self.reset_V(dense_variance(n_visible), generator)
-                bias_drawn = draw_bias(n_units, n_visible, generator)
-            self.bias = nn.Parameter(bias_drawn) if bias else None
+                self.reset_V(dense_variance(n_visible) if variance is None else variance, generator)
+                bound = n_visible**-0.5 if bias_bound is None else bias_bound
+                drawn = draw_bias(n_units, 1, generator) * bound if bias else drawn
+            self.bias = nn.Parameter(drawn) if bias else None
         device = torch.get_default_device() if device is None else device
         self.to(device=device, dtype=dtype)
+
+    @property
+    @override
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """W in the dense layer's own layout and dtype, computed anew at each access."""
+        with full_precision(self.V):
+            return self._torch_layout(self._weight_rows(self._mixed()))
+
+    @override
+    def check_weight(self, W: Tensor) -> Tensor:
+        """W, in the dense layer's layout, as (n_units, n_visible) float64 on the CPU.
+
+        Raises:
+            ValueError: W of another shape, or with NaN or infinite entries.
+        """
+        return super().check_weight(self.unit_rows(self, W))
+
+    @classmethod
+    def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
+        """One row per unit, its filter: (n_units, n_visible).
+
+        Args:
+            layer: dense or predicted.
+            W: in the dense layer's layout.
+        """
+        return W.reshape(W.shape[0], -1)
+
+    def _torch_layout(self, rows: Tensor) -> Tensor:
+        """The dense layer's layout of (n_units, n_visible) rows, undoing ``unit_rows``."""
+        return rows
+
+    @classmethod
+    def own_grid(cls, layer: Any) -> Grid | None:
+        """The coordinates that a layer, dense or predicted, knows of its inputs."""
+        return None
+
+    @classmethod
+    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """The rows that a layer multiplies by W: (n_rows, n_visible).
+
+        Args:
+            layer: dense or predicted.
+            inputs: what the layer is called with.
+            side_by_side: put the rows of one position's groups into one row.
+        """
+        return inputs[0].reshape(-1, inputs[0].shape[-1])
+
+    @classmethod
+    def refusal(cls, layer: Any) -> str | None:
+        """What of a dense layer cannot be predicted, and the remedy; None if nothing is in the way.
+
+        Args:
+            layer: dense.
+        """
+        return None
+
+    @classmethod
+    def data_refusal(cls, layer: Any) -> str | None:
+        """Why no dictionary can be made of a layer's inputs; None if one can.
+
+        Args:
+            layer: dense or predicted.
+        """
+        return None
+
+    @classmethod
+    def dense_multiply_adds(cls, layer: Any) -> int:
+        """Multiply-adds of the dense layer per row, or per position of a convolution.
+
+        Args:
+            layer: dense or predicted.
+        """
+        if isinstance(layer, PredictedLayer):
+            return layer.n_visible * layer.n_units
+        return layer.weight.numel()
 
     @classmethod
     def from_dense(
@@ -103,25 +215,28 @@ class PredictedLayer(PredictedWeight):
             atoms: built earlier, whole; None builds them from the rule.
 
         Raises:
-            ValueError: what the rule or the dictionary cannot do for this layer.
+            ValueError: what the class, the rule or the dictionary cannot do for this layer.
         """
+        if reason := cls.refusal(layer):
+            raise ValueError(reason)
         weight: Tensor = layer.weight
-        n_units = weight.shape[0]
+        filters = cls.unit_rows(layer, weight)
+        n_units, n_visible = filters.shape
+        if "weight" in rule.dictionary.needs:
+            statistics = _with_weight(statistics, filters)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
-            weight[0].numel(),
+            n_visible,
             n_units,
-            grid=layer_grid(layer),
+            grid=cls.own_grid(layer),
             statistics=statistics,
             generator=generator,
             bases=bases,
             indices=indices,
         )
-        make: Any = cls  # the constructors of the concrete layers share these keywords
-        predicted = make(
+        predicted: Any = cls(
             **cls._dense_arguments(layer),
-            bias=layer.bias is not None,
             dictionary=rule.dictionary,
             fraction=rule.fraction,
             columns=rule.columns,
@@ -143,14 +258,7 @@ class PredictedLayer(PredictedWeight):
 
     def to_dense(self) -> Any:
         """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
-        # Its own initialisation would be overwritten, and would move the global random state.
-        dense: Any = nn.utils.skip_init(
-            self.dense_class,
-            **self._dense_arguments(self),
-            bias=self.bias is not None,
-            device=self.V.device,
-            dtype=self.V.dtype,
-        )
+        dense = self._new_dense()
         with torch.no_grad():
             dense.weight.copy_(self.weight)
             dense.weight.requires_grad_(self.V.requires_grad)
@@ -158,6 +266,21 @@ class PredictedLayer(PredictedWeight):
                 dense.bias.copy_(self.bias)
                 dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
+
+    def _new_dense(self) -> Any:
+        """A dense counterpart with any weights."""
+        # Its own initialisation would be overwritten, and would move the global random state.
+        arguments = self._dense_arguments(self)
+        device, dtype = self.V.device, self.V.dtype
+        return nn.utils.skip_init(self.dense_class, **arguments, device=device, dtype=dtype)
+
+    def tie(self, other: PredictedLayer) -> None:
+        """Share V and atoms with a layer of the same units and filters; biases stay apart.
+
+        Args:
+            other: predicted by the same rule.
+        """
+        self.atoms, self.V, self._counted = other.atoms, other.V, None
 
     @torch.no_grad()
     def remake(self, *, seed: int = 0, statistics: InputStatistics | None = None) -> None:
@@ -183,8 +306,14 @@ class PredictedLayer(PredictedWeight):
         raise NotImplementedError
 
 
-def layer_grid(layer: nn.Module) -> Grid | None:
-    """The coordinates that a dense layer knows of its inputs: a convolution's filter grid."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return Grid(layer.kernel_size, channels=layer.in_channels // layer.groups)
-    return None
+def _with_weight(statistics: InputStatistics | None, filters: Tensor) -> InputStatistics:
+    """Statistics that tell the dense layer's W, unless they tell of one already.
+
+    Args:
+        statistics: of the layer's inputs, or None.
+        filters: (n_units, n_visible), W's columns as rows.
+    """
+    statistics = statistics or InputStatistics(0)
+    if statistics.weight is not None:
+        return statistics
+    return replace(statistics, weight=filters.detach().to("cpu", torch.float64).t())

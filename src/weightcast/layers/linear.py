@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.grid import Grid
 from weightcast.layers.layer import PredictedLayer
 from weightcast.predicted import Path
-from weightcast.rule import Rule
 
 
 class PredictedLinear(PredictedLayer):
@@ -56,10 +56,11 @@ class PredictedLinear(PredictedLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        rule = Rule(dictionary, fraction, columns, grid, path)  # pyright: ignore[reportArgumentType]
         super().__init__(
-            rule, in_features, out_features, bias, None, atoms, seed, statistics, device, dtype
-        )
+            in_features, out_features, bias=bias, dictionary=dictionary, fraction=fraction,
+            columns=columns, grid=grid, path=path, seed=seed, statistics=statistics, atoms=atoms,
+            device=device, dtype=dtype,
+        )  # fmt: skip
         self.in_features, self.out_features = in_features, out_features
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -68,4 +69,54 @@ class PredictedLinear(PredictedLayer):
 
     @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        return {"in_features": layer.in_features, "out_features": layer.out_features}
+        return {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias is not None,
+        }
+
+
+class PredictedTransposedLinear(PredictedLayer):
+    """y = x U V + b, in place of transformers' ``Conv1D``, whose weight is W and not W^T.
+
+    Args:
+        nf: n_units.
+        nx: n_visible.
+        options: how to predict: ``dictionary``, ``fraction`` and what else
+            :class:`PredictedLinear` takes by name.
+
+    Raises:
+        ValueError: what :class:`Rule` or the dictionary refuses.
+    """
+
+    def __init__(self, nf: int, nx: int, **options: Any) -> None:
+        # transformers draws weights of standard deviation 0.02, and no bias.
+        super().__init__(nx, nf, bias=True, variance=0.02**2, bias_bound=0.0, **options)
+        self.nf, self.nx = nf, nx
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """X U V + b: (..., nx) to (..., nf)."""
+        return super().forward(x, self.bias)
+
+    @classmethod
+    @override
+    def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
+        """W^T, (nf, nx)."""
+        return W.t()
+
+    @override
+    def _torch_layout(self, rows: Tensor) -> Tensor:
+        return rows.t()
+
+    @override
+    def _new_dense(self) -> Any:
+        from transformers.pytorch_utils import Conv1D
+
+        with torch.device("meta"):
+            dense = Conv1D(self.nf, self.nx)
+        return dense.to(self.V.dtype).to_empty(device=self.V.device)
+
+    @classmethod
+    @override
+    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        return {"nf": layer.nf, "nx": layer.nx}

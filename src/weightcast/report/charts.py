@@ -14,6 +14,9 @@ import altair as alt
 from weightcast.report.summary import Summary, spread_note
 from weightcast.report.theme import COLOURS, NEUTRAL, SHAPES, cycle, themed
 
+PHONE = 400
+"""Pixels; drawings that are not as wide are a phone's."""
+
 
 def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
     """Test error against learned weights, log x: mean, spread and the single runs.
@@ -29,7 +32,11 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
         "color": alt.Color("variant:N", sort=names, scale=cycle(names, (NEUTRAL, *COLOURS))),
         "shape": alt.Shape("variant:N", sort=names, scale=cycle(names, SHAPES)),
     }
-    key = alt.Legend(title=None, orient="bottom", columns=2, symbolSize=90, symbolOpacity=1)
+    # Beside each other, names of usual length would be cut off on a phone.
+    columns = alt.ExprRef(f"width < {PHONE} ? 1 : 2")
+    key = alt.Legend(
+        title=None, orient="bottom", columns=columns, labelLimit=240, symbolSize=90, symbolOpacity=1
+    )
     x = alt.X("learned:Q", title="learned weights (log scale)", **_log_axis(summaries))
     vertical = {"title": "test error (%)", "scale": _error_scale(summaries)}
 

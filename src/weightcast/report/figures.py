@@ -37,7 +37,13 @@ TITLES = {
     "fig5": "Figure 5: a convolutional network, with ever fewer weights learned",
     "speech": "Speech: two hidden layers, with ever fewer weights learned",
     "rica": "Reconstruction ICA: features with ever fewer weights learned",
+    "modern-resnet20": "ResNet-20, with ever fewer weights learned",
+    "modern-vit": "A vision transformer, with ever fewer weights learned",
+    "modern-gpt": "A character GPT, with ever fewer weights learned",
 }
+
+LOSS_FIRST = ("modern-gpt",)
+"""Experiments in which the loss says more than the share of wrong answers."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,16 @@ class Benchmark:
     results: tuple[Result, ...]
 
 
-Figure = LinesFigure | Comparison | Benchmark
+@dataclass(frozen=True)
+class Predictability:
+    """How well each layer's weights are predicted; arguments as of :class:`Comparison`."""
+
+    name: str
+    title: str
+    results: tuple[Result, ...]
+
+
+Figure = LinesFigure | Comparison | Benchmark | Predictability
 
 
 def make_figures(results: Sequence[Result]) -> list[Figure]:
@@ -122,7 +137,7 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(_kind(result), []).append(result)
-    order = ("filters", "lines", "comparison", "benchmark")
+    order = ("filters", "predictability", "lines", "comparison", "benchmark")
     names: set[str] = set()
     figures = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1:])):
@@ -141,6 +156,8 @@ def _kind(result: Result) -> tuple[str, ...]:
         return ("benchmark", experiment)
     if "figure" in result.row:
         return ("filters", experiment)
+    if "probe" in result.row:
+        return ("predictability", experiment, str(entry(result.row, result.where, "variant")))
     if {"curve", "fraction"} & result.labels.keys():
         return ("lines", experiment)
     return ("comparison", experiment, str(entry(result.row, result.where, "dataset")))
@@ -154,6 +171,9 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
         return Benchmark(name, title, tuple(results))
     if kind == "comparison":
         return Comparison(name, f"{experiment.capitalize()}: {rest[0]}", tuple(results))
+    if kind == "predictability":
+        title = f"How predictable each layer is: {rest[0]}"
+        return Predictability(name, title, tuple(results))
     title = TITLES.get(experiment, f"{experiment}: ever fewer weights learned")
     if kind == "filters":
         lines = make_lines(_known_samples(results))
@@ -163,8 +183,15 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
             name, title, tuple(lines), metrics, SHARE_KNOWN, "network", _filters(results)
         )
     lines = make_lines(samples(results))
-    metrics = tuple(Metric(n, f"{n.replace('_', ' ')}, %") for n in _metrics(lines))
-    return LinesFigure(name, title, tuple(lines), metrics, SHARE_LEARNED)
+    metrics = [_metric(name) for name in _metrics(lines)]
+    if experiment in LOSS_FIRST:
+        metrics.sort(key=lambda metric: metric.name != "test_loss")
+    return LinesFigure(name, title, tuple(lines), tuple(metrics), SHARE_LEARNED)
+
+
+def _metric(name: str) -> Metric:
+    words = name.replace("_", " ")
+    return Metric(name, f"{words}, nats", 3) if name == "test_loss" else Metric(name, f"{words}, %")
 
 
 def _new_name(parts: Iterable[str], taken: set[str]) -> str:

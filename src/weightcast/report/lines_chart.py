@@ -20,6 +20,7 @@ DATA = "points"  # the data set that a page filters
 LEVELS, CURVES, NAMES = "levels", "curves", "names"  # layers that a page may leave out
 PADDING = 10  # pixels between the axes' ends and what is drawn
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+MOST_TICKS = 6
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def lines_chart(
     Returns:
         A Vega-Lite specification as wide as its container, with the data of all lines.
     """
-    values = chart_values(lines, metric.name)
+    values = chart_values(lines, metric)
     log = is_log([value["mean"] for value in values])
     colours = cycle(list(looks), [look.colour for look in looks.values()])
     colour = alt.Color("curve:N", scale=colours, legend=None)
@@ -80,9 +81,9 @@ def lines_chart(
     return themed(chart) | {"datasets": {DATA: values}}
 
 
-def chart_values(lines: Sequence[Line], metric: str) -> list[dict[str, Any]]:
+def chart_values(lines: Sequence[Line], metric: Metric) -> list[dict[str, Any]]:
     """One entry per mean: where it stands, how far it spreads, what to call it."""
-    log = is_log([point.mean for line in lines for point in line.points.get(metric, ())])
+    log = is_log([point.mean for line in lines for point in line.points.get(metric.name, ())])
     return [
         {
             "group": group,
@@ -94,12 +95,12 @@ def chart_values(lines: Sequence[Line], metric: str) -> list[dict[str, Any]]:
             # A logarithmic axis has no room below zero: captions say which bars are cut.
             "low": 0.5 * point.mean if cut else point.mean - spread,
             "high": point.mean + spread,
-            "text": cell(point.mean, point.spread),
+            "text": cell(point.mean, point.spread, metric.digits),
             "n": len(point.values),
             "cut": cut,
         }
         for group, line in enumerate(lines)
-        for point in line.points.get(metric, ())
+        for point in line.points.get(metric.name, ())
         for spread in (point.spread or 0.0,)
         for cut in (log and spread > 0.5 * point.mean,)
     ]
@@ -110,9 +111,9 @@ def is_log(means: Sequence[float]) -> bool:
     return min(means, default=0) > 0 and max(means) > 5 * min(means)
 
 
-def cell(mean: float, spread: float | None) -> str:
+def cell(mean: float, spread: float | None, digits: int = 2) -> str:
     """A mean with its spread, as tables have it."""
-    return f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
 def percent(share: float) -> str:
@@ -128,12 +129,18 @@ def _x(values: Sequence[dict[str, Any]], title: str) -> alt.X:
         title=title,
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(
-            values=[tick for tick in TICKS if low <= tick <= high],
+            values=_ticks(shares),
             labelExpr="datum.value + ' %'",
             labelOverlap="greedy",
             grid=False,
         ),
     )
+
+
+def _ticks(shares: Sequence[float]) -> list[float]:
+    """The shares themselves, or round numbers where they are many."""
+    own = sorted({float(f"{share:.3g}") for share in shares})
+    return own if len(own) <= MOST_TICKS else [t for t in TICKS if own[0] <= t <= own[-1]]
 
 
 def _y(field: str, log: bool) -> alt.Y:

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from weightcast.report import comparison, pictures
+from weightcast.report import comparison, pictures, predictability
 from weightcast.report.captions import caption
 from weightcast.report.charts import error_chart
-from weightcast.report.figures import SHARE_KNOWN, Benchmark, Comparison, Figure, LinesFigure
+from weightcast.report.figures import (
+    SHARE_KNOWN,
+    Benchmark,
+    Comparison,
+    Figure,
+    LinesFigure,
+    Predictability,
+)
 from weightcast.report.lines_chart import Style, chart_values, lines_chart, styles
 from weightcast.report.series import Metric, in_words
 from weightcast.report.summary import summarise
@@ -33,6 +40,8 @@ def section(figure: Figure) -> str:
         parts = _lines(figure)
     elif isinstance(figure, Comparison):
         parts = _comparison(figure)
+    elif isinstance(figure, Predictability):
+        parts = _predictability(figure)
     else:
         parts = _benchmark(figure)
     return "\n".join(
@@ -51,6 +60,8 @@ def chart(figure: Figure) -> dict[str, Any] | None:
         return None
     if isinstance(figure, Comparison):
         return {"specs": {"test_error": error_chart(_summaries(figure))}, "groups": []}
+    if isinstance(figure, Predictability):
+        return {"specs": {"r2": predictability.chart(figure.results)}, "groups": []}
     looks = styles(figure.lines)
     names = list(figure.settings)
     return {
@@ -80,6 +91,16 @@ def _comparison(figure: Comparison) -> list[str]:
         comparison.table(summaries),
         comparison.precision([result.row for result in figure.results], summaries),
         comparison.descriptions(summaries),
+    ]
+
+
+def _predictability(figure: Predictability) -> list[str]:
+    head, body = predictability.table(figure.results)
+    caption = "Variance of the weights that is predicted, in per cent, by share of known weights."
+    return [
+        f"<p>{escape(predictability.READING)}</p>",
+        _drawing(figure.name, "Variance predicted, by layer and dictionary"),
+        _boxed(figure.title, _table(head, body, caption, settings=["known"])),
     ]
 
 
@@ -122,7 +143,7 @@ def _reading(figure: LinesFigure) -> str:
 
 
 def _caption(figure: LinesFigure) -> str:
-    values = [value for m in figure.metrics for value in chart_values(figure.lines, m.name)]
+    values = [value for m in figure.metrics for value in chart_values(figure.lines, m)]
     common = f" All lines: {figure.common}." if figure.common else ""
     return caption(values, figure.x_title) + common
 

@@ -39,10 +39,12 @@ class Metric:
     Args:
         name: as rows have it.
         title: in words, with the unit.
+        digits: behind the point, in tables.
     """
 
     name: str
     title: str
+    digits: int = 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Point:
     Args:
         fraction: share of the weights that is learned, or known, in (0, 1].
         seeds: of the runs.
-        values: what was measured, in percent, one per seed.
+        values: what was measured, one per seed: errors in percent, losses in nats.
     """
 
     fraction: float
@@ -61,12 +63,12 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Mean over seeds, in percent."""
+        """Mean over seeds."""
         return statistics.fmean(self.values)
 
     @property
     def spread(self) -> float | None:
-        """Sample standard deviation over seeds, in percent; None for a single run."""
+        """Sample standard deviation over seeds; None for a single run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -103,7 +105,7 @@ class Sample:
         curve: the line's name.
         fraction: where on the horizontal axis.
         settings: what else sets it apart.
-        values: what was measured, by metric, in percent.
+        values: what was measured, by metric: errors in percent, losses in nats.
     """
 
     result: Result
@@ -118,7 +120,7 @@ def samples(results: Sequence[Result]) -> list[Sample]:
 
     Args:
         results: rows with labels ``curve`` and ``fraction``, and ``metrics.test_error`` in percent;
-            further metrics named ``..._error`` are percent too.
+            further metrics named ``..._error`` are percent too. ``test_loss`` is in nats.
 
     Raises:
         ValueError: a row that lacks one of these, or holds one that is no finite number.
@@ -192,7 +194,8 @@ def _sample(result: Result) -> Sample:
         if name not in ("curve", "fraction")
     }
     metrics = entry(row, where, "metrics")
-    errors = {k: v for k, v in metrics.items() if re.search(r"_error(_\d+)?$", k) and is_number(v)}
+    shown = re.compile(r".*_error(_\d+)?|test_loss")
+    errors = {k: v for k, v in metrics.items() if shown.fullmatch(k) and is_number(v)}
     return Sample(
         result,
         str(entry(row, where, "labels", "curve")),

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from weightcast.report import lines_chart
+from weightcast.report import lines_chart, predictability
 from weightcast.report.entries import Row, number
-from weightcast.report.figures import Benchmark, Comparison, Figure, LinesFigure, make_figures
+from weightcast.report.figures import (
+    Benchmark,
+    Comparison,
+    Figure,
+    LinesFigure,
+    Predictability,
+    make_figures,
+)
 from weightcast.report.results import Result, distinct, located
 from weightcast.report.series import Metric
 from weightcast.report.summary import aligned, text_table
@@ -46,10 +53,8 @@ def lines_table(figure: LinesFigure, metric: Metric) -> tuple[list[str], list[li
     for line in figure.lines:
         points = {point.fraction: point for point in line.points.get(metric.name, ())}
         cells = [
-            f"{lines_chart.cell(points[f].mean, points[f].spread)} ({len(points[f].values)})"
-            if f in points
-            else ""
-            for f in fractions
+            f"{lines_chart.cell(p.mean, p.spread, metric.digits)} ({len(p.values)})" if p else ""
+            for p in map(points.get, fractions)
         ]
         body.append([line.curve, *(line.settings.get(name, "any") for name in settings), *cells])
     return head, body
@@ -91,6 +96,9 @@ def _section(figure: Figure) -> list[str]:
         return [figure.title, text_table([result.row for result in figure.results])]
     if isinstance(figure, Benchmark):
         head, body = benchmark_table(figure.results)
+        return [figure.title, aligned([head, *body], n_names=2)]
+    if isinstance(figure, Predictability):
+        head, body = predictability.table(figure.results)
         return [figure.title, aligned([head, *body], n_names=2)]
     n_names = 1 + len(figure.settings)
     blocks = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from weightcast.training.data import Split
 
@@ -24,13 +26,31 @@ class Batches:
         batch_size: images a batch; the last batch of an epoch may be smaller.
         seed: of the orders, 0 or more.
         per_list: batches a list.
+        workers: processes that put the lists together; 0 does it here, which is faster for tensors
+            in memory. The batches are the same.
+        rank: of this process among those that train together.
+        processes: how many train together. Each takes an equal share of every batch; the last batch
+            of an epoch is filled up with some of its images where it cannot be shared equally.
     """
 
-    def __init__(self, data: Split, batch_size: int, seed: int, per_list: int = 8) -> None:
+    def __init__(
+        self,
+        data: Split,
+        batch_size: int,
+        seed: int,
+        per_list: int = 8,
+        *,
+        workers: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.x, self.y = data
         self.batch_size = batch_size
         self.seed = seed
         self.per_list = per_list
+        self.workers = workers
+        self.rank = rank
+        self.processes = processes
         self.sampler = self  # where Lightning looks for `set_epoch`
         self._epoch = self._next = self._first = 0
 
@@ -46,9 +66,28 @@ class Batches:
     def __iter__(self) -> Iterator[list[Split]]:
         first, self._first = self._first, 0
         lists = self.order().to(self.y.device).split(self.batch_size * self.per_list)
-        for number, images in enumerate(lists[first:], start=first):
+        for number, batches in enumerate(self._read(lists[first:]), start=first):
             self._next = number + 1
-            yield [(self.x[batch], self.y[batch]) for batch in images.split(self.batch_size)]
+            yield batches
+
+    def __getitem__(self, images: Tensor) -> list[Split]:
+        """The batches of a list, this process's share of each."""
+        batches = map(self._share, images.split(self.batch_size))
+        return [(self.x[batch], self.y[batch]) for batch in batches]
+
+    def _read(self, lists: Sequence[Tensor]) -> Iterator[list[Split]]:
+        if not self.workers:
+            return map(self.__getitem__, lists)
+        # A generator of its own: the loader would draw its workers' seeds from the global one.
+        data: Any = self  # a map from lists of images to their batches
+        options = {"num_workers": self.workers, "generator": torch.Generator()}
+        return iter(DataLoader(data, batch_size=None, sampler=lists, **options))
+
+    def _share(self, batch: Tensor) -> Tensor:
+        if self.processes == 1:
+            return batch
+        filled = torch.arange(-len(batch) % self.processes + len(batch), device=batch.device)
+        return batch[filled % len(batch)][self.rank :: self.processes]
 
     def order(self) -> Tensor:
         """The epoch's order of the images, (n,) int64."""

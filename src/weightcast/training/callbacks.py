@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import signal
 import sys
@@ -10,16 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
 from weightcast.training.data import Split
-from weightcast.training.module import Classifier, measure_error
+from weightcast.training.module import Classifier, Score, measure
+from weightcast.whole import remove_partial, whole
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -61,34 +63,80 @@ class Stopwatch(pl.Callback):
 
 
 class Measure(pl.Callback):
-    """Log loss, learning rate and the error on the validation images after every epoch."""
+    """Log loss, learning rate and the score on the validation split after every epoch.
 
-    def __init__(self, validation: Split | None) -> None:
-        self.validation = validation
-        self.train_loss = math.nan
-        self.validation_error: float | None = None
+    Args:
+        validation: None where nothing was set aside.
+        criterion: which entry of a score says which weights are better.
+        folder: of the run, whose metrics.csv gets a line per epoch; None writes no file.
+    """
+
+    def __init__(
+        self,
+        validation: Split | None,
+        criterion: Literal["error", "loss"],
+        folder: Path | None = None,
+    ) -> None:
+        self.validation, self.criterion = validation, criterion
+        self.folder = folder
+        self.epochs: list[dict[str, float]] = []
+
+    @property
+    def train_loss(self) -> float:
+        """Of the last epoch."""
+        return self.epochs[-1]["train_loss"] if self.epochs else math.nan
+
+    @property
+    def score(self) -> Score | None:
+        """After the last epoch; None without a validation split."""
+        last = self.epochs[-1] if self.epochs else {}
+        if "validation_error" not in last:
+            return None
+        return Score(last["validation_error"], last["validation_loss"])
+
+    @property
+    def value(self) -> float | None:
+        """What the criterion says of the last epoch's weights."""
+        return None if self.score is None else getattr(self.score, self.criterion)
+
+    def describe(self) -> str:
+        """The last epoch in words."""
+        text = f"loss {self.train_loss:.4f}"
+        if self.score is None:
+            return text
+        if self.criterion == "loss":
+            return f"{text}, validation loss {self.score.loss:.4f} nats"
+        return f"{text}, validation error {self.score.error:.2f} %"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
-        classifier = cast(Classifier, pl_module)
-        self.train_loss = classifier.take_loss()
-        metrics = {"train_loss": self.train_loss}
+        classifier, epoch = cast(Classifier, pl_module), trainer.current_epoch + 1
+        metrics = {"train_loss": classifier.take_loss()}
         metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.validation is not None:
-            self.validation_error = measure_error(classifier.model, self.validation)
-            metrics["validation_error"] = self.validation_error
-        step = (trainer.current_epoch + 1) * classifier.n_batches
+            score = measure(classifier.model, self.validation)
+            metrics |= {"validation_error": score.error, "validation_loss": score.loss}
+        step = epoch * classifier.n_batches
+        self.epochs.append({"epoch": epoch, "step": step} | metrics)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"epoch": trainer.current_epoch + 1}, step=step)
+            logger.log_metrics(metrics | {"epoch": epoch}, step=step)
+        if self.folder is not None and trainer.is_global_zero:
+            self._write(self.folder / METRICS)
+
+    def _write(self, path: Path) -> None:
+        """All epochs anew, so that the file is the same whether or not the run was resumed."""
+        with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            lines = csv.DictWriter(file, self.epochs[0].keys(), lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last epoch's values: a run may be resumed after its last epoch."""
-        return {"train_loss": self.train_loss, "validation_error": self.validation_error}
+        """What was measured after every epoch so far."""
+        return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
-        self.train_loss = state_dict["train_loss"]
-        self.validation_error = state_dict["validation_error"]
+        """Take it back."""
+        self.epochs = list(state_dict["epochs"])
 
 
 class Progress(pl.Callback):
@@ -120,9 +168,7 @@ class Progress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how far it went."""
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        text = f"{epoch}, loss {self.measure.train_loss:.4f}"
-        if self.measure.validation_error is not None:
-            text += f", validation error {self.measure.validation_error:.2f} %"
+        text = f"{epoch}, {self.measure.describe()}"
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         else:
@@ -136,23 +182,29 @@ class Progress(pl.Callback):
 
 
 class KeepCheckpoints(Checkpoint):
-    """Write last.ckpt after every epoch, best.ckpt whenever the validation error falls."""
+    """Write last.ckpt after every epoch, best.ckpt whenever what is measured falls."""
 
     def __init__(self, folder: Path, measure: Measure) -> None:
         self.folder = folder
         self.measure = measure
         self.best = math.inf
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Clear away what a killed run was writing: the folder is this run's now."""
+        if trainer.is_global_zero:
+            for name in (LAST, BEST, METRICS):
+                remove_partial(self.folder / name)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is due."""
-        error = self.measure.validation_error
-        if error is not None and error < self.best:
-            self.best = error
+        value = self.measure.value
+        if value is not None and value < self.best:
+            self.best = value
             trainer.save_checkpoint(self.folder / BEST)
         trainer.save_checkpoint(self.folder / LAST)
 
     def state_dict(self) -> dict[str, Any]:
-        """The smallest validation error so far."""
+        """The smallest value so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -187,15 +239,19 @@ class StopOnInterrupt(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop inside an epoch; at its last step the epoch is completed first."""
-        if self.requested and not trainer.is_last_batch:
+        if self._is_requested(trainer) and not trainer.is_last_batch:
             if self.folder is not None:
                 trainer.save_checkpoint(self.folder / LAST)
             self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop between epochs, where the checkpoint is written already."""
-        if self.requested and trainer.current_epoch > 0:
+        if self._is_requested(trainer) and trainer.current_epoch > 0:
             self._stop(trainer)
+
+    def _is_requested(self, trainer: pl.Trainer) -> bool:
+        """Whether any of the processes was asked to stop: they stop at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.requested, all=False)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         raise TrainingStop(f"stopped in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")

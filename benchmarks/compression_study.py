@@ -1,0 +1,317 @@
+"""Compression after training: V in closed form beside truncated and activation-aware SVD.
+
+    python -m benchmarks.compression_study --mnist path/to/mnist --cifar10 path/to/cifar10 \
+        --rows results/compression.jsonl
+
+Trained networks are compressed to a share of the numbers that their layers (all but the classifier)
+hold. Everything that a file must hold counts: V, indices, and dictionaries that cannot be rebuilt;
+of an SVD both factors. Methods may look at 5,000 training images (the convnet: 500). What was
+chosen (ridge, target, the rate of fine-tuning) was chosen on 5,000 training images that were set
+aside (``--choose``); the test images are read once per row. Rows that are in the file already are
+not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from weightcast.budget import plan_for_budget
+from weightcast.codec import encode
+from weightcast.compress import compress
+from weightcast.dictionaries import LowRank
+from weightcast.experiments.rows import Row, append_row, make_row, read_rows
+from weightcast.grid import Grid
+from weightcast.layers import layer_rows
+from weightcast.ledger import ledger
+from weightcast.plan import Plan
+from weightcast.rule import Rule
+from weightcast.suggest import suggest
+from weightcast.training import Images, TrainingSettings, convnet, fit, load_images, mlp
+
+FRACTIONS = (0.02, 0.05, 0.1, 0.25)
+# A convolution sees an image at hundreds of places, so a tenth of the images is enough.
+EXAMPLES, BATCH, COLUMNS = {"mlp": 5_000, "convnet": 500}, 250, 10
+FINE_TUNING = TrainingSettings(epochs=1, learning_rate=1e-3)
+GRIDS: dict[str, dict[str, Grid | None]] = {
+    "mlp": {"hidden1": Grid((28, 28)), "hidden2": None},
+    "convnet": {"conv1": None, "conv2": None, "conv3": None, "hidden": None},
+}
+WIDTHS = {"mlp": (500, 500), "convnet": (24, 32, 32, 256)}
+TRAINING = {
+    "mlp": (TrainingSettings(epochs=5), None),
+    "convnet": (TrainingSettings(epochs=6), 10_000),
+}
+SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED = (
+    "truncated SVD",
+    "activation-aware SVD",
+    "compress with inputs, LowRank",
+    "compress without inputs",
+    "compress with inputs",
+    "compress with inputs, shared budget",
+)
+TUNED = ", one epoch"
+
+
+def factorise(
+    model: nn.Module, names: Mapping[str, Any], fraction: float, inputs: list[Tensor] | None
+) -> nn.Module:
+    """W = A B of the rank that a share of the weights pays for; with inputs, best for x W.
+
+    Layer by layer on the inputs that the layers below leave, with S from x^T x = S^T S and the SVD
+    of S W (Wang et al. 2024, SVD-LLM).
+    """
+    small = copy.deepcopy(model)
+    for name in names:
+        layer: Any = small.get_submodule(name)
+        W = layer.weight.detach().double().flatten(1).t()  # (n_visible, n_units)
+        rank = max(1, int(fraction * W.numel() / sum(W.shape)))
+        if inputs is None:
+            left, values, right = torch.linalg.svd(W, full_matrices=False)
+            A, B = left[:, :rank] * values[:rank], right[:rank]
+        else:
+            C = second_moment(small, layer, inputs)
+            S = torch.linalg.cholesky(C + 1e-6 * C.diagonal().mean() * torch.eye(len(C))).mT
+            left, values, right = torch.linalg.svd(S @ W, full_matrices=False)
+            scaled = left[:, :rank] * values[:rank]
+            A, B = torch.linalg.solve_triangular(S, scaled, upper=True), right[:rank]
+        small.set_submodule(name, factors(layer, A.float(), B.float()))
+    return small
+
+
+def second_moment(model: nn.Module, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
+    """E[x^T x] of the rows that a layer is given."""
+    total, n_rows = torch.zeros((), dtype=torch.float64), 0
+
+    def hook(module: nn.Module, arguments: Any) -> None:
+        nonlocal total, n_rows
+        rows = layer_rows(module, arguments[0]).double()
+        total, n_rows = total + rows.t() @ rows, n_rows + len(rows)
+
+    handle = layer.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        for batch in inputs:
+            model(batch)
+    handle.remove()
+    return total / n_rows
+
+
+def factors(layer: Any, A: Tensor, B: Tensor) -> nn.Sequential:
+    """Two layers in place of one: A's columns as units, then B."""
+    rank = A.shape[1]
+    if isinstance(layer, nn.Linear):
+        first: Any = nn.Linear(layer.in_features, rank, bias=False)
+        second: Any = nn.Linear(rank, layer.out_features)
+    else:
+        first = nn.Conv2d(
+            layer.in_channels, rank, layer.kernel_size, padding=layer.padding, bias=False
+        )
+        second = nn.Conv2d(rank, layer.out_channels, 1)
+    with torch.no_grad():
+        first.weight.copy_(A.t().reshape(first.weight.shape))
+        second.weight.copy_(B.t().reshape(second.weight.shape))
+        second.bias.copy_(layer.bias)
+    return nn.Sequential(first, second)
+
+
+def low_rank(model: nn.Module, grids: Mapping[str, Any], fraction: float) -> Plan:
+    """The ranks of the SVDs, with the dense network's outputs as targets and biases fitted anew."""
+    rules: dict[str, Any] = {}
+    for name in grids:
+        weight: Any = model.get_submodule(name).weight
+        n_units, n_visible = weight.shape[0], weight[0].numel()
+        rank = max(1, int(fraction * weight.numel() / (n_units + n_visible + 1)))  # and an index
+        rules[name] = Rule(LowRank(), rank / n_visible)
+    return Plan(rules)
+
+
+def equal_shares(
+    model: nn.Module, grids: Mapping[str, Grid | None], fraction: float, inputs: Any, seed: int
+) -> Plan:
+    """Every layer the best dictionary for its own share, as an SVD gets it."""
+    rules: dict[str, Any] = {}
+    for name, grid in grids.items():
+        weight = model.get_submodule(name).weight.numel()  # pyright: ignore
+        budget = ledger(model).total.stored - weight + int(fraction * weight)
+        plan = plan_for_budget(
+            model, {name: grid}, budget, inputs, COLUMNS, count="stored", seed=seed, progress=False
+        )
+        rules |= plan.rules
+    return Plan(rules)
+
+
+def shared_budget(
+    model: nn.Module, grids: Mapping[str, Grid | None], fraction: float, inputs: Any, seed: int
+) -> Plan:
+    """The same numbers in all, shared as ``suggest`` shares them."""
+    weights = sum(model.get_submodule(name).weight.numel() for name in grids)  # pyright: ignore
+    budget = ledger(model).total.stored - weights + int(fraction * weights)
+    return suggest(
+        model, None, inputs, COLUMNS, budget=budget, count="stored", seed=seed, progress=False
+    )
+
+
+class Study:
+    """One trained network with all that is made of it.
+
+    Args:
+        network: ``mlp`` or ``convnet``.
+        images: its data; with validation images where choices are made.
+        seed: of the network.
+        folder: where trained networks are kept.
+    """
+
+    def __init__(self, network: str, images: Images, seed: int, folder: Path) -> None:
+        self.network, self.images, self.seed = network, images, seed
+        self.grids = GRIDS[network]
+        self.settings, n_train = TRAINING[network]
+        self.trained_on = images if n_train is None else images.fewer(n_train)
+        kept = "all" if images.validation is None else "chosen"
+        file = folder / f"{network}-{seed}-{kept}.safetensors"
+        make: Callable[..., nn.Module] = mlp if network == "mlp" else convnet
+        self.model = make(images.shape, images.n_classes, hidden=WIDTHS[network], seed=seed)
+        if file.exists():
+            self.model.load_state_dict(load_file(file))
+        else:
+            say(f"training {network}, seed {seed}")
+            fit(self.model, self.trained_on, self.settings, seed=seed, progress=False)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.model.state_dict(), file)
+        self.model.eval()
+        self.inputs = list(self.trained_on.train[0][: EXAMPLES[network]].split(BATCH))
+
+    def make(self, method: str, fraction: float, **options: Any) -> nn.Module:
+        """The compressed network."""
+        if method in (SVD, ASVD):
+            inputs = self.inputs if method == ASVD else None
+            return factorise(self.model, self.grids, fraction, inputs)
+        inputs = None if method == WEIGHTS else self.inputs
+        if method == LOW_RANK:
+            self.plan = low_rank(self.model, self.grids, fraction)
+            return compress(self.model, self.plan, inputs, progress=False, **options)
+        planned = shared_budget if method == SHARED else equal_shares
+        plan = planned(self.model, self.grids, fraction, inputs, self.seed)
+        self.plan = plan
+        return compress(self.model, plan, inputs, seed=self.seed, progress=False, **options)
+
+    def error(self, model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
+        """Wrong answers in percent."""
+        x, y = part
+        model.eval()
+        with torch.no_grad():
+            guesses = torch.cat([model(batch).argmax(dim=1) for batch in x.split(1_000)])
+        return 100 * float((guesses != y).double().mean())
+
+    def tune(self, model: nn.Module, settings: TrainingSettings = FINE_TUNING) -> nn.Module:
+        """One epoch more."""
+        model = copy.deepcopy(model).train()
+        fit(model, self.trained_on, settings, seed=self.seed, progress=False)
+        return model
+
+    def rows(self, done: set[tuple[Any, ...]]) -> Iterator[Row]:
+        """What is missing."""
+        if (self.network, "dense", 1.0, self.seed) not in done:
+            yield self.row("dense", 1.0, self.model)
+        for fraction in FRACTIONS:
+            for method in (SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED):
+                tuned = method in (ASVD, OUTPUTS)
+                wanted = [method, method + TUNED] if tuned else [method]
+                if all((self.network, name, fraction, self.seed) in done for name in wanted):
+                    continue
+                small = self.make(method, fraction)
+                yield self.row(method, fraction, small)
+                if tuned:
+                    yield self.row(method + TUNED, fraction, self.tune(small))
+
+    def row(self, method: str, fraction: float, model: nn.Module) -> Row:
+        """A row: the test error, and the numbers that the network stores."""
+        total = ledger(model).total
+        config: dict[str, Any] = {
+            "network": self.network,
+            "widths": list(WIDTHS[self.network]),
+            "training": encode(self.settings),
+            "examples": EXAMPLES[self.network],
+        }
+        if method.startswith("compress"):
+            config["plan"] = self.plan.to_dict()
+        if method.endswith(TUNED):
+            config["fine_tuning"] = encode(FINE_TUNING)
+        row = make_row(
+            experiment="compression",
+            variant=f"{self.network}, {method}, {100 * fraction:g} %",
+            dataset=self.images.name,
+            seed=self.seed,
+            config=config,
+            counts={"dense": ledger(self.model).total.dense, "learned": total.learned}
+            | {"stored": total.stored},
+            metrics={"test_error": self.error(model, self.images.test)},
+        )
+        row["labels"] = {"network": self.network, "curve": method, "fraction": fraction}
+        return row
+
+
+def choose(study: Study) -> Iterator[tuple[str, float]]:
+    """Validation errors of what was chosen."""
+    part = study.images.validation
+    assert part is not None
+    tried: list[dict[str, Any]] = [{"target": value} for value in ("dense", "compressed")]
+    tried += [{"ridge": value} for value in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
+    tried += [{"selection": value} for value in ("fitted", "plan")]
+    for fraction in (0.02, 0.05):
+        for options in tried:
+            (name, value), *_ = options.items()
+            small = study.make(OUTPUTS, fraction, **options)
+            yield f"{fraction:.0%}, {name} {value}", study.error(small, part)
+    for method in (ASVD, OUTPUTS):
+        small = study.make(method, 0.05)
+        for rate in (2e-4, 5e-4, 1e-3, 2e-3):
+            tuned = study.tune(small, replace(FINE_TUNING, learning_rate=rate))
+            yield f"5%, {method}, rate {rate:g}", study.error(tuned, part)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Compute what is missing, row by row."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--mnist", help="folder, prepared file or Hub name; leave out: no mlp")
+    parser.add_argument("--cifar10", help="the same; leave out: no convnet")
+    parser.add_argument("--rows", type=Path, default=Path("results/compression.jsonl"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--choose", action="store_true", help="print validation errors instead")
+    parser.add_argument("--folder", type=Path, default=Path("runs/compression-study"))
+    options = parser.parse_args()
+    done: set[tuple[Any, ...]] = set()
+    for row in read_rows(options.rows) if options.rows.exists() else ():
+        labels = row["labels"]
+        done.add((labels["network"], labels["curve"], labels["fraction"], row["seed"]))
+    sources = (("mlp", options.mnist, "mnist"), ("convnet", options.cifar10, "cifar10 (JPEG copy)"))
+    for network, source, name in sources:
+        if source is None:
+            continue
+        images = load_images(source, n_validation=5_000 if options.choose else 0)
+        images = replace(images, name=name)
+        for seed in options.seeds[:1] if options.choose else options.seeds:
+            study = Study(network, images, seed, options.folder)
+            if options.choose:
+                for what, error in choose(study):
+                    print(f"{network}  {what:40s} {error:6.2f} %", flush=True)
+                continue
+            for row in study.rows(done):
+                append_row(options.rows, row)
+                say(f"{row['variant']}, seed {seed}: {row['metrics']['test_error']:.2f} %")
+
+
+if __name__ == "__main__":
+    main()

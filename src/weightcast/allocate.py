@@ -1,0 +1,154 @@
+"""Share a budget of numbers among layers: where the next one buys the most.
+
+Every layer comes with offers: dictionaries with the loss that 1, 2, 3 ... atoms leave, and what
+they cost. A network keeps about the product of what its layers keep, so that a layer which loses a
+share of its output is worth log(1 - loss). With a price put on a number, each layer takes the offer
+of most worth less its price; the price is lowered until the budget is spent (Everett 1963). A last
+round spends what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries import Atoms, Dictionary
+from weightcast.grid import Grid
+from weightcast.least_squares import Metric, loss_curve
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One way to predict a layer.
+
+    Args:
+        dictionary: its atoms; None leaves the layer dense.
+        columns: groups of units.
+        grid: coordinates of the inputs.
+        losses: (n,) share of the layer's output that is lost with 1, 2, ... n atoms.
+        per_atom: numbers that each atom costs.
+        fixed: numbers that the dictionary costs, however many atoms there are.
+    """
+
+    dictionary: Dictionary | None
+    columns: int
+    grid: Grid | None
+    losses: Tensor
+    per_atom: int
+    fixed: int = 0
+
+    def worth(self) -> Tensor:
+        """(n,): log(1 - loss), at most 0."""
+        return (1 - self.losses).clamp_min(1e-12).log()
+
+    def costs(self) -> Tensor:
+        """(n,): what 1, 2, ... n atoms cost."""
+        counts = torch.arange(1, len(self.losses) + 1, dtype=torch.float64)
+        return self.fixed + self.per_atom * counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a layer took: an offer and a number of atoms."""
+
+    offer: Offer
+    n_atoms: int
+
+    @property
+    def cost(self) -> int:
+        """Numbers it costs."""
+        return self.offer.fixed + self.offer.per_atom * self.n_atoms
+
+    @property
+    def worth(self) -> float:
+        """log(1 - loss), at most 0."""
+        return float(self.offer.worth()[self.n_atoms - 1])
+
+
+def curve(atoms: Atoms, W: Tensor, metric: Metric | None, *, choose: bool) -> Tensor:
+    """The share of the layer's output that 1, 2, ... of one column's atoms leave unexplained.
+
+    Args:
+        atoms: with one column.
+        W: (n_units, n_visible) float64.
+        metric: of the layer's inputs; None measures the weights.
+        choose: atoms by what they explain, rather than in their own order.
+    """
+    order = None if choose else atoms.indices[0].tolist()
+    return loss_curve(atoms.base, W, atoms.n_atoms, metric, order)
+
+
+def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, Choice]:
+    """The choice of every layer that together are worth most and cost at most ``budget``.
+
+    Args:
+        offers: of every layer, at least one.
+        budget: numbers.
+
+    Raises:
+        ValueError: the cheapest offers cost more than that, naming the costliest layer.
+    """
+    cheapest = {name: _least(own, math.inf) for name, own in offers.items()}
+    least = sum(choice.cost for choice in cheapest.values())
+    if least > budget:
+        name = max(cheapest, key=lambda name: cheapest[name].cost)
+        raise ValueError(
+            f"{budget:,} numbers are left for {len(offers)} layers, and one atom in each costs "
+            f"{least:,}, {cheapest[name].cost:,} of them in layer {name!r}: raise the budget by "
+            f"{least - budget:,} numbers at least"
+        )
+    low, high = -40.0, 10.0  # logarithms of the price of a number
+    chosen = cheapest
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = {name: _least(own, math.exp(middle)) for name, own in offers.items()}
+        if sum(choice.cost for choice in found.values()) > budget:
+            low = middle
+        else:
+            high, chosen = middle, found
+    return _spend(offers, chosen, budget)
+
+
+def _least(offers: Iterable[Offer], price: float) -> Choice:
+    """The choice of most worth less its price; of least cost where the price is infinite."""
+    best: tuple[float, float, Choice] | None = None
+    for offer in offers:
+        costs = offer.costs()
+        total = costs if math.isinf(price) else price * costs - offer.worth()
+        place = int(total.argmin())
+        found = (float(total[place]), float(costs[place]), Choice(offer, place + 1))
+        if best is None or found[:2] < best[:2]:
+            best = found
+    assert best is not None
+    return best[2]
+
+
+def _spend(
+    offers: Mapping[str, Sequence[Offer]], chosen: Mapping[str, Choice], budget: int
+) -> dict[str, Choice]:
+    """Spend what is left, one step of most gain per number at a time."""
+    result = dict(chosen)
+    while True:
+        left = budget - sum(choice.cost for choice in result.values())
+        steps = [
+            ((after.worth - now.worth) / (after.cost - now.cost), name, after)
+            for name, now in result.items()
+            for after in _steps(offers[name], now)
+            if now.cost < after.cost <= now.cost + left and after.worth > now.worth
+        ]
+        if not steps:
+            return result
+        _, name, after = max(steps, key=lambda step: step[0])
+        result[name] = after
+
+
+def _steps(offers: Iterable[Offer], now: Choice) -> list[Choice]:
+    """One atom more, or the whole layer."""
+    found = [Choice(offer, 1) for offer in offers if offer.dictionary is None]
+    if now.n_atoms < len(now.offer.losses):
+        found.append(Choice(now.offer, now.n_atoms + 1))
+    return found

@@ -1,0 +1,193 @@
+"""compression_report: what each layer of a compressed network has lost beside the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.convert import predicted_layers
+from weightcast.convertible import convertible_layers
+from weightcast.layers import splitting
+from weightcast.layers.convolution import PredictedConvolution
+from weightcast.ledger import ledger
+from weightcast.statistics import as_batches, call, evaluating
+
+_HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
+
+
+@dataclass(frozen=True)
+class CompressionRow:
+    """One layer, compressed.
+
+    Args:
+        layer: its name, or ``model`` for the network's own output.
+        dictionary: the class of its dictionary.
+        dense: parameters of the dense layer.
+        learned: parameters of the compressed one.
+        stored: numbers that a saved folder holds: with indices, and bases that cannot be rebuilt.
+        weight_error: |W - U V|^2 / |W|^2.
+        output_error: of the layer's output y in the compressed network beside y~ in the dense one,
+            |y - y~|^2 / |y~ - mean of each unit|^2; None without inputs.
+    """
+
+    layer: str
+    dictionary: str
+    dense: int
+    learned: int
+    stored: int
+    weight_error: float | None
+    output_error: float | None
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What every predicted layer has lost, in the model's order; printed as a table.
+
+    Args:
+        rows: one per layer, the last one for the network's output.
+    """
+
+    rows: tuple[CompressionRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data: ``layers``, a list of rows."""
+        return {"layers": [asdict(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        lines = [_HEADS, *(_cells(row) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+
+def compression_report(
+    model: nn.Module, compressed: nn.Module, inputs: Any = None
+) -> CompressionReport:
+    """Measure what each layer of a compressed network has lost.
+
+    It measures rather than remembers: it serves as well after further training, after loading, and
+    on inputs that the compression never saw.
+
+    Args:
+        model: the dense network.
+        compressed: the same network with predicted layers.
+        inputs: example batches as for ``convert``; None leaves the errors of outputs out.
+
+    Raises:
+        ValueError: no predicted layers, layers that the dense network lacks, or inputs on which a
+            network fails.
+    """
+    layers = predicted_layers(compressed)
+    if not layers:
+        raise ValueError("the compressed model has no predicted layer: nothing was compressed")
+    modules = convertible_layers(model)
+    for name, layer in layers.items():
+        if type(modules.get(name)) is not layer.dense_class:
+            raise ValueError(
+                f"layer {name!r} is a {layer.dense_class.__name__} that was compressed, and the "
+                "dense model has none there: pass the model that compress was given"
+            )
+    counts = {row.layer: row for row in ledger(compressed).rows}
+    total = ledger(compressed).total
+    errors = {} if inputs is None else _output_errors(model, compressed, list(layers), inputs)
+    rows = [
+        CompressionRow(
+            name,
+            type(layer.rule.dictionary).__name__,
+            counts[name].dense,
+            counts[name].learned,
+            counts[name].stored,
+            _weight_error(modules[name], layer),
+            errors.get(name),
+        )
+        for name, layer in layers.items()
+    ]
+    whole = (total.dense, total.learned, total.stored)
+    return CompressionReport((*rows, CompressionRow("model", "", *whole, None, errors.get(None))))
+
+
+def _weight_error(dense: Any, layer: Any) -> float:
+    W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
+    return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
+
+
+def _output_errors(
+    model: nn.Module, compressed: nn.Module, names: list[str], inputs: Any
+) -> dict[str | None, float]:
+    """The errors of layers' outputs by name, and that of the network's by None."""
+    sums: dict[str | None, tuple[Tensor, ...]] = {}
+    for batch in as_batches(inputs):
+        found = []
+        for network in (model, compressed):
+            with splitting(network) as split, _outputs(split, names) as outputs, evaluating(split):
+                outputs[None] = [_tensor(call(split, batch))]
+            found.append(outputs)
+        for name, dense_outputs in found[0].items():
+            layer = None if name is None else compressed.get_submodule(name)
+            axis = 1 if isinstance(layer, PredictedConvolution) else -1
+            for y, other in zip(dense_outputs, found[1].get(name, ()), strict=False):
+                if y is not None and other is not None and y.shape == other.shape and y.dim():
+                    new = _sums(y, other, axis)
+                    old = sums.get(name, (torch.zeros(()),) * len(new))
+                    sums[name] = tuple(a + b for a, b in zip(old, new, strict=True))
+    return {name: _ratio(*total) for name, total in sums.items()}
+
+
+@contextmanager
+def _outputs(model: nn.Module, names: list[str]) -> Iterator[dict[str | None, list[Any]]]:
+    """Within, the outputs of every call of the layers."""
+    outputs: dict[str | None, list[Any]] = {}
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            y = _tensor(output)
+            # A copy: what follows may change it in place.
+            outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensor(output: Any) -> Tensor | None:
+    """The first floating-point tensor of what a module returns."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    values = output.values() if hasattr(output, "values") else output
+    parts = values if isinstance(values, (tuple, list)) or hasattr(output, "values") else ()
+    return next((found for part in parts if (found := _tensor(part)) is not None), None)
+
+
+def _sums(y: Tensor, other: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Rows, each unit's sum, the sum of squares, and that of the differences, in float64."""
+    y, other = y.to("cpu", torch.float64), other.to("cpu", torch.float64)
+    by_unit = y.movedim(axis, -1).flatten(0, -2) if y.dim() > 1 else y.unsqueeze(0)
+    n_rows = torch.tensor(float(len(by_unit)), dtype=torch.float64)
+    return n_rows, by_unit.sum(dim=0), y.square().sum(), (y - other).square().sum()
+
+
+def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float:
+    return float(difference / (squares - sums.square().sum() / n_rows).clamp_min(1e-300))
+
+
+def _cells(row: CompressionRow) -> tuple[str, ...]:
+    errors = (
+        "-" if error is None else f"{100 * error:.3g} %"
+        for error in (row.weight_error, row.output_error)
+    )
+    return (row.layer, row.dictionary, f"{row.learned:,}", f"{row.stored:,}", *errors)

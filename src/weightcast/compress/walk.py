@@ -1,0 +1,235 @@
+"""compress: trained dense layers to predicted ones, V fitted in closed form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.compress.moments import PairedMoments, paired_rows
+from weightcast.convert import layer_seed, split_named
+from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
+from weightcast.dictionaries.singular import leading_filters
+from weightcast.layers import PredictedLayer, class_of, layer_grid, replace_module
+from weightcast.least_squares import Metric, choose_atoms
+from weightcast.plan import Plan
+from weightcast.progress import Progress
+from weightcast.rule import Rule
+from weightcast.statistics import StatisticsAccumulator, as_batches, execution_order
+
+Selection = Literal["fitted", "plan"]
+Target = Literal["dense", "compressed"]
+
+
+def compress(
+    model: nn.Module,
+    plan: Plan | Mapping[str, Rule | None],
+    inputs: Any = None,
+    *,
+    selection: Selection = "fitted",
+    target: Target = "dense",
+    ridge: float = 1e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> nn.Module:
+    """Replace trained layers by predicted ones that come as near to them as the plan lets them.
+
+    Without inputs V is the least-squares solution of U V = W. With inputs V minimises the error of
+    the layer's output: layer by layer, in the order in which the model runs them, each from its
+    inputs x in the network whose lower layers are compressed already,
+
+        min_V |x U V + b' - (x~ W + b)|^2
+
+    where x~ are its inputs in the dense network, so that a layer corrects what those below have
+    lost, and the bias b', where the layer has one, takes up the mean. Only second moments of x are
+    kept, n_visible^2 numbers (twice) for one layer at a time. Training can go on afterwards;
+    :func:`compression_report` says what each layer lost.
+
+    Args:
+        model: trained, dense; it is left as it is.
+        plan: as for ``convert``. ``LowRank`` gets the best U as well as the best V.
+        inputs: example batches as for ``convert``; some thousand rows more than the widest layer
+            has inputs are enough.
+        selection: ``fitted``: each column takes those atoms of the dictionary's base that explain
+            its own units best. ``plan``: those that ``convert`` would draw.
+        target: ``dense``: the outputs that the layer has in the dense network. ``compressed``:
+            those that its dense weights would have on the compressed network's inputs.
+        ridge: added to C = E[x^T x], in units of its mean diagonal, above 0: how much the error of
+            the weights counts where inputs do not tell.
+        seed: of all draws; a layer's draw depends on the seed and its name alone.
+        progress: whether to show a bar on a terminal, a line per layer elsewhere, on stderr.
+
+    Returns:
+        A new model with predicted layers.
+
+    Raises:
+        ValueError: what the plan or a dictionary cannot do, naming the layer, or inputs on which
+            the model fails, naming the module.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan(plan)
+    settings = _Settings(selection, target, ridge, seed)
+    rules = plan.resolve(model)
+    batches = None if inputs is None else as_batches(inputs)
+    # Modules that read their weights themselves are taken apart, in copies of the model.
+    apart = any(name not in dict(model.named_modules()) for name in rules)
+    model = split_named(copy.deepcopy(model), rules) if apart else model
+    dense: dict[str, Any] = {name: model.get_submodule(name) for name in rules}
+    seeing = {name: layer for name, layer in dense.items() if not _is_blind(layer)}
+    order = list(seeing) if batches is None else list(execution_order(model, seeing, batches[0]))
+    holder = nn.ModuleDict({"model": copy.deepcopy(model)})
+    bases = SharedBases()
+    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
+    with Progress("compressing", len(rules), show=progress) as shown:
+        for number, name in enumerate([*order, *(name for name in rules if name not in order)]):
+            job = _Job(settings, name, rules[name], dense[name], bases)
+            data = None
+            if batches is not None and name in order:
+                changed = number > 0 and target == "dense"
+                data = job.observe(holder["model"], model if changed else None, batches)
+            twin = made.get(id(dense[name].weight))
+            layer, left = job.run(data) if twin is None else (job.follow(twin), 0.0)
+            made[id(dense[name].weight)] = layer
+            replace_module(holder, holder["model"].get_submodule(name), layer)
+            shown.step()
+            shown.say(f"{name}: {left:.2%} of its {'weights' if data is None else 'output'} left")
+    return holder["model"]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How every layer is fitted; the arguments of :func:`compress`."""
+
+    selection: Selection
+    target: Target
+    ridge: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("fitted", "plan"):
+            raise ValueError(f"selection is {self.selection!r}: take 'fitted' or 'plan'")
+        if self.target not in ("dense", "compressed"):
+            raise ValueError(f"target is {self.target!r}: take 'dense' or 'compressed'")
+        if not 0 < self.ridge < float("inf"):
+            raise ValueError(
+                f"ridge is {self.ridge}: it must be above 0 and finite, for example 0.001"
+            )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is known of a layer's inputs."""
+
+    moments: PairedMoments
+    metric: Metric
+    statistics: InputStatistics
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One layer's compression."""
+
+    settings: _Settings
+    name: str
+    rule: Rule
+    dense: Any
+    bases: SharedBases
+
+    def observe(self, model: nn.Module, dense_model: nn.Module | None, batches: list[Any]) -> _Data:
+        """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
+        seed = layer_seed(self.settings.seed, self.name)
+        moments = PairedMoments(
+            getattr(self.dense, "groups", 1),
+            centred=self.dense.bias is not None,
+            paired=dense_model is not None,
+        )
+        generator = torch.Generator().manual_seed(seed)
+        needs = tuple(need for need in self.rule.dictionary.needs if need != "weight")
+        accumulator = StatisticsAccumulator(needs, 10_000, generator)
+        layer = model.get_submodule(self.name)
+        try:
+            for x, dense_x in paired_rows(model, layer, dense_model, self.dense, batches, seed):
+                moments.update(x, dense_x)
+                accumulator.update(x.unflatten(1, (moments.groups, -1)).flatten(0, 1))
+            statistics = accumulator.result()
+            return _Data(moments, moments.metric(self.settings.ridge), statistics)
+        except ValueError as error:
+            raise ValueError(f"layer {self.name!r}: {error}") from error
+
+    def run(self, data: _Data | None) -> tuple[PredictedLayer, float]:
+        """The fitted layer, and the share of what was to be met that it leaves."""
+        try:
+            layer, W = self._make(data)
+        except ValueError as error:
+            raise ValueError(f"layer {self.name!r}: {error}") from error
+        metric = None if data is None else data.metric
+        if layer.atoms.base.is_learned:
+            _learn_base(layer, W, metric)
+        left = layer.fit_filters(W, metric)
+        if data is not None and layer.bias is not None:
+            shift = data.moments.bias_shift(
+                layer.check_weight(self.dense.weight), layer.check_weight(layer.weight)
+            )
+            with torch.no_grad():
+                layer.bias.add_(shift.to(layer.bias))
+        return layer, left
+
+    def follow(self, twin: PredictedLayer) -> PredictedLayer:
+        """The layer of a weight that another one has, which is fitted already."""
+        layer = class_of(self.dense).from_dense(self.dense, self.rule, atoms=twin.atoms)
+        layer.tie(twin)
+        return layer
+
+    def _make(self, data: _Data | None) -> tuple[PredictedLayer, Tensor]:
+        """The layer with V not fitted yet, and the weights that it is to meet."""
+        seed = layer_seed(self.settings.seed, self.name)
+        kind = class_of(self.dense)
+        weight = kind.unit_rows(self.dense, self.dense.weight.detach()).to("cpu", torch.float64)
+        statistics = None if data is None else data.statistics
+        if data is not None:
+            weight = data.moments.target(weight, data.metric)
+            if "weight" in self.rule.dictionary.needs:
+                C = data.metric.moments.mean(dim=0)
+                statistics = InputStatistics(data.moments.n_rows, covariance=C, weight=weight.t())
+        layer = kind.from_dense(
+            self.dense, self.rule, seed=seed, statistics=statistics, bases=self.bases
+        )
+        if self.settings.selection == "plan" or not self._has_choice(layer.atoms):
+            return layer, weight
+        base = copy.deepcopy(layer.atoms.base).to("cpu", torch.float64)
+        metric = None if data is None else data.metric
+        indices = choose_atoms(base, layer.unit_slices(), weight, layer.atoms.n_atoms, metric)
+        atoms = self.rule.build(
+            layer.n_visible,
+            layer.n_units,
+            grid=layer_grid(self.dense),
+            statistics=statistics,
+            generator=torch.Generator().manual_seed(seed),
+            bases=self.bases,
+            indices=indices,
+        )
+        layer = kind.from_dense(self.dense, self.rule, seed=seed, bases=self.bases, atoms=atoms)
+        return layer, weight
+
+    def _has_choice(self, atoms: Atoms) -> bool:
+        base = atoms.base
+        free = self.rule.dictionary.chooses and not base.is_learned
+        return free and base.n_base > atoms.n_atoms
+
+
+def _is_blind(layer: nn.Module) -> bool:
+    """Whether a layer's inputs are hidden, or none that it multiplies."""
+    return class_of(layer).data_refusal(layer) is not None
+
+
+@torch.no_grad()
+def _learn_base(layer: PredictedLayer, W: Tensor, metric: Metric | None) -> None:
+    """The best U of a LowRank dictionary: leading singular vectors of each column's S W."""
+    C = None if metric is None else metric.moments.mean(dim=0)
+    atoms: Any = layer.atoms.base.atoms
+    for indices, units in zip(layer.atoms.indices, layer.unit_slices(), strict=True):
+        best = leading_filters(W[units].t(), C)[:, : len(indices)]
+        atoms[indices] = best.t().to(atoms)

@@ -1,0 +1,145 @@
+"""Kernel ridge regression with K from data: the covariance of the layer's inputs.
+
+For inputs that have no topology, such as hidden layers (:class:`Covariance`,
+:class:`SquaredCovariance`), and for convolutions, whose channels have none but whose space has
+(:class:`ChannelCovariance`). References: Denil et al. 2013, section 3.2.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries.base import Atoms, Site, check_enough, eigenvectors
+from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.kernel import KernelRidge
+from weightcast.dictionaries.mixing import Mixing
+from weightcast.dictionaries.operators import DenseBase, KroneckerBase
+from weightcast.dictionaries.selection import Selection, deal_random
+from weightcast.grid import Grid
+from weightcast.kernels import CoordinateKernel, SquaredExponential
+
+
+class _DataKernel(KernelRidge):
+    """K estimated from the layer's inputs."""
+
+    @abstractmethod
+    def _covariance(self, site: Site) -> Tensor:
+        """K (n_visible, n_visible)."""
+
+    def build(self, site: Site) -> Atoms:
+        """K from the site's statistics; see :meth:`Dictionary.build`."""
+        K = self._covariance(site)
+        check_enough(self, site.n_atoms, len(K))
+        if self.selection == "leading":
+            spectrum, vectors = eigenvectors(K)
+            # The atoms dealt out are the leading ones: no need to keep the others.
+            kept = min(len(K), site.columns * site.n_atoms)
+            return self.mix_eigenvectors(DenseBase(vectors[:, :kept].t()), spectrum[:kept], site)
+        base, grid = DenseBase(K), Grid((len(K),))
+        indices = site.choose(lambda: self.draw_points(site, grid, "shared", base, K.diagonal()))
+        return self.mix_atoms(base, indices)
+
+
+@dataclass(frozen=True)
+class Covariance(_DataKernel):
+    """K = cov(x) of the layer's inputs over example data (the paper's Emp).
+
+    For inputs that have no topology, such as hidden layers. Needs ``inputs``.
+
+    Args:
+        mixing: ``ridge``, ``raw`` or ``orthonormal`` atoms.
+        ridge: regulariser in units of K's diagonal, the variance of an input; at least 0.
+        selection: ``random`` inputs, ``pivoted`` inputs, or ``leading`` eigenvectors.
+
+    Raises:
+        ValueError: a negative ridge.
+
+    References: Denil et al. 2013, section 3.2.
+    """
+
+    mixing: Mixing = "ridge"
+    ridge: float = 0.01
+    selection: Selection = "random"
+    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+
+    def _covariance(self, site: Site) -> Tensor:
+        return site.require(self, "covariance")
+
+
+@dataclass(frozen=True)
+class SquaredCovariance(_DataKernel):
+    """K = cov(x**2): elementwise square before the covariance (the paper's Emp2).
+
+    Needs ``inputs``. Arguments as for :class:`Covariance`.
+
+    References: Denil et al. 2013, section 3.2.
+    """
+
+    mixing: Mixing = "ridge"
+    ridge: float = 0.01
+    selection: Selection = "random"
+    needs: ClassVar[tuple[Need, ...]] = ("squared_covariance",)
+
+    def _covariance(self, site: Site) -> Tensor:
+        return site.require(self, "squared_covariance")
+
+
+@dataclass(frozen=True)
+class ChannelCovariance(KernelRidge):
+    """K = C_channels (x) K_space: channels correlate as their data do, space as a kernel says.
+
+    For convolutions above the first, whose many channels have no topology. C_channels is the
+    covariance of two channels at the same place, the mean over the places of a filter. Only the
+    factors are kept, channels^2 numbers and a small matrix per axis, where :class:`Covariance`
+    keeps n_visible^2. Needs a grid and ``inputs``.
+
+    Args:
+        kernel: on the places of a filter, one that is separable.
+        mixing: ``ridge``, ``raw`` or ``orthonormal`` atoms.
+        ridge: regulariser in units of the variance of an input; at least 0.
+        selection: ``leading`` eigenvectors of K, or ``random`` positions.
+
+    Raises:
+        ValueError: a negative ridge, a kernel that is not separable, pivoted positions.
+
+    References: Denil et al. 2013, section 3.
+    """
+
+    kernel: CoordinateKernel = field(default_factory=SquaredExponential)
+    mixing: Mixing = "orthonormal"
+    ridge: float = 0.01
+    selection: Selection = "leading"
+    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not getattr(self.kernel, "separable", False) or self.selection == "pivoted":
+            raise ValueError(
+                f"ChannelCovariance takes a separable kernel, such as SquaredExponential, and "
+                f"selection 'leading' or 'random'; got {self.kernel!r} and {self.selection!r}"
+            )
+
+    def build(self, site: Site) -> Atoms:
+        """C_channels from the site's statistics, K_space from its grid."""
+        grid = site.require_grid(self)
+        check_enough(self, site.n_atoms, site.n_visible)
+        C = (
+            site.require(self, "covariance")
+            .unflatten(0, (grid.channels, -1))
+            .unflatten(2, (grid.channels, -1))
+        )
+        channels = torch.einsum("apbp->ab", C) / grid.n_points
+        factors = [channels, *(self.kernel(axis, axis) for axis in grid.axes())]
+        if self.selection == "leading":
+            spectra, vectors = zip(*map(eigenvectors, factors), strict=True)
+            return self.mix_eigenvectors(KroneckerBase(vectors), reduce(torch.kron, spectra), site)
+        indices = site.choose(
+            lambda: deal_random(grid.n_visible, site.n_atoms, site.columns, site.generator)
+        )
+        return self.mix_atoms(KroneckerBase(factors), indices)

@@ -1,0 +1,60 @@
+"""SingularVectors: atoms made from trained weights, where those are to be compressed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough, eigenvectors
+from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.operators import DenseBase
+from weightcast.dictionaries.selection import deal_leading
+
+# Of the inputs' mean variance, added to it: directions that no input has must not be divided by 0.
+_RIDGE = 1e-9
+
+
+@dataclass(frozen=True)
+class SingularVectors(Dictionary):
+    """U spans S^-1 E, E the leading left singular vectors of S W, S^T S = cov(x), x the inputs.
+
+    Of all dictionaries with as many atoms this one leaves the least error of the layer's output
+    when V is fitted to trained weights; without inputs S = I, and the error is that of the weights.
+    The atoms are orthonormal, and are stored with the model, since nothing else tells them.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ("weight", "covariance")
+
+    def build(self, site: Site) -> Atoms:
+        """Singular vectors of the site's weight; see :meth:`Dictionary.build`."""
+        check_enough(self, site.n_atoms, site.n_visible)
+        W = site.require(self, "weight")
+        given = site.statistics is not None and site.statistics.covariance is not None
+        C = site.require(self, "covariance") if given else None
+        kept = min(site.n_visible, site.columns * site.n_atoms)
+        base = DenseBase(leading_filters(W, C)[:, :kept].t())
+        order = torch.arange(kept)
+        return Atoms(base, site.choose(lambda: deal_leading(order, site.n_atoms, site.columns)))
+
+
+def leading_filters(W: Tensor, C: Tensor | None = None) -> Tensor:
+    """An orthonormal basis of which the first k vectors represent W best, for every k.
+
+    Args:
+        W: (n_visible, n_units) float64.
+        C: (n_visible, n_visible), the second moment of the inputs x in which errors are measured,
+            E|x W - x U V|^2; None measures those of W.
+
+    Returns:
+        (n_visible, n_visible).
+    """
+    if C is None:
+        return eigenvectors(W @ W.t())[1]
+    variance = float(C.diagonal().mean()) or 1.0
+    S = torch.linalg.cholesky(C + _RIDGE * variance * torch.eye(len(C), dtype=C.dtype)).mT
+    SW = S @ W
+    vectors = torch.linalg.solve_triangular(S, eigenvectors(SW @ SW.t())[1], upper=True)
+    return torch.linalg.qr(vectors).Q

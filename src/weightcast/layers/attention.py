@@ -1,0 +1,66 @@
+"""PredictedMultiheadAttention: projections W = U V, in place of ``nn.MultiheadAttention``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from weightcast.layers.composite import PredictedModule, plain_parameter
+from weightcast.layers.parameter import DenseParameter
+
+
+class PredictedMultiheadAttention(PredictedModule):
+    """``nn.MultiheadAttention`` whose projections are layers.
+
+    ``in_proj`` is the packed projection of queries, keys and values: n_visible = embed_dim,
+    n_units = 3 embed_dim. Where keys or values have a width of their own there are ``q_proj``,
+    ``k_proj`` and ``v_proj`` instead. ``out_proj`` is a linear layer. Torch's own function runs on
+    the weights computed from these, in its fast path as well.
+
+    Args:
+        module: the ``nn.MultiheadAttention``.
+    """
+
+    @classmethod
+    @override
+    def weights_of(cls, module: Any) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
+        """The projections; see :meth:`PredictedModule.weights_of`."""
+        found: dict[str, tuple[nn.Module, Mapping[str, str]]] = {}
+        for name in ("in_proj", "q_proj", "k_proj", "v_proj"):
+            if getattr(module, f"{name}_weight") is not None:
+                weight = plain_parameter(module, f"{name}_weight")
+                variance = 2 / sum(weight.shape)  # Xavier's
+                found[name] = (
+                    DenseParameter(weight, variance=variance),
+                    {f"{name}_weight": "weight"},
+                )
+        out, size = module.out_proj, module.embed_dim
+        linear = nn.utils.skip_init(nn.Linear, size, size, device="meta")
+        linear.weight, linear.bias = plain_parameter(out, "weight"), out.bias
+        found["out_proj"] = linear, {"out_proj.weight": "weight", "out_proj.bias": "bias"}
+        return found
+
+    @override
+    def observe(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Projections of what is given, and of what the heads make of it."""
+        if query.is_nested:
+            return
+        layers = self.layers()
+        if "in_proj" in layers:
+            different = {id(x): x.reshape(-1, x.shape[-1]) for x in (query, key, value)}
+            layers["in_proj"](torch.cat(list(different.values())))
+        else:
+            for name, x in (("q_proj", query), ("k_proj", key), ("v_proj", value)):
+                layers[name](x)
+        tensors = self._tensors()
+        weight = tensors["out_proj.weight"]
+        tensors["out_proj.weight"] = torch.eye(
+            len(weight), dtype=weight.dtype, device=weight.device
+        )
+        if (bias := tensors["out_proj.bias"]) is not None:
+            tensors["out_proj.bias"] = torch.zeros_like(bias)
+        layers["out_proj"](self._call(tensors, query, key, value, *args, **kwargs)[0])

@@ -1,0 +1,83 @@
+"""PredictedBilinear: y = x_1^T A x_2 + b, in place of ``nn.Bilinear``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from weightcast.layers.layer import PredictedLayer, full_precision
+from weightcast.predicted import PredictedWeight
+
+
+class PredictedBilinear(PredictedLayer):
+    """y_u = x_1^T A_u x_2 + b_u, in place of ``nn.Bilinear``.
+
+    A unit's filter is its matrix A_u, a function on all products of an entry of x_1 and one of
+    x_2: n_visible = in1_features * in2_features.
+
+    Args:
+        in1_features: length of x_1.
+        in2_features: length of x_2.
+        out_features: n_units.
+        bias: whether to learn a bias.
+        options: how to predict: ``dictionary``, ``fraction`` and what else
+            :class:`PredictedLinear` takes by name.
+
+    Raises:
+        ValueError: what :class:`Rule` or the dictionary refuses.
+    """
+
+    dense_class = nn.Bilinear
+
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            in1_features * in2_features, out_features, bias=bias,
+            variance=1 / (3 * in1_features), bias_bound=in1_features**-0.5, **options,
+        )  # fmt: skip
+        self.in1_features, self.in2_features = in1_features, in2_features
+        self.out_features = out_features
+
+    @override
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input1: Tensor, input2: Tensor
+    ) -> Tensor:
+        """(..., in1_features) and (..., in2_features) to (..., out_features)."""
+        widths = (self.in1_features, self.in2_features)
+        if input1.shape[:-1] != input2.shape[:-1] or (input1.shape[-1], input2.shape[-1]) != widths:
+            raise ValueError(
+                f"the inputs are {tuple(input1.shape)} and {tuple(input2.shape)}, expected "
+                f"(..., {widths[0]}) and (..., {widths[1]}) with equal leading axes"
+            )
+        n_rows = input1.shape[:-1].numel()
+        if self.choose_path(n_rows) == "materialised":
+            return nn.functional.bilinear(input1, input2, self.weight, self.bias)
+        rows = self.input_rows(self, input1, input2)
+        with full_precision(rows):  # as torch's own function is
+            y = PredictedWeight.forward(self, rows, self.bias)
+        return y.view(*input1.shape[:-1], self.out_features)
+
+    @override
+    def _torch_layout(self, rows: Tensor) -> Tensor:
+        return rows.view(self.out_features, self.in1_features, self.in2_features)
+
+    @classmethod
+    @override
+    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """All products of the two inputs' entries: (n_rows, in1_features * in2_features)."""
+        one, two = (x.reshape(-1, x.shape[-1]) for x in inputs)
+        return (one.unsqueeze(2) * two.unsqueeze(1)).flatten(1)
+
+    @classmethod
+    @override
+    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        names = ("in1_features", "in2_features", "out_features")
+        return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}

@@ -1,0 +1,283 @@
+"""Predicted embeddings: a table of W^T = (U V)^T, of which only the rows looked up are computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from weightcast.layers.layer import PredictedLayer, full_precision
+from weightcast.predicted import Cost
+
+
+class PredictedTable(PredictedLayer):
+    """A table of vectors, one unit each: what ``nn.Embedding`` and ``nn.EmbeddingBag`` share.
+
+    A unit is a row of the table, the vector of one token, and its filter is that vector:
+    n_visible = embedding_dim, n_units = num_embeddings. So a look-up takes some columns of V and
+    multiplies these by U; the table is computed only where that costs less, which is when more
+    tokens are looked up than it has rows. A linear layer that is tied to the embedding has the same
+    units and filters, and shares V.
+
+    The layer selects rows and multiplies nothing by W, so it has no inputs of which a dictionary
+    could be made.
+    """
+
+    embedding_dim: int
+    num_embeddings: int
+    padding_idx: int | None
+    scale_grad_by_freq: bool
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None,
+        scale_grad_by_freq: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__(embedding_dim, num_embeddings, bias=False, variance=1.0, **options)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx, self.scale_grad_by_freq = padding_idx, scale_grad_by_freq
+        self._clear_padding()
+
+    @override
+    def tie(self, other: PredictedLayer) -> None:
+        """Share V and atoms; the padding's row then is zero for both, as this one starts it."""
+        super().tie(other)
+        self._clear_padding()
+
+    @torch.no_grad()
+    def _clear_padding(self) -> None:
+        if self.padding_idx is not None:
+            self.V[:, self.padding_idx] = 0
+
+    @classmethod
+    @override
+    def refusal(cls, layer: Any) -> str | None:
+        """Tables that torch changes in place, or whose gradient is sparse."""
+        name = type(layer).__name__
+        if layer.max_norm is not None:
+            return (
+                f"{name} has max_norm={layer.max_norm:g}, which rewrites rows of the weight at "
+                "each call: predicted rows are not stored; set max_norm=None, or leave it dense"
+            )
+        if layer.sparse:
+            return f"{name} has sparse=True, and V's gradient is dense: set sparse=False first"
+        return None
+
+    @classmethod
+    @override
+    def data_refusal(cls, layer: Any) -> str | None:
+        """A look-up multiplies nothing by W."""
+        return (
+            "an embedding selects rows and multiplies no inputs, of which a dictionary could be "
+            "made: take one that needs no inputs, such as DCT, or RandomGaussian"
+        )
+
+    @classmethod
+    @override
+    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """None: a look-up multiplies nothing by W.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(cls.data_refusal(layer))
+
+    @classmethod
+    @override
+    def dense_multiply_adds(cls, layer: Any) -> int:
+        """A dense table is looked up."""
+        return 0
+
+    def look_up(self, tokens: Tensor) -> Tensor:
+        """Rows of the table: (...) int64 to (..., embedding_dim)."""
+        options = {
+            "padding_idx": self.padding_idx,
+            "scale_grad_by_freq": self.scale_grad_by_freq,
+        }
+        # What torch does to a row's gradient reaches a learned U only by way of W.
+        whole = self.atoms.base.is_learned and (
+            self.padding_idx is not None or self.scale_grad_by_freq
+        )
+        if whole or self.choose_path(tokens.numel()) == "materialised":
+            return nn.functional.embedding(tokens, self.weight, **options)
+        flat = tokens.reshape(-1)
+        v = nn.functional.embedding(flat, self.V.t(), **options)  # (n, n_atoms)
+        with full_precision(v):  # as torch's own look-up is
+            rows = self._compose(v, self._column_of(flat))
+        return rows.view(*tokens.shape, self.embedding_dim)
+
+    def _compose(self, v: Tensor, column: Tensor) -> Tensor:
+        """U_j v for each v: (n, n_atoms) and its column (n,) to (n, n_visible)."""
+        atoms, M = self.atoms, self.atoms.pending_mixing
+        if atoms.stacked is not None:
+            return _by_column(v, atoms.stacked, column)
+        if M is not None:
+            v = v * M[column] if M.dim() == 2 else _by_column(v, M.mT, column)
+        indices = atoms.indices[column]
+        zeros = v.new_zeros(len(v), atoms.base.n_base)
+        return atoms.base.synthesise(zeros.scatter_add(1, indices, v))
+
+    def _column_of(self, units: Tensor) -> Tensor:
+        """The column that each unit belongs to, as :attr:`unit_columns`."""
+        first, *rest = self._runs
+        column = units // first.size
+        for run in rest:
+            later = run.columns.start + (units - run.units.start) // run.size
+            column = torch.where(units < run.units.start, column, later)
+        return column
+
+    @override
+    def _count_costs(self) -> dict[str, Cost]:
+        """Per token looked up; the table, where it is computed, once."""
+        atoms, columns = self.atoms, self.atoms.columns
+        if atoms.stacked is not None:
+            per_row = atoms.stacked.numel()
+        else:
+            M = atoms.pending_mixing
+            mixing = 0 if M is None else M.numel() if M.dim() == 3 else M.numel() // columns
+            per_row = mixing + atoms.base.synthesis_multiply_adds
+        table = super()._count_costs()["materialised"].once
+        return {"factored": Cost(0, per_row), "materialised": Cost(table, 0)}
+
+
+class PredictedEmbedding(PredictedTable):
+    """Rows of a predicted table, in place of ``nn.Embedding``; see :class:`PredictedTable`.
+
+    Args:
+        num_embeddings: n_units, rows of the table.
+        embedding_dim: n_visible, length of a row.
+        padding_idx: a row whose V gets no gradient, and starts at zero.
+        scale_grad_by_freq: scale a row's gradient by the inverse of its frequency in the batch.
+        options: how to predict: ``dictionary``, ``fraction`` and what else
+            :class:`PredictedLinear` takes by name.
+
+    Raises:
+        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
+    """
+
+    dense_class = nn.Embedding
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        scale_grad_by_freq: bool = False,
+        **options: Any,
+    ) -> None:
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(
+                f"padding_idx is {padding_idx}, the table has {num_embeddings} rows: it must lie "
+                f"between {-num_embeddings} and {num_embeddings - 1}"
+            )
+        if padding_idx is not None and padding_idx < 0:
+            padding_idx += num_embeddings
+        super().__init__(num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, **options)
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Look up: (...) int64 to (..., embedding_dim)."""
+        return self.look_up(input)
+
+    @classmethod
+    @override
+    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        names = ("num_embeddings", "embedding_dim", "padding_idx", "scale_grad_by_freq")
+        return {name: getattr(layer, name) for name in names}
+
+
+class PredictedEmbeddingBag(PredictedTable):
+    """Sums, means or maxima of a predicted table's rows, in place of ``nn.EmbeddingBag``.
+
+    The rows are looked up as :class:`PredictedTable` says, then reduced by torch's own function.
+
+    Args:
+        num_embeddings: n_units, rows of the table.
+        embedding_dim: n_visible, length of a row.
+        scale_grad_by_freq: as in torch.
+        mode: ``sum``, ``mean`` or ``max``.
+        include_last_offset: as in torch.
+        padding_idx: a row that no bag counts, and whose V gets no gradient.
+        options: how to predict: ``dictionary``, ``fraction`` and what else
+            :class:`PredictedLinear` takes by name.
+
+    Raises:
+        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
+    """
+
+    dense_class = nn.EmbeddingBag
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        **options: Any,
+    ) -> None:
+        torchs = nn.EmbeddingBag(  # checks its own arguments
+            num_embeddings, embedding_dim, padding_idx=padding_idx, device="meta"
+        )
+        if mode not in ("sum", "mean", "max"):
+            raise ValueError(f"mode is {mode!r}: take 'sum', 'mean' or 'max'")
+        padding_idx = torchs.padding_idx
+        super().__init__(num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, **options)
+        self.mode, self.include_last_offset = mode, include_last_offset
+
+    @override
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: Tensor,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Look up and reduce, as torch's own.
+
+        Args:
+            input: (n_bags, size) tokens, or (n_tokens,) with ``offsets``.
+            offsets: (n_bags,), where each bag starts.
+            per_sample_weights: the input's shape, weights of a sum.
+
+        Returns:
+            (n_bags, embedding_dim).
+        """
+        # The rows of these tokens become a table of their own, one more row being the padding.
+        rows = self.look_up(input.reshape(-1))
+        n = len(rows)
+        table = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
+        places = torch.arange(n, device=input.device).view(input.shape)
+        if self.padding_idx is not None:
+            places = torch.where(input == self.padding_idx, n, places)
+        return nn.functional.embedding_bag(
+            places, table, None if offsets is None else offsets.to(places.dtype), mode=self.mode,
+            per_sample_weights=per_sample_weights, include_last_offset=self.include_last_offset,
+            padding_idx=n,
+        )  # fmt: skip
+
+    @classmethod
+    @override
+    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        names = (
+            "num_embeddings", "embedding_dim", "scale_grad_by_freq", "mode",
+            "include_last_offset", "padding_idx",
+        )  # fmt: skip
+        return {name: getattr(layer, name) for name in names}
+
+
+def _by_column(rows: Tensor, matrices: Tensor, column: Tensor) -> Tensor:
+    """Each row by its column's matrix: (n, a), (columns, a, b), (n,) to (n, b).
+
+    Every column's product is made of all rows, for the rows of one column are not known beforehand,
+    and gathering a matrix for each row would take far more memory.
+    """
+    if len(matrices) == 1:
+        return rows @ matrices[0]
+    products = rows @ matrices  # (columns, n, b)
+    return products[column, torch.arange(len(rows), device=rows.device)]

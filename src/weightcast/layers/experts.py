@@ -1,0 +1,93 @@
+"""PredictedExperts: W = U V for all experts at once, in a mixture's fused weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+from typing_extensions import override
+
+from weightcast.layers.composite import PredictedModule
+from weightcast.layers.parameter import DenseParameter
+
+_UP = ("gate_up_proj", "gate_proj", "up_proj")
+
+
+class PredictedExperts(PredictedModule):
+    """Experts of any class whose fused weights are layers, named as the class names them.
+
+    A unit is one unit of one expert: ``gate_up_proj`` (n_experts, 2 intermediate, hidden) has
+    n_visible = hidden and n_units = n_experts * 2 intermediate, ``down_proj`` n_visible =
+    intermediate and n_units = n_experts * hidden. All experts share the
+    dictionary; with ``columns`` a multiple of n_experts each has atoms of its own. The module's own
+    forward runs on the weights, which are computed once for each call, those of experts that no
+    token takes included.
+
+    Args:
+        module: of a class that holds ``gate_up_proj`` or ``up_proj``, and ``down_proj``, as
+            parameters of three axes, as transformers' mixtures do; or one such ``weight`` of as
+            many matrices as the class has ``num_experts``.
+    """
+
+    @classmethod
+    def fits(cls, module: nn.Module) -> bool:
+        """Whether a module is one of fused experts."""
+        return bool(_fused(module))
+
+    @classmethod
+    @override
+    def weights_of(cls, module: Any) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
+        """The fused weights; see :meth:`PredictedModule.weights_of`."""
+        hidden = "what experts compute inside is not seen from outside their module"
+        return {
+            name: (
+                DenseParameter(
+                    weight,
+                    _transposed(module),
+                    variance=0.02**2,  # what transformers' configurations start with
+                    hidden_inputs=hidden if name == "down_proj" else None,
+                ),
+                {name: "weight"},
+            )
+            for name, weight in _fused(module).items()
+        }
+
+    @override
+    def observe(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The first projections meet the tokens, whichever experts these are sent to."""
+        for name, layer in self.layers().items():
+            if name != "down_proj":
+                layer(hidden_states)
+
+
+def _fused(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of three axes, if the module is one of experts."""
+    own = {
+        name: p
+        for name, p in module._parameters.items()
+        if p is not None and not isinstance(p, UninitializedTensorMixin)
+        if p.dim() == 3 and not name.endswith("bias")
+    }
+    if "down_proj" in own and any(name in own for name in _UP):
+        return {name: own[name] for name in own if name in (*_UP, "down_proj")}
+    sizes = [getattr(module, name, None) for name in ("num_experts", "output_size", "input_size")]
+    if "weight" in own and list(own["weight"].shape) == sizes:
+        return {"weight": own["weight"]}
+    return {}
+
+
+def _transposed(module: Any) -> bool:
+    """Whether each matrix is (n_visible, n_units).
+
+    By the module's own word where it has one, else by the width that the first projection's inputs
+    and the last one's outputs share.
+    """
+    if isinstance(getattr(module, "is_transposed", None), bool):
+        return module.is_transposed
+    fused = _fused(module)
+    if "down_proj" not in fused:
+        return False
+    up = next(fused[name] for name in _UP if name in fused)
+    return up.shape[2] != fused["down_proj"].shape[1]

@@ -1,0 +1,213 @@
+"""Least squares: V of U V = W in closed form, in the metric of the layer's inputs, and its atoms.
+
+    min_V  sum over units  (w - U v)^T C (w - U v)
+
+C is the second moment of the rows x that the layer multiplies by W, so that this is the error of
+the layer's output, E|x W - x U V|^2. Without inputs C = I: the error of the weights themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries import Atoms, Base
+
+
+class Metric:
+    """|w|_C^2 = w^T C w, for each group of a convolution its own C.
+
+    Args:
+        moments: (groups, n_visible, n_visible) float64, positive definite: each C.
+
+    Raises:
+        ValueError: a C that is not positive definite to working precision.
+    """
+
+    def __init__(self, moments: Tensor) -> None:
+        self.moments = moments
+        factors, failed = torch.linalg.cholesky_ex(moments)
+        if bool(failed.any()):
+            raise ValueError(
+                "the second moment of the layer's inputs is not positive definite to working "
+                "precision: take a larger ridge, or more and more varied inputs"
+            )
+        self.roots = factors.mT.contiguous()
+        """S with S^T S = C, so that |w|_C = |S w|."""
+
+    def solve(self, group: int, right: Tensor) -> Tensor:
+        """C^-1 right, for (n_visible, n)."""
+        return torch.cholesky_solve(right, self.roots[group], upper=True)
+
+
+def fit_columns(
+    atoms: Atoms, columns: Iterable[slice], W: Tensor, metric: Metric | None = None
+) -> tuple[Tensor, float]:
+    """The V that minimises |W - U V|_C^2, column by column.
+
+    Args:
+        atoms: the dictionary of every column.
+        columns: the units of every column.
+        W: (n_units, n_visible) float64, torch's layout.
+        metric: of the layer's inputs; None measures the weights.
+
+    Returns:
+        V (n_atoms, n_units) float64, and the share that is left, |W - U V|_C^2 / |W|_C^2.
+    """
+    V = torch.empty(atoms.n_atoms, len(W), dtype=torch.float64)
+    left = total = 0.0
+    for column, units in enumerate(columns):
+        U = atoms.dictionary(column).detach().to("cpu", torch.float64)
+        for group, part in by_group(metric, units, len(W)):
+            S = None if metric is None else metric.roots[group]
+            A, target = (U, W[part].t()) if S is None else (S @ U, S @ W[part].t())
+            # gelsd: atoms may be nearly dependent (smooth kernels at large fractions).
+            V[:, part] = torch.linalg.lstsq(A, target, driver="gelsd").solution
+            left += float((A @ V[:, part] - target).square().sum())
+            total += float(target.square().sum())
+    return V, left / max(total, torch.finfo(torch.float64).tiny)
+
+
+def choose_atoms(
+    base: Base, columns: Iterable[slice], W: Tensor, n_atoms: int, metric: Metric | None = None
+) -> Tensor:
+    """The atoms of every column that explain its units best, one after the other.
+
+    Greedy: each next atom is the one that takes most from what its column's units leave
+    unexplained, all earlier ones fitted anew (simultaneous orthogonal least squares). Indices cost
+    nothing to learn, so they may follow the weights.
+
+    Args:
+        base: B in float64 on the CPU, from which to choose.
+        columns: the units of every column.
+        W: (n_units, n_visible) float64, torch's layout.
+        n_atoms: per column.
+        metric: of the layer's inputs; None measures the weights.
+
+    Returns:
+        (columns, n_atoms) int64.
+
+    References: Chen, Billings and Luo 1989; Tropp, Gilbert and Strauss 2006.
+    """
+    grams: dict[int, Tensor] = {}
+    chosen = []
+    for units in columns:
+        problems = [
+            _Problem(gram, base.transform(rows), n_atoms)
+            for gram, rows in _normal_parts(base, units, W, metric, grams)
+        ]
+        chosen.append(_greedy(problems, n_atoms))
+    return torch.tensor(chosen)
+
+
+def by_group(metric: Metric | None, units: slice, n_units: int) -> Iterator[tuple[int, slice]]:
+    """The groups that some units belong to, each with its part of them."""
+    size = n_units if metric is None else n_units // len(metric.moments)
+    for group in range(units.start // size, (units.stop - 1) // size + 1):
+        yield group, slice(max(units.start, group * size), min(units.stop, (group + 1) * size))
+
+
+def loss_curve(
+    base: Base,
+    W: Tensor,
+    n_atoms: int,
+    metric: Metric | None = None,
+    order: Sequence[int] | None = None,
+) -> Tensor:
+    """What 1, 2, ... n_atoms atoms leave of all units' |w|_C^2, as a share of it.
+
+    Args:
+        base: B in float64 on the CPU.
+        W: (n_units, n_visible) float64, torch's layout.
+        n_atoms: how many at most.
+        metric: of the layer's inputs; None measures the weights.
+        order: the atoms, one after the other; None takes the one that explains most each time.
+
+    Returns:
+        (n_atoms,) float64, falling.
+    """
+    units, total = slice(0, len(W)), 0.0
+    for group, part in by_group(metric, units, len(W)):
+        rows = W[part] if metric is None else W[part] @ metric.roots[group].t()
+        total += float(rows.square().sum())
+    problems = [
+        _Problem(gram, base.transform(rows), n_atoms)
+        for gram, rows in _normal_parts(base, units, W, metric, {})
+    ]
+    explained: list[float] = []
+    _greedy(problems, n_atoms, order, explained)
+    lost = 1 - torch.tensor(explained, dtype=torch.float64).cumsum(0) / max(total, 1e-300)
+    return lost.clamp(0, 1)
+
+
+def _normal_parts(
+    base: Base, units: slice, W: Tensor, metric: Metric | None, grams: dict[int, Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """B^T C B and the rows w^T C of each group that some units belong to.
+
+    ``grams`` keeps the last group's B^T C B, which neighbouring columns share.
+    """
+    for group, part in by_group(metric, units, len(W)):
+        if metric is None:
+            C = torch.eye(base.n_visible, dtype=torch.float64)
+        else:
+            C = metric.moments[group]
+        if group not in grams:
+            grams.clear()
+            grams[group] = base.transform(base.transform(C).contiguous())
+        yield grams[group], W[part] @ C
+
+
+class _Problem:
+    """Pivoted Cholesky of the atoms' Gram matrix, and what it leaves of some units.
+
+    Args:
+        gram: (n_base, n_base), <a, a'>.
+        products: (n_base, n_units), <a, w>.
+        n_atoms: pivots at most.
+    """
+
+    def __init__(self, gram: Tensor, products: Tensor, n_atoms: int) -> None:
+        self.gram, self.products = gram, products.clone()
+        self.remaining = gram.diagonal().clone()
+        self.floor = 1e-12 * float(self.remaining.max())
+        self.factor = gram.new_zeros(len(gram), n_atoms)
+
+    @property
+    def gain(self) -> Tensor:
+        """(n_base,): what each atom would explain; -1 for what the chosen ones span already."""
+        gain = self.products.square().sum(dim=1) / self.remaining.clamp_min(self.floor or 1.0)
+        return torch.where(self.remaining > self.floor, gain, -1.0)
+
+    def take(self, point: int, k: int) -> None:
+        """Choose an atom as the k-th."""
+        if not self.remaining[point] > self.floor:
+            return
+        pivot, known = self.remaining[point].sqrt(), self.factor[:, :k]
+        column = (self.gram[:, point] - known @ known[point]) / pivot
+        self.factor[:, k] = column
+        self.products -= torch.outer(column, self.products[point] / pivot)
+        self.remaining = self.remaining - column.square()
+
+
+def _greedy(
+    problems: Sequence[_Problem],
+    n_atoms: int,
+    order: Sequence[int] | None = None,
+    explained: list[float] | None = None,
+) -> list[int]:
+    """Atoms for several groups' units at once, in a given order or by what they explain."""
+    points: list[int] = []
+    for k in range(n_atoms):
+        gain = torch.stack([problem.gain for problem in problems]).sum(dim=0)
+        if order is None:
+            gain[points] = -torch.inf
+        point = int(gain.argmax()) if order is None else order[k]
+        points.append(point)
+        if explained is not None:
+            explained.append(max(0.0, float(gain[point])))
+        for problem in problems:
+            problem.take(point, k)
+    return points

@@ -1,0 +1,180 @@
+"""A layer to probe: its weights, what is known of their inputs, and how they are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.codec import nearest
+from weightcast.convertible import convertible_layers, refusals
+from weightcast.dictionaries import (
+    DCT,
+    Covariance,
+    Dictionary,
+    InputStatistics,
+    Kernel,
+    SharedBases,
+    count_atoms,
+)
+from weightcast.grid import Grid
+from weightcast.kernels import SquaredExponential
+from weightcast.layers import class_of, layer_grid
+from weightcast.least_squares import Metric
+from weightcast.predicted import PredictedWeight
+from weightcast.probe.table import CEILING, ProbeRow
+from weightcast.rule import Rule
+
+
+@dataclass(frozen=True)
+class ProbeSite:
+    """One layer's weights, and what is known of their inputs.
+
+    Args:
+        name: of the layer.
+        W: (n_units, n_visible) float64.
+        grid: coordinates of the inputs, where they have any.
+        statistics: of the inputs.
+        metric: of the inputs.
+    """
+
+    name: str
+    W: Tensor
+    grid: Grid | None = None
+    statistics: InputStatistics | None = None
+    metric: Metric | None = None
+
+    @property
+    def n_units(self) -> int:
+        """Number of filters."""
+        return self.W.shape[0]
+
+    @property
+    def n_visible(self) -> int:
+        """Weights of a filter."""
+        return self.W.shape[1]
+
+    def candidates(self) -> dict[str, Dictionary]:
+        """What is tried where the user names no dictionaries."""
+        found: dict[str, Dictionary] = {}
+        if self.grid is not None and self.grid.n_points > 1:
+            # Pixels of images are smooth over more cells than the few of a convolution's filters.
+            length_scale = 2.0 if min(self.grid.shape) > 11 else 1.0
+            found["Kernel"] = Kernel(SquaredExponential(length_scale))
+        found["DCT"] = DCT(selection="leading")
+        if self.statistics is not None:
+            found["Covariance"] = Covariance()
+        return found
+
+    def measure(self, dictionary: str, rule: Rule, seed: int, bases: SharedBases) -> ProbeRow:
+        """Predict all weights by one rule; a dictionary that cannot be built says why."""
+        n_atoms = count_atoms(rule.fraction, self.n_visible)
+        facts: dict[str, Any] = {"layer": self.name, "dictionary": dictionary}
+        facts |= {"fraction": rule.fraction, "n_atoms": n_atoms}
+        try:
+            weight = self._build(rule, seed, bases)
+        except ValueError as error:
+            return ProbeRow(**facts, r2=None, reason=str(error))
+        if rule.dictionary.reads_weights:
+            units = weight.unit_columns
+            known = torch.gather(self.W, 1, weight.atoms.indices[units])  # (n_units, n_atoms)
+            with torch.no_grad():
+                weight.V.copy_(known.t())
+        else:
+            weight.fit(self.W)
+        r2 = explained(self.W, weight.weight.detach())
+        if self.metric is None:
+            return ProbeRow(**facts, r2=r2)
+        if dictionary == CEILING:  # the best for the output is another
+            weight = self._build(rule, seed, bases, for_output=True)
+        return ProbeRow(**facts, r2=r2, output_r2=1 - weight.fit(self.W, self.metric))
+
+    def _build(
+        self, rule: Rule, seed: int, bases: SharedBases, *, for_output: bool = False
+    ) -> PredictedWeight:
+        statistics = self.statistics
+        if "weight" in rule.dictionary.needs:
+            C = self.metric.moments.mean(dim=0) if self.metric and for_output else None
+            statistics = InputStatistics(0, covariance=C, weight=self.W.t())
+        atoms = rule.build(
+            self.n_visible,
+            self.n_units,
+            grid=self.grid,
+            statistics=statistics,
+            generator=torch.Generator().manual_seed(seed),
+            bases=bases,
+        )
+        return PredictedWeight(atoms, self.n_units)
+
+
+def find_sites(
+    model: nn.Module | Mapping[str, Any],
+    layers: Sequence[str] | None,
+    grids: Mapping[str, Grid | tuple[int, ...]],
+) -> dict[str, ProbeSite]:
+    """The layers to probe, by name.
+
+    Raises:
+        ValueError: none at all, a name that is none of them, or weights that are not finite.
+    """
+    found = dict(_tensors(model) if isinstance(model, Mapping) else _layers(model))
+    if not found:
+        raise ValueError("there is nothing to probe: no weights of linear layers or convolutions")
+    for name in [*(layers or ()), *grids]:
+        if name not in found:
+            raise ValueError(f"no layer {name!r} can be probed{nearest(name, found)}")
+    sites = {}
+    for name in found if layers is None else layers:
+        weight, grid = found[name]
+        W = weight.detach().to("cpu", torch.float64)
+        if not bool(W.isfinite().all()):
+            raise ValueError(f"layer {name!r}: its weights hold NaN or infinite values")
+        if name in grids:
+            grid = checked(name, Grid.of(grids[name]).check, W.shape[1])
+        sites[name] = ProbeSite(name, W, grid)
+    return sites
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
+    layers = convertible_layers(model)
+    refused = refusals(model, layers)
+    for name, layer in layers.items():
+        weight: Any = layer.weight
+        if name not in refused:
+            yield name, (class_of(layer).unit_rows(layer, weight), layer_grid(layer))
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
+    """Weights of linear layers, two axes, and of convolutions, three to five."""
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if 2 <= tensor.dim() <= 5 and tensor.numel() and tensor[0].numel() > 1:
+            grid = None if tensor.dim() == 2 else Grid(tuple(tensor.shape[2:]), tensor.shape[1])
+            yield name.removesuffix(".weight"), (tensor.flatten(1), grid)
+
+
+def explained(W: Tensor, predicted: Tensor) -> float:
+    """R2 = 1 - sum (w - w_predicted)^2 / sum (w - mean of its filter)^2, over all filters given.
+
+    Args:
+        W: (n_units, n_visible), the true filters.
+        predicted: (n_units, n_visible).
+
+    Returns:
+        The share of variance explained: 1 at best, below 0 where the means alone do better; 0 for
+        filters without variance.
+    """
+    variance = float((W - W.mean(dim=1, keepdim=True)).square().sum())
+    return 1 - float((W - predicted).square().sum()) / variance if variance else 0.0
+
+
+def checked(name: str, check: Any, *arguments: Any) -> Any:
+    """What a check returns; its errors name the layer."""
+    try:
+        return check(*arguments)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error

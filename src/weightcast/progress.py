@@ -1,0 +1,61 @@
+"""Progress of long work, on stderr: a bar on a terminal, lines in a log."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+
+class Progress:
+    """What is shown on stderr while something takes long.
+
+    The bar needs tqdm; without it a terminal gets the log's lines.
+
+    Args:
+        title: what is done, such as ``pre-training``.
+        total: how many steps it has.
+        show: False shows nothing.
+    """
+
+    def __init__(self, title: str, total: float, *, show: bool) -> None:
+        self.title, self.total, self.show = title, total, show
+        self.bar: Any = None
+
+    def __enter__(self) -> Self:
+        if self.show and sys.stderr.isatty():
+            self.bar = _make_bar(self.title, self.total)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, share: float = 1.0) -> None:
+        """Move the bar by some steps."""
+        if self.bar is not None:
+            self.bar.update(min(share, self.bar.total - self.bar.n))  # shares are rounded
+
+    def say(self, text: str) -> None:
+        """Say how far it is."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        elif self.show:
+            print(f"{self.title} {text}", file=sys.stderr, flush=True)
+
+
+def _make_bar(title: str, total: float) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(
+        desc=title,
+        total=total,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
+    )

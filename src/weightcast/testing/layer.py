@@ -1,0 +1,203 @@
+"""check_layer: what every predicted layer must do, whatever its dense counterpart."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import RandomGaussian
+from weightcast.layers import PredictedLayer
+from weightcast.rule import Rule
+from weightcast.testing.checks import require, require_close, run, unmoved_randomness
+from weightcast.testing.examples import example_layer
+
+PATHS = ("auto", "factored", "materialised")
+
+
+def check_layer(
+    layer_class: type[PredictedLayer],
+    dense: nn.Module | None = None,
+    inputs: Sequence[Any] | None = None,
+    rule: Rule | None = None,
+) -> None:
+    """Check that a predicted layer stands in for its dense counterpart.
+
+    It computes what the dense layer computes with the same weights, along both paths; it keeps
+    bias, dtype, device and mode on the way from dense and back; only V and the bias learn; fitted
+    with all atoms it is the dense layer; it copies, pickles, loads its state, and lives on the meta
+    device and in other dtypes.
+
+    Args:
+        layer_class: a subclass of :class:`weightcast.PredictedLayer`.
+        dense: a freshly drawn dense layer; None takes a small one of ``layer_class.dense_class``,
+            where that is a layer of torch.
+        inputs: what ``dense`` is called with; needed where ``dense`` is given.
+        rule: how the layer is predicted; None takes random rotations, half of them, in 2 columns.
+
+    Raises:
+        AssertionError: naming the check that fails, the numbers, and what they should have been.
+        ValueError: a class without an example, and no ``dense`` and ``inputs``.
+    """
+    example = example_layer(layer_class.dense_class) if dense is None else (dense, inputs)
+    if example is None or example[1] is None:
+        raise ValueError(
+            f"there is no example of a {layer_class.dense_class.__name__}: pass dense= and inputs="
+        )
+    tried = _Tried(layer_class, *example, rule or Rule(RandomGaussian("orthonormal"), 0.5, 2))
+    checks: dict[str, Callable[[], None]] = {
+        "it stands in for its dense class": tried.stands_in,
+        "it computes what the dense layer computes with its weights": tried.computes,
+        "from dense and back, everything is kept": tried.keeps,
+        "only V and the bias are learned": tried.learns,
+        "both paths have the same gradients": tried.has_gradients,
+        "fitted with all atoms it is the dense layer": tried.fits,
+        "a seed decides the draw, and nothing else does": tried.draws,
+        "its weights have the dense layer's variance at first": tried.starts_well,
+        "it copies, pickles and loads its state": tried.copies,
+        "it takes other dtypes": tried.casts,
+        "it lives on the meta device": tried.is_meta,
+    }
+    for name, check in checks.items():
+        run(f"check_layer({layer_class.__name__})", check, name)
+
+
+class _Tried:
+    """A layer class with a dense layer, its inputs and a rule, and the checks."""
+
+    def __init__(
+        self,
+        layer_class: type[PredictedLayer],
+        dense: nn.Module,
+        inputs: Sequence[Any],
+        rule: Rule,
+    ) -> None:
+        self.layer_class, self.rule = layer_class, rule
+        self.dense: Any = copy.deepcopy(dense).double()
+        self.inputs = [_cast(x, torch.float64) for x in inputs]
+
+    def layer(self, rule: Rule | None = None, seed: int = 0) -> Any:
+        return self.layer_class.from_dense(self.dense, rule or self.rule, seed=seed)
+
+    def stands_in(self) -> None:
+        kind = self.layer_class.dense_class
+        require(type(self.dense) is kind, f"dense is a {type(self.dense).__name__}, not {kind}")
+        layer = self.layer()
+        require(type(layer) is self.layer_class, f"from_dense makes a {type(layer).__name__}")
+        dense, shape = tuple(self.dense.weight.shape), tuple(layer.weight.shape)
+        require(shape == dense, f"its weight is {shape}, the dense layer's {dense}")
+        shape = tuple(layer.V.shape)
+        wanted = (layer.atoms.n_atoms, layer.n_units)
+        require(shape == wanted, f"V is {shape}, expected (n_atoms, n_units) = {wanted}")
+
+    def computes(self) -> None:
+        layer, dense = self.layer(), copy.deepcopy(self.dense)
+        with torch.no_grad():
+            dense.weight.copy_(layer.weight)
+        expected = dense(*self.inputs)
+        for path in PATHS:
+            layer.path = path
+            require_close(layer(*self.inputs), expected, 1e-9, f"the output along {path!r}")
+
+    def keeps(self) -> None:
+        for training in (True, False):
+            for dtype in (torch.float64, torch.float32):
+                dense = copy.deepcopy(self.dense).to(dtype).train(training)
+                layer: Any = self.layer_class.from_dense(dense, self.rule)
+                back = layer.to_dense()
+                self._require_same(dense, layer, back)
+                inputs = [_cast(x, dtype) for x in self.inputs]
+                require_close(back(*inputs), layer(*inputs), 1e-4, "the output of to_dense()")
+
+    def _require_same(self, dense: Any, layer: Any, back: Any) -> None:
+        require(type(back) is type(dense), f"to_dense makes a {type(back).__name__}")
+        keys, found = list(dense.state_dict()), list(back.state_dict())
+        require(found == keys, f"to_dense has the keys {found}, expected {keys}")
+        require_close(back.weight, layer.weight, 1e-6, "to_dense's weight")
+        for name, one in (("from_dense", layer), ("to_dense", back)):
+            require(one.training == dense.training, f"{name} does not keep the mode")
+            kind = one.weight.dtype
+            require(kind == dense.weight.dtype, f"{name} makes {kind} of {dense.weight.dtype}")
+            bias, kept = getattr(dense, "bias", None), getattr(one, "bias", None)
+            require((bias is None) == (kept is None), f"{name} does not keep whether there is bias")
+            if isinstance(bias, Tensor) and isinstance(kept, Tensor):
+                require_close(kept, bias, 0, f"{name}'s bias")
+
+    def learns(self) -> None:
+        layer = self.layer()
+        allowed = {"V", "bias"}
+        found = {name for name, _ in layer.named_parameters()}
+        require(found <= allowed, f"these are learned too: {sorted(found - allowed)}")
+        buffers = [name for name, _ in layer.named_buffers(recurse=False)]
+        buffers = [name for name in buffers if not name.startswith("atoms")]
+        require(not buffers, f"buffers, which DDP sends at every step: {buffers}; use constants")
+
+    def has_gradients(self) -> None:
+        layer, gradients = self.layer(), []
+        for path in PATHS[1:]:
+            layer.path = path
+            loss = layer(*self.inputs).square().sum()
+            gradients.append(torch.autograd.grad(loss, list(layer.parameters()), allow_unused=True))
+        names = [name for name, _ in layer.named_parameters()]
+        for name, one, two in zip(names, *gradients, strict=True):
+            require(one is not None and two is not None, f"{name} gets no gradient")
+            require(float(one.abs().sum()) > 0, f"{name}'s gradient is zero")
+            require_close(two, one, 1e-8, f"{name}'s gradient along 'materialised'")
+
+    def fits(self) -> None:
+        layer = self.layer(Rule(RandomGaussian("orthonormal"), 1.0, 1))
+        unexplained = layer.fit(self.dense.weight)
+        require(unexplained < 1e-12, f"{unexplained:.3g} of the weights are left unexplained")
+        require_close(layer.weight, self.dense.weight, 1e-8, "the fitted weight")
+        require_close(layer(*self.inputs), self.dense(*self.inputs), 1e-8, "the fitted output")
+
+    def draws(self) -> None:
+        with unmoved_randomness():
+            first, again, other = (self.layer(seed=seed) for seed in (1, 1, 2))
+        require_close(again.weight, first.weight, 0, "the weight of a second layer of seed 1")
+        same = torch.equal(other.V, first.V)
+        require(not same, "seeds 1 and 2 draw the same V")
+
+    def starts_well(self) -> None:
+        layers = [self.layer(seed=seed) for seed in range(20)]
+        moment = float(torch.stack([x.weight.detach().square().mean() for x in layers]).mean())
+        ratio = moment / float(self.dense.weight.detach().square().mean())
+        require(
+            2 / 3 < ratio < 3 / 2,
+            f"their mean square is {ratio:.2f} times the dense layer's, expected about 1",
+        )
+
+    def copies(self) -> None:
+        layer, twin = self.layer(seed=1), self.layer(seed=2)
+        twin.load_state_dict(layer.state_dict())
+        twins = {
+            "its deep copy": copy.deepcopy(layer),
+            "its pickle": pickle.loads(pickle.dumps(layer)),
+            "a layer that loads its state": twin,
+        }
+        expected = layer(*self.inputs)
+        for name, other in twins.items():
+            require_close(other(*self.inputs), expected, 0, f"the output of {name}")
+
+    def casts(self) -> None:
+        layer = self.layer()
+        expected = layer(*self.inputs)
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
+            cast = copy.deepcopy(layer).to(dtype)
+            y = cast(*(_cast(x, dtype) for x in self.inputs))
+            require(y.dtype == dtype, f"its output is {y.dtype}, its weights {dtype}")
+            require_close(y, expected, tolerance, f"the output in {dtype}")
+
+    def is_meta(self) -> None:
+        layer: Any = self.layer_class.from_dense(copy.deepcopy(self.dense).to("meta"), self.rule)
+        kinds = {p.device.type for p in layer.parameters()}
+        require(kinds == {"meta"}, f"made of a layer on the meta device, it is on {kinds}")
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors in another type; indices stay as they are."""
+    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x

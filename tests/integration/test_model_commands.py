@@ -1,0 +1,230 @@
+"""weightcast convert, compress and probe, from the command line to the folder and the page."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import weightcast as wc
+from weightcast.cli import main
+
+FACTORY = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 12, 3), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5),
+    )
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(30, 2, 6, 6, generator=generator) for _ in range(5)]
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a package, and a state dict in each format."""
+    (tmp_path / "of_mine.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "of_mine", raising=False)
+    state = _make(tmp_path).state_dict()
+    save_file(state, tmp_path / "net.safetensors")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pt")
+    x = torch.cat(_namespace()["batches"]())
+    save_file({"input": x}, tmp_path / "x.safetensors")
+    return tmp_path
+
+
+def _namespace() -> dict:
+    namespace: dict = {}
+    exec(FACTORY, namespace)
+    return namespace
+
+
+def _make(_: Path) -> nn.Module:
+    return _namespace()["make"]()
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_compress_a_function_with_inputs(place, capsys):
+    out, err = _run(
+        capsys, "compress", "of_mine:make", "--allow-import", "--inputs", "x.safetensors",
+        "--budget", "0.5", "--output", "small", "--rows", "rows.jsonl", "--seed", "2",
+    )  # fmt: skip
+    model = _make(place)
+    small = wc.load("small", model)
+    x = torch.cat(_namespace()["batches"]())
+    assert wc.ledger(small).total.stored <= 0.5 * wc.ledger(small).total.dense
+    row = json.loads((place / "rows.jsonl").read_text())
+    report = wc.compression_report(model, small, list(x.split(100)))
+    assert row["metrics"]["output_error"] == pytest.approx(report.rows[-1].output_error, rel=1e-4)
+    assert row["experiment"] == "compress"
+    assert row["seed"] == 2
+    assert row["counts"]["stored"] == wc.ledger(small).total.stored
+    assert row["dataset"] == "x.safetensors"
+    assert "output lost" in out.splitlines()[0]
+    assert "The model is in small" in out
+    assert "compressing" in err
+
+
+@pytest.mark.parametrize("file", ["net.safetensors", "net.pt"])
+def test_compress_a_state_dict_alone(place, capsys, file):
+    out, _ = _run(capsys, "compress", file, "--fraction", "0.3", "--output", "small")
+    model = _make(place)
+    small = wc.load("small", model)
+
+    assert type(small[7]) is nn.Linear  # nobody reads its units: the classifier
+    W, predicted = model[5].weight, small[5].weight
+    assert 0 < float((W - predicted).detach().square().sum() / W.detach().square().sum()) < 0.7
+    torch.testing.assert_close(small[7].weight, model[7].weight)
+    assert "weights lost" in out
+
+
+def test_a_state_dict_and_its_factory(place, capsys):
+    trained = _make(place)
+    with torch.no_grad():
+        trained[5].weight.mul_(2)
+    torch.save(trained.state_dict(), "trained.pth")
+    (place / "plan.yaml").write_text("""
+        "5": {dictionary: {kind: DCT}, fraction: 1.0}
+        "*": null
+    """)
+    _run(
+        capsys, "compress", "trained.pth", "--factory", "of_mine:make", "--allow-import",
+        "--inputs", "of_mine:batches", "--plan", "plan.yaml", "--output", "small",
+    )  # fmt: skip
+    small, x = wc.load("small", _make(place)), torch.rand(3, 2, 6, 6)
+    torch.testing.assert_close(small(x), trained(x), rtol=1e-3, atol=1e-4)
+
+
+def test_convert_draws_v_anew(place, capsys):
+    out, _ = _run(
+        capsys, "convert", "of_mine:make", "--allow-import", "--fraction", "0.2", "--output", "new"
+    )
+    plan = wc.suggest(_make(place), 0.2)
+    expected, loaded = wc.convert(_make(place), plan), wc.load("new", _make(place))
+    for key, tensor in expected.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], tensor)
+    assert out.splitlines()[0].split()[:2] == ["layer", "kind"]
+
+
+def test_probe_prints_rows_and_a_page(place, capsys):
+    out, _ = _run(
+        capsys, "probe", "net.safetensors", "--fractions", "0.1", "0.5", "--output", "page",
+        "--rows", "rows.jsonl", "--layers", "2", "5",
+    )  # fmt: skip
+    found = wc.probe(_make(place), (0.1, 0.5), layers=["2", "5"], progress=False)
+    assert str(found) in out
+    row = json.loads((place / "rows.jsonl").read_text())
+    assert row["probe"] == json.loads(json.dumps(found.to_dict()))
+    page = (place / "page" / "index.html").read_text()
+    assert "How predictable each layer is: net.safetensors" in page
+    assert "ceiling" in page
+    images = [file for file in (place / "page").iterdir() if file.suffix in (".svg", ".png")]
+    assert len(images) == 2
+    assert "2, 10 %" in next(file for file in images if file.suffix == ".svg").read_text()
+    out, _ = _run(capsys, "report", "rows.jsonl", "--output", "again", "--images", "false")
+    assert "How predictable" in out
+
+
+def test_a_hub_folder_on_disk(place, capsys):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertForMaskedLM(config).save_pretrained(place / "bert")
+    save_file({"input_ids": torch.randint(30, (40, 8))}, place / "tokens.safetensors")
+    out, _ = _run(capsys, "probe", "bert", "--fractions", "0.25", "--inputs", "tokens.safetensors")
+    assert "bert.encoder.layer.0.attention.self.query" in out
+    assert "output at 0.25" in out
+
+
+class Evil:
+    """Runs code where a pickle is trusted."""
+
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("of_mine:make",), "add --allow-import if you trust it"),
+        (("of_mine:nothing", "--allow-import"), "of_mine has no 'nothing'"),
+        (("not_mine:make", "--allow-import"), "there is no module 'not_mine'"),
+        (("of_mine:number", "--allow-import"), "returned a int: expected a module"),
+        (("missing.pt",), "there is no missing.pt"),
+        (("evil.pt",), "cannot read evil.pt"),
+        (("damaged.safetensors",), "cannot read damaged.safetensors"),
+        (("empty",), "is no Hub folder: it needs config.json"),
+        (("net.pt", "--inputs", "x.safetensors"), "state dict has weights only"),
+        (("plan.yaml",), "is no .safetensors, .pt or .pth file"),
+        (("unknown",), "transformers cannot read unknown"),
+        (("other.pt", "--factory", "of_mine:make", "--allow-import"), "does not fit what"),
+    ],
+)
+def test_what_cannot_be_read_is_said(place, capsys, arguments, message):
+    torch.save(Evil(), "evil.pt", pickle_module=pickle)
+    torch.save({"0.weight": torch.rand(3, 3)}, "other.pt")
+    (place / "damaged.safetensors").write_bytes(b"\x10")
+    (place / "plan.yaml").write_text("rules: {}")
+    (place / "empty").mkdir()
+    (place / "unknown").mkdir()
+    (place / "unknown" / "config.json").write_text(
+        '{"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}'
+    )
+    (place / "unknown" / "code.py").write_text("print('ran')")
+    save_file({"x": torch.rand(2)}, place / "unknown" / "model.safetensors")
+    for command in ("probe", "compress"):
+        output = ("--output", "small") if command == "compress" else ()
+        out, err = _run(capsys, command, *arguments, *output, code=2)
+        assert message in err
+        assert err.count("\n") == 1
+        assert "ran" not in out.split()
+    assert not (place / "small").exists()
+
+
+def test_plans_and_outputs_that_cannot_be_used(place, capsys):
+    (place / "plan.yaml").write_text('"7": {dictionary: {kind: DCTT}, fraction: 0.1}')
+    given = ("net.safetensors", "--output", "small")
+    _, err = _run(capsys, "compress", *given, "--plan", "plan.yaml", code=2)
+    assert "did you mean 'DCT'?" in err
+    _, err = _run(capsys, "compress", *given, "--plan", "plan.yaml", "--budget", "0.1", code=2)
+    assert "leave out --fraction and --budget" in err
+    _, err = _run(capsys, "convert", "net.pt", "--output", ".", code=2)
+    assert "holds no saved model: name a new folder" in err
+    _, err = _run(capsys, "convert", "net.pt", "--output", "new", "--budget", "10", code=2)
+    assert "stay dense" in err
+    _, err = _run(capsys, "compress", *given, "--budgt", "0.1", code=2)
+    assert "did you mean '--budget'?" in err
+
+
+def test_help_names_the_sources(capsys):
+    for command in ("convert", "compress", "probe"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        out = " ".join(capsys.readouterr().out.split())
+        assert "package.module:function" in out
+        assert "--allow-import" in out

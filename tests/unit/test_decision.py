@@ -1,0 +1,147 @@
+"""explain: every module that holds weights is listed, with its rule or why it has none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import weightcast as wc
+from weightcast import dictionaries as d
+
+DCT = wc.Rule(d.DCT(), 0.5)
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mystery = nn.Parameter(torch.zeros(3, 4))
+
+
+class Special(nn.Linear):
+    pass
+
+
+def _frozen() -> nn.Linear:
+    return nn.Linear(8, 8).requires_grad_(False)
+
+
+def _hooked() -> nn.Linear:
+    layer = nn.Linear(8, 8)
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def _dropped_weights() -> nn.LSTM:
+    lstm = nn.LSTM(8, 8)
+    prune.identity(lstm, "weight_hh_l0")
+    return lstm
+
+
+def _quantised() -> nn.Module:
+    layer = nn.Linear(8, 8).requires_grad_(False)
+    layer.weight.data = torch.zeros(8, 8, dtype=torch.int8)
+    return layer
+
+
+REFUSED = {
+    "frozen": (_frozen, r"is frozen \(requires_grad=False\).*requires_grad_\(True\)"),
+    "hooks": (_hooked, "has hooks, .*remove them first"),
+    "lazy": (lambda: nn.LazyLinear(8), "is lazy.*run the model once"),
+    "pruned": (lambda: prune.identity(nn.Linear(8, 8), "weight"), "no plain parameter.*remove"),
+    "weight norm": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+        "computed by a parametrisation.*remove_parametrizations",
+    ),
+    "pruned lstm": (_dropped_weights, "its weight_hh_l0 is no plain parameter"),
+    "quantised": (_quantised, "torch.int8, not floating point"),
+    "complex": (lambda: nn.Linear(8, 8, dtype=torch.complex64), "complex64, not floating point"),
+    "max_norm": (lambda: nn.Embedding(8, 8, max_norm=1.0), "max_norm=1.*set max_norm=None"),
+    "sparse": (lambda: nn.Embedding(8, 8, sparse=True), "sparse=True.*set sparse=False"),
+    "subclass": (lambda: Special(8, 8), "is a subclass of Linear.*put nn.Linear in its place"),
+    "unknown": (Odd, r"uses mystery \(3, 4\) itself"),
+    "norm": (lambda: nn.LayerNorm(8), "holds no matrix"),
+}
+
+
+def _build(name: str) -> nn.Module:
+    make = REFUSED[name][0]
+    return nn.ModuleDict(
+        {"bad": make(8, 8) if make is Special else make(), "good": nn.Linear(8, 3)}
+    )
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_what_an_expression_meets_is_left_dense_with_its_reason(name):
+    model = _build(name)
+    for key in ("*", "re:.*"):
+        explained = wc.Plan({key: DCT}).explain(model)
+        assert [row.layer for row in explained.predicted] == ["good"]
+        (row,) = (row for row in explained.dense if row.layer.startswith("bad"))
+        assert re.search(REFUSED[name][1], row.reason), row.reason
+        assert row.reason in str(explained)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_what_is_named_exactly_is_refused_by_name(name):
+    model = _build(name)
+    modules = dict(model.named_modules())
+    with pytest.raises(ValueError, match=f"'bad'.*{REFUSED[name][1]}"):
+        wc.convert(model, {"bad": DCT}, inplace=True)
+    assert dict(model.named_modules()) == modules
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantization.*:DeprecationWarning")
+def test_a_quantised_module_without_parameters_is_listed():
+    layer = torch.ao.nn.quantized.dynamic.Linear(8, 8)
+    model = nn.ModuleDict({"bad": layer, "good": nn.Linear(8, 3)})
+    rows = {row.layer: row for row in wc.Plan({"*": DCT}).explain(model).rows}
+    assert rows["bad"].reason.startswith("is quantised: convert the model before")
+
+
+def test_nothing_that_holds_weights_is_left_out():
+    model = nn.ModuleDict(
+        {
+            "mlp": nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2)),
+            "attention": nn.MultiheadAttention(8, 2),
+            "cell": nn.LSTMCell(4, 4),
+            "table": nn.Embedding(9, 8),
+            "norm": nn.BatchNorm1d(3),
+        }
+    )
+    explained = wc.Plan({"re:mlp.*": DCT, "table": DCT, "*": None}).explain(model)
+    rows = {row.layer: row for row in explained.rows}
+    held = {id(p) for p in model.parameters() if p.dim() > 1}
+    for name, module in model.named_modules():
+        if any(id(p) in held for p in module.parameters(recurse=False)):
+            assert any(row == name or row.startswith(f"{name}.") for row in rows), name
+    assert rows["attention.in_proj"].kind == "MultiheadAttention"
+    assert rows["attention.in_proj"].reason == "rule '*' leaves it dense"
+    assert all(row.reason for row in explained.dense)
+    assert not any(row.reason for row in explained.predicted)
+
+
+def test_a_name_of_a_module_stands_for_its_weights():
+    model = nn.ModuleDict({"a": nn.LSTM(4, 4, 2), "b": nn.MultiheadAttention(8, 2)})
+    half, quarter = DCT, wc.Rule(d.DCT(), 0.25)
+    resolved = wc.Plan({"a": half, "a.hh_l1": quarter, "re:b": quarter}).resolve(model)
+    assert {name: rule.fraction for name, rule in resolved.items()} == {
+        "a.ih_l0": 0.5, "a.hh_l0": 0.5, "a.ih_l1": 0.5, "a.hh_l1": 0.25,
+        "b.in_proj": 0.25, "b.out_proj": 0.25,
+    }  # fmt: skip
+
+
+def test_data_driven_dictionaries_need_inputs_that_are_multiplied(refuses):
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4))
+    rule = wc.Rule(d.Covariance(), 0.5)
+    explained = wc.Plan({"*": rule}).explain(model)
+    assert [row.layer for row in explained.predicted] == ["1"]
+    assert "an embedding selects rows" in explained.dense[0].reason
+    with refuses(model, "layer '0'", "Covariance is made from a layer's inputs", "DCT"):
+        wc.convert(model, {"0": rule}, inputs=torch.arange(9), inplace=True)

@@ -1,0 +1,99 @@
+"""Least squares in the metric of the inputs, against solutions written out one unit at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import weightcast as wc
+from tests.contract.table import make_atoms
+from weightcast import dictionaries as d
+from weightcast.least_squares import Metric, by_group, choose_atoms, fit_columns
+
+
+def _metric(groups: int = 1, n: int = 24) -> Metric:
+    rows = torch.randn(groups, 3 * n, n, generator=_generator(), dtype=torch.float64)
+    return Metric(rows.mT @ rows)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def _weight(n_units: int = 8, n_visible: int = 24) -> torch.Tensor:
+    return torch.randn(n_units, n_visible, generator=_generator(), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("name", ["DCT", "Kernel", "Covariance-leading"])
+def test_each_unit_solves_its_own_normal_equations(name, groups):
+    atoms, W, metric = make_atoms(name, 5, columns=3), _weight(), _metric(groups)
+    columns = [slice(0, 3), slice(3, 6), slice(6, 8)]
+    V, left = fit_columns(atoms, columns, W, metric)
+    total = lost = 0.0
+    for column, units in enumerate(columns):
+        U = atoms.dictionary(column).numpy()
+        for unit in range(units.start, units.stop):
+            C = metric.moments[unit * groups // 8].numpy()
+            w = W[unit].numpy()
+            expected = np.linalg.solve(U.T @ C @ U, U.T @ C @ w)
+            np.testing.assert_allclose(V[:, unit].numpy(), expected, rtol=1e-7, atol=1e-9)
+            residual = w - U @ expected
+            lost += residual @ C @ residual
+            total += w @ C @ w
+    assert left == pytest.approx(lost / total)
+
+
+def test_nearly_dependent_atoms_are_no_trouble():
+    kernel = d.Kernel(wc.kernels.SquaredExponential(6.0), mixing="raw")
+    atoms = kernel.atoms(24, 20, grid=(4, 6))
+    V, left = fit_columns(atoms, [slice(0, 8)], _weight(), _metric())
+    assert bool(V.isfinite().all())
+    assert left < 0.2  # of 24 directions, 20 are fitted or given up
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_each_chosen_atom_is_the_one_that_explains_most(groups):
+    W, metric = _weight(), _metric(groups)
+    base = d.DCT().atoms(24, 24, grid=(4, 6)).base
+    columns = [slice(0, 3), slice(3, 8)]
+    chosen = choose_atoms(base, columns, W, 6, metric)
+    for units, indices in zip(columns, chosen.tolist(), strict=True):
+        for k in range(6):
+            left = [
+                _left(base, [*indices[:k], atom], units, W, metric) if atom not in indices[:k]
+                else np.inf
+                for atom in range(24)
+            ]  # fmt: skip
+            assert left[indices[k]] == pytest.approx(min(left))
+
+
+def _left(base, indices, units, W, metric) -> float:
+    U, total = base.rows(torch.tensor(indices)).t(), 0.0
+    for group, part in by_group(metric, units, len(W)):
+        S = metric.roots[group]
+        A, target = S @ U, S @ W[part].t()
+        solution = torch.linalg.lstsq(A, target, driver="gelsd").solution
+        total += float((A @ solution - target).square().sum())
+    return total
+
+
+def test_without_inputs_an_orthonormal_base_gives_its_largest_coefficients():
+    W, base = _weight(1), d.DCT().atoms(24, 24, grid=(4, 6)).base
+    chosen = choose_atoms(base, [slice(0, 1)], W, 5)[0]
+    coefficients = base.transform(W)[:, 0].abs()
+    assert set(chosen.tolist()) == set(coefficients.topk(5).indices.tolist())
+
+
+def test_atoms_that_say_nothing_new_come_last_and_only_once():
+    doubled = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4, 5]]
+    W = _weight(3, 6)
+    chosen = choose_atoms(d.DenseBase(doubled), [slice(0, 3)], W, 7)[0].tolist()
+    assert sorted(chosen) == list(range(7))
+    assert chosen[-1] in (0, 1)
+
+
+def test_a_metric_must_be_positive_definite():
+    with pytest.raises(ValueError, match=r"not positive definite.*larger ridge"):
+        Metric(torch.zeros(1, 3, 3, dtype=torch.float64))
