@@ -95,11 +95,14 @@ class HubMixin(
         target.parent.mkdir(parents=True, exist_ok=True)
         card = target / CARD_NAME
         kept = card.read_bytes() if card.is_file() and is_saved_model(target) else None
-        here = {key: options.get(key) for key in ("config", "model_card_kwargs")}
         with replacing(target, is_saved_model) as part:
             if kept is not None:
                 (part / CARD_NAME).write_bytes(kept)
-            super().save_pretrained(part, **here)
+            super().save_pretrained(
+                part,
+                config=options.get("config"),
+                model_card_kwargs=options.get("model_card_kwargs"),
+            )
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or target.name, **options)

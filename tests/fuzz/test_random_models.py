@@ -113,7 +113,7 @@ json_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(["Kernel", "Rule", "Grid", "kind", "0", "0.V", "float32"])
     | st.text(max_size=5),
     lambda inner: (

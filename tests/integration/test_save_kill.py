@@ -64,4 +64,4 @@ def test_killed_at_random_moments(swap, tmp_path):
     assert max(found["leftovers"] for found in outcomes[:-1]) <= 2
     # Most were in the midst of it.
     assert sum(found["leftovers"] > 0 for found in outcomes[:-1]) >= 50
-    assert outcomes[-1]["loaded"] > 200
+    assert outcomes[-1]["loaded"] > 20

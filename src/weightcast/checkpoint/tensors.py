@@ -221,5 +221,5 @@ def _start(dtype: torch.dtype, shape: Iterable[int]) -> int:
 
 def _chunks(tensor: Tensor) -> Iterable[memoryview]:
     """The bytes of a contiguous tensor on the CPU, as views of it."""
-    data = memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    data = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
     return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))

@@ -25,7 +25,7 @@ from weightcast.checkpoint.format import (
     write_facts,
 )
 from weightcast.checkpoint.replace import replacing
-from weightcast.checkpoint.state import saved_tensors, untied
+from weightcast.checkpoint.state import saved_tensors, untied, without_atoms
 from weightcast.checkpoint.tensors import write_tensors
 from weightcast.convert import predicted_layers
 from weightcast.layers import PredictedLayer
@@ -85,11 +85,14 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
         ties=ties,
     )
     text = write_facts(facts)
-    allowed = largest([*(name for name, _ in model.named_modules()), *model.state_dict()])
+    # Half of what load accepts, for it counts the names of the dense model, which are others.
+    inside = {id(m) for layer in layers.values() for m in layer.modules() if m is not layer}
+    modules = [name for name, module in model.named_modules() if id(module) not in inside]
+    allowed = largest([*modules, *without_atoms(model, model.state_dict())]) // 2
     if len(text) > allowed:
         raise ValueError(
             f"plan and facts of this model take {len(text)} bytes of JSON, and no more than "
-            f"{allowed} would be loaded: keep long data out of the dictionaries' fields"
+            f"{allowed} are sure to be loaded: keep long data out of the dictionaries' fields"
         )
     (folder / JSON_NAME).write_bytes(text)
     _warn_of_size(tensors, layers)

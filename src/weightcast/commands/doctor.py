@@ -21,8 +21,8 @@ The exit code is 1 if anything failed; a missing extra is no failure."""
 EXTRAS = {
     "bench": "peers that weightcast bench measures beside",
     "data": "data by name or folder, and the demo's digits",
-    "export": "ONNX files",
     "hub": "save_pretrained, from_pretrained, push_to_hub",
+    "onnx": "weightcast export to ONNX files",
     "ray": "sweeps beyond one machine",
     "report": "charts and pages",
     "train": "the command line, the training loop, logs",
