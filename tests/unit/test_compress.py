@@ -144,7 +144,7 @@ def test_atoms_made_from_the_weights_are_the_best_there_are(dictionary):
 
 def test_singular_vectors_are_known_to_convert_and_files_too(tmp_path):
     model, x = _mlp(), _rows()
-    rule = wc.Rule(d.SingularVectors(), 0.5, columns=2)
+    rule = wc.Rule(d.SingularVectors(), 0.1, columns=2)
     for inputs in (None, x):
         small = wc.convert(model, {"0": rule}, inputs=inputs)
         wc.save(small, tmp_path / "small")
@@ -342,6 +342,5 @@ def test_layers_of_one_weight_stay_tied():
     model, tokens = Tied(), torch.randint(30, (40, 6))
     small = wc.compress(model, {"*": wc.Rule(d.DCT(), 0.5)}, tokens, progress=False)
     assert small.table.V is small.head.V
-    assert "table" not in wc.suggest(_mlp(), 0.3).rules
     with pytest.raises(ValueError, match="no layer"):
         wc.suggest(model, 0.3)
