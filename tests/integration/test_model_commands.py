@@ -100,6 +100,7 @@ def test_compress_a_state_dict_alone(place, capsys, file):
     assert "weights lost" in out
 
 
+@pytest.mark.filterwarnings("ignore:the predicted layers take:UserWarning")
 def test_a_state_dict_and_its_factory(place, capsys):
     trained = _make(place)
     with torch.no_grad():
