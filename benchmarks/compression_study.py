@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,27 @@ def choose(study: Study) -> Iterator[tuple[str, float]]:
             yield f"5%, {method}, rate {rate:g}", study.error(tuned, part)
 
 
+def table(rows: Sequence[Row]) -> str:
+    """Test errors as a table in Markdown: methods down, shares across, mean ± deviation."""
+    cells: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for row in rows:
+        labels, error = row["labels"], row["metrics"]["test_error"]
+        line = cells.setdefault((labels["network"], labels["curve"]), {})
+        line.setdefault(labels["fraction"], []).append(error)
+    head = ["network", "method", *(f"{100 * fraction:g} %" for fraction in FRACTIONS), "100 %"]
+    lines = [head, ["---"] * len(head)]
+    for (network, method), errors in cells.items():
+        shown = [errors.get(fraction, []) for fraction in (*FRACTIONS, 1.0)]
+        lines.append([network, method, *map(_mean, shown)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else ""
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -290,8 +312,12 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("results/compression.jsonl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choose", action="store_true", help="print validation errors instead")
+    parser.add_argument("--table", action="store_true", help="print the rows as a table instead")
     parser.add_argument("--folder", type=Path, default=Path("runs/compression-study"))
     options = parser.parse_args()
+    if options.table:
+        print(table(read_rows(options.rows)))
+        return
     done: set[tuple[Any, ...]] = set()
     for row in read_rows(options.rows) if options.rows.exists() else ():
         labels = row["labels"]

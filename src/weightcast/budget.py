@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -101,13 +102,13 @@ def _left_for(
     """
     counts = ledger(model)
     total = counts.total.dense
-    number = round(budget * total) if isinstance(budget, float) else budget
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or number < 1:
+    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if not is_number or not 0 < budget < math.inf or (isinstance(budget, float) and budget >= 1):
         raise ValueError(
-            f"budget is {budget!r}: give a share of all weights in (0, 1), or a whole number"
+            f"budget is {budget!r}: give a share of all weights in (0, 1), or a whole number of 1 "
+            "or more"
         )
-    if isinstance(budget, float) and not budget < 1:
-        raise ValueError(f"budget is {budget}: a share of all weights lies in (0, 1)")
+    number = round(budget * total) if isinstance(budget, float) else budget
     weights = sum(site.W.numel() for site in sites.values())
     rest = (counts.total.stored if count == "stored" else counts.total.learned) - weights
     if rest >= number:

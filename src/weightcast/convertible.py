@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from weightcast.layers import (
@@ -104,7 +104,7 @@ def module_refusal(module: nn.Module) -> str:
     Args:
         module: none of the layers that can be predicted.
     """
-    if any(isinstance(p, UninitializedTensorMixin) for p in module._parameters.values()):
+    if any(p is not None and is_lazy(p) for p in module._parameters.values()):
         return "is lazy, its shape is not known yet: run the model once on example inputs first"
     if is_quantised(module):
         return "is quantised: convert the model before quantising it"

@@ -19,7 +19,14 @@ from weightcast.convertible import (
     refusals,
     tied_layers,
 )
-from weightcast.layers import PredictedLayer, PredictedModule, predicted_class, split_module
+from weightcast.dictionaries import count_atoms
+from weightcast.layers import (
+    PredictedLayer,
+    PredictedModule,
+    layer_size,
+    predicted_class,
+    split_module,
+)
 from weightcast.rule import Rule
 
 Rules = Mapping[str, Rule | None]
@@ -138,10 +145,6 @@ def _choose(
     for key, names in matches.items():
         if not names and not (key == "*" and rules[key] is None):
             raise ValueError(_no_match(key, model, layers))
-        if rules[key] is not None and names and all(name in reasons for name in names):
-            listed = "; ".join(f"layer {name!r}: {reasons[name]}" for name in names)
-            if not _is_name(key):
-                raise ValueError(f"rule {key!r} matches no layer that can be predicted; {listed}")
     choices = {}
     for name in layers:
         key = next((key for key in _by_precedence(rules, name) if name in matches[key]), None)
@@ -153,8 +156,34 @@ def _choose(
             choice = replace(choice, reason=f"rule {key!r} leaves it dense")
         elif name in reasons:
             choice = choice.without_rule(name, reasons[name])
+        elif not choice.exact and (small := _too_small(choice.rule, layers[name])):
+            choice = choice.without_rule(name, small)
         choices[name] = choice
+    _refuse_idle(rules, matches, choices)
     return choices
+
+
+def _too_small(rule: Rule, layer: nn.Module) -> str | None:
+    """Why a layer has too few inputs or units for a rule, if so."""
+    n_visible, n_units = layer_size(layer)
+    if rule.columns > n_units:
+        return f"has {n_units} units, and columns is {rule.columns}: every column needs a unit"
+    try:
+        count_atoms(rule.fraction, n_visible)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _refuse_idle(
+    rules: Rules, matches: Mapping[str, list[str]], choices: Mapping[str, _Choice]
+) -> None:
+    """Raise ValueError for a rule that meets only layers which it cannot predict."""
+    for key, rule in rules.items():
+        met = {name: choices[name].reason for name in matches[key] if choices[name].key == key}
+        if rule is not None and met and all(met.values()):
+            listed = "; ".join(f"layer {name!r}: {reason}" for name, reason in met.items())
+            raise ValueError(f"rule {key!r} matches no layer that can be predicted; {listed}")
 
 
 def _settle(choices: dict[str, _Choice], group: list[str]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from weightcast.convert import predicted_layers
 from weightcast.layers import PREDICTED, PredictedLayer, predicted_class, split_module
 from weightcast.layers.convolution import PredictedConvolution
+from weightcast.tables import aligned
 
 _PER_POSITION = {
     cls.__name__
@@ -96,14 +97,7 @@ class Ledger:
             table.append(
                 (row.layer, row.kind, f"{row.dense:,}", f"{row.learned:,}", share, *counts)
             )
-        widths = [max(len(line[i]) for line in table) for i in range(len(_HEADS))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
+        lines = aligned(table, n_names=2).splitlines()
         rule = "-" * max(map(len, lines))
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 

@@ -35,16 +35,17 @@ def parameter_groups(
         V, one for each scale among the dictionaries; optimisers take their time by the group.
     """
     by_scale: dict[str, dict[str, Any]] = {}  # to six digits: constants are cast
+    scaled: set[int] = set()
     for name, layer in predicted_layers(model).items():
-        if not layer.V.requires_grad:
+        if not layer.V.requires_grad or id(layer.V) in scaled:  # a tied V comes once
             continue
+        scaled.add(id(layer.V))
         scale = float(row_norm(layer))
         own = {"lr": learning_rate / scale, "weight_decay": weight_decay * scale}
         group = by_scale.setdefault(f"{scale:.6g}", {"params": [], **own, "name": []})
         group["params"].append(layer.V)
         group["name"].append(f"{name}.V".lstrip("."))
     groups = [group | {"name": ", ".join(group["name"])} for group in by_scale.values()]
-    scaled = {id(V) for group in groups for V in group["params"]}
     others = [p for p in model.parameters() if id(p) not in scaled and p.requires_grad]
     rest = {"lr": learning_rate, "weight_decay": weight_decay, "name": "dense"}
     return ([{"params": others, **rest}] if others else []) + groups

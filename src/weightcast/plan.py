@@ -52,10 +52,11 @@ class Plan:
         """The rule of every layer that is to be predicted, by the layer's first name.
 
         A key that names a module which reads its weights itself, such as an ``nn.LSTM``, stands for
-        all of its weights. A layer that cannot be predicted as it is (see :meth:`explain`) is an
-        error where its exact name is a key, and is left dense where an expression or ``*`` meets
-        it. Layers with one weight are predicted together: an exact name takes those that are tied
-        to it along, and an expression or ``*`` predicts all of them or none.
+        all of its weights. A layer that cannot be predicted as it is (see :meth:`explain`), or is
+        too small for the rule, is an error where its exact name is a key, and is left dense where
+        an expression or ``*`` meets it beside others. Layers with one weight are predicted
+        together: an exact name takes those that are tied to it along, and an expression or ``*``
+        predicts all of them or none.
 
         Raises:
             ValueError: a key that matches no layer which can be predicted, or one that is

@@ -77,16 +77,21 @@ def test_what_gates_meet(kind, batch_first, given):
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_packed_sequences(kind):
     module = RECURRENT[kind]().double()
-    x, lengths = torch.randn(5, 3, 8).double(), [5, 3, 2]
-    packed = pack_padded_sequence(x, lengths)
+    x, lengths = torch.randn(5, 3, 8).double(), [3, 5, 2]
+    start = torch.randn(2, 4, 3, 6).double()
+    hx = tuple(start) if kind == "LSTM" else start[0]
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
     model = wc.convert(module, {"*": DCT})
     merged = wc.merge(model)
-    torch.testing.assert_close(model(packed)[0].data, merged(packed)[0].data)
+    torch.testing.assert_close(model(packed, hx)[0].data, merged(packed, hx)[0].data)
     for name in ("hh_l1", "hh_l1_reverse"):
-        rows = _rows(module, name, packed)
+        rows = _rows(module, name, packed, hx)
         assert len(rows) == sum(lengths)
-        # One sequence after the other gives the same states.
-        alone = [_rows(module, name, x[:length, i : i + 1]) for i, length in enumerate(lengths)]
+        alone = []  # one sequence after the other goes through the same states
+        for i, length in enumerate(lengths):
+            own = start[:, :, i : i + 1].contiguous()
+            inputs = x[:length, i : i + 1], tuple(own) if kind == "LSTM" else own[0]
+            alone.append(_rows(module, name, *inputs))
         expected = torch.cat(alone)
         order = np.lexsort(rows.numpy().T), np.lexsort(expected.numpy().T)
         torch.testing.assert_close(rows[order[0].copy()], expected[order[1].copy()])

@@ -144,7 +144,7 @@ def test_atoms_made_from_the_weights_are_the_best_there_are(dictionary):
 
 def test_singular_vectors_are_known_to_convert_and_files_too(tmp_path):
     model, x = _mlp(), _rows()
-    rule = wc.Rule(d.SingularVectors(), 0.5, columns=2)
+    rule = wc.Rule(d.SingularVectors(), 0.1, columns=2)
     for inputs in (None, x):
         small = wc.convert(model, {"0": rule}, inputs=inputs)
         wc.save(small, tmp_path / "small")
@@ -299,3 +299,48 @@ def test_progress_is_shown_on_stderr(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["compressing 0", "compressing 2"]
     assert "of its weights left" in lines[0]
+
+
+def test_modules_that_read_their_weights_themselves_are_taken_apart():
+    torch.manual_seed(0)
+    attention = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.ModuleDict({"body": attention, "lstm": nn.LSTM(16, 8, batch_first=True)})
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x):
+            return self.parts["lstm"](self.parts["body"](x))[0]
+
+    network, x = Network().eval(), torch.randn(30, 5, 16)
+    plan = {"*": wc.Rule(d.DCT(), 1.0)}
+    small = wc.compress(network, plan, x, progress=False)
+    torch.testing.assert_close(small(x), network(x), rtol=1e-4, atol=1e-5)
+    rows = wc.compression_report(network, small, x).rows
+    assert {"parts.body.self_attn.in_proj", "parts.lstm.hh_l0"} < {row.layer for row in rows}
+    assert all(row.weight_error < 1e-9 for row in rows[:-1])
+    probed = wc.probe(network, (0.25,), inputs=x, progress=False)
+    assert {row.layer for row in probed.rows} == {row.layer for row in rows[:-1]}
+    assert all(row.output_r2 is not None for row in probed.rows)
+    assert type(network.parts["lstm"]) is nn.LSTM
+
+
+def test_layers_of_one_weight_stay_tied():
+    torch.manual_seed(0)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(30, 16), nn.Linear(16, 30, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens):
+            return self.head(torch.tanh(self.table(tokens)))
+
+    model, tokens = Tied(), torch.randint(30, (40, 6))
+    small = wc.compress(model, {"*": wc.Rule(d.DCT(), 0.5)}, tokens, progress=False)
+    assert small.table.V is small.head.V
+    with pytest.raises(ValueError, match="no layer"):
+        wc.suggest(model, 0.3)

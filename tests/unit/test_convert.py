@@ -372,6 +372,7 @@ def test_tied_weights_stay_tied(key):
     assert embedding.V is head.V
     assert embedding.atoms is head.atoms
     assert len(list(converted.parameters())) == 2  # V and the head's bias
+    torch.optim.AdamW(wc.parameter_groups(converted, 1e-3))  # refuses what comes twice
     torch.testing.assert_close(embedding(tokens), head.weight)
     converted(tokens).square().sum().backward()
     merged = wc.merge(converted)

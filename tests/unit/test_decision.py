@@ -145,3 +145,19 @@ def test_data_driven_dictionaries_need_inputs_that_are_multiplied(refuses):
     assert "an embedding selects rows" in explained.dense[0].reason
     with refuses(model, "layer '0'", "Covariance is made from a layer's inputs", "DCT"):
         wc.convert(model, {"0": rule}, inputs=torch.arange(9), inplace=True)
+
+
+def test_layers_too_small_for_a_rule_stay_dense_beside_others(refuses):
+    model = nn.ModuleDict(
+        {"big": nn.Linear(20, 9), "thin": nn.Linear(1, 9), "few": nn.Linear(20, 2)}
+    )
+    explained = wc.Plan({"*": wc.Rule(d.DCT(), 0.25, columns=3)}).explain(model)
+    reasons = {row.layer: row.reason for row in explained.rows}
+    assert reasons["big"] == ""
+    assert "fraction 0.25 of 1 inputs" in reasons["thin"]
+    assert reasons["few"] == "has 2 units, and columns is 3: every column needs a unit"
+    with refuses(model, "layer 'thin'", "below one atom"):
+        wc.convert(model, {"thin": wc.Rule(d.DCT(), 0.25)}, inplace=True)
+    for key in ("*", "re:.*"):
+        with refuses(model, "matches no layer that can be predicted", "'big': fraction 0.01 of 20"):
+            wc.convert(model, {key: wc.Rule(d.DCT(), 0.01)}, inplace=True)

@@ -86,7 +86,7 @@ def test_nothing_beats_the_ceiling_and_projections_beat_the_floor_in_expectation
                 assert row.output_r2 <= rows["ceiling"].output_r2 + 1e-6
     # Six directions are all there is to the inputs, and PCA finds them.
     assert _by_name(probe, "0", 0.1)["PCA"].output_r2 > 0.95
-    assert _by_name(probe, "0", 0.1)["floor"].output_r2 < 0.8
+    assert _by_name(probe, "0", 0.1)["floor"].output_r2 < 0.95
 
 
 def test_a_layers_draws_do_not_depend_on_the_others_nor_on_global_state():

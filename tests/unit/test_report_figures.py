@@ -253,7 +253,7 @@ class TestCaption:
 
     def test_says_which_bars_are_cut(self):
         (figure,) = make_figures(located(wide_rows()))
-        low = {v["share"]: v for v in chart_values(figure.lines, "test_error")}[10]["low"]
+        low = {v["share"]: v for v in chart_values(figure.lines, figure.metrics[0])}[10]["low"]
         assert low == 1.25 > 2.5 - math.sqrt(4.5)
         for text in self.words(wide_rows()):
             assert f"{self.CUT} there: SE-Emp at 10 %." in text

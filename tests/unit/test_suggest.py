@@ -204,7 +204,7 @@ def test_budgets_that_cannot_be_are_refused(refuses):
     for budget, message in (
         (0.01, r"but \d+ stay dense \(the most in layer '10', 155\): take a budget above 0.0"),
         (300, r"\d+ numbers are left for 4 layers.* in layer '.*': raise the budget by"),
-        (1.0, r"a share of all weights lies in \(0, 1\)"),
+        (1.0, r"budget is 1.0: give a share of all weights in \(0, 1\)"),
         (0, "give a share of all weights"),
         (True, "give a share of all weights"),
         (math.nan, "budget is nan"),

@@ -17,14 +17,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
     "vision": (
         "vit", "deit", "beit", "dinov2", "dinov3_vit", "ijepa", "swin", "swinv2", "poolformer",
-        "segformer", "convnext", "resnet", "mobilenet_v2", "mobilevit", "data2vec-vision",
-        "clip_vision_model", "siglip_vision_model",
+        "segformer", "convnext", "resnet", "data2vec-vision", "clip_vision_model",
+        "siglip_vision_model",
     ),
     "audio": (
         "wav2vec2", "hubert", "wavlm", "sew", "unispeech", "data2vec-audio", "wav2vec2-conformer",
         "whisper",
     ),
-    "state-space": ("mamba", "falcon_mamba", "rwkv"),
+    "state-space": ("mamba", "falcon_mamba", "mamba2", "bamba", "jamba", "falcon_h1"),
     "mixture-of-experts": (
         "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "granitemoe", "gpt_oss", "jetmoe",
         "switch_transformers",

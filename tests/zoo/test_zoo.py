@@ -12,12 +12,11 @@ from torch import Tensor, nn
 import weightcast as wc
 from weightcast.convert import predicted_layers
 from weightcast.convertible import convertible_layers
-from weightcast.layers import layer_size
 
 pytest.importorskip("transformers")
 
 from tests.zoo.families import FAMILIES
-from tests.zoo.tiny import build, example_inputs
+from tests.zoo.tiny import build, example_inputs, plan_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,13 +26,6 @@ pytestmark = [
 NAMES = [(family, name) for family, names in FAMILIES.items() for name in names]
 WHOLE = wc.Rule(wc.dictionaries.RandomGaussian("orthonormal"), 1.0)
 QUARTER = wc.Rule(wc.dictionaries.RandomGaussian("orthonormal"), 0.25)
-
-
-def plan_of(model: nn.Module, rule: wc.Rule) -> wc.Plan:
-    """The rule for every layer that it leaves at least one atom."""
-    sizes = {name: layer_size(layer)[0] for name, layer in convertible_layers(model).items()}
-    too_small = [name for name, size in sizes.items() if rule.fraction * size < 1]
-    return wc.Plan({"*": rule, **dict.fromkeys(too_small)})
 
 
 def outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:

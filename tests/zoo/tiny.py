@@ -12,6 +12,10 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+import weightcast as wc
+from weightcast.convertible import convertible_layers
+from weightcast.layers import layer_size
+
 LENGTH = 12
 """Of example texts, in tokens."""
 
@@ -35,6 +39,7 @@ SIZES: dict[str, int] = {
     r"(max_position_embeddings|n_positions|n_ctx|max_.*_positions|max_seq_len)": 128,
     r"(image_size|img_size)": 32,
     r"patch_size": 8,
+    r"sr_ratios": 2,
     r"(num_experts|num_local_experts|n_routed_experts|moe_num_experts)": 4,
     r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_top_k|top_k)": 2,
     r"(n_group|topk_group|first_k_dense_replace|n_shared_experts|num_shared_experts)": 1,
@@ -61,7 +66,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "window_size": 2,
         "patch_size": 4,
     },
-    "nemotron": {"head_dim": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 8},
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
 }
 """Fields of configs that must be set together, by model type."""
 
@@ -118,15 +125,22 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
         return {name: torch.randn(shape, generator=generator)}
     if name == "input_values":
         return {name: torch.randn(2, 2000, generator=generator)}
-    if name == "input_features":
-        bins = getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", 80)
-        return {name: torch.randn(2, bins, 2 * config.max_source_positions, generator=generator)}
     n_tokens = getattr(config.get_text_config(), "vocab_size", 99)
     tokens = torch.randint(3, n_tokens, (2, LENGTH), generator=generator)
     inputs = {"input_ids": tokens}
+    if name == "input_features":
+        shape = (2, config.num_mel_bins, 2 * config.max_source_positions)
+        inputs = {name: torch.randn(shape, generator=generator)}
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens.flip(1)
     return inputs
+
+
+def plan_of(model: nn.Module, rule: wc.Rule) -> wc.Plan:
+    """The rule for every layer that it leaves at least one atom."""
+    sizes = {name: layer_size(layer)[0] for name, layer in convertible_layers(model).items()}
+    too_small = [name for name, size in sizes.items() if rule.fraction * size < 1]
+    return wc.Plan({"*": rule, **dict.fromkeys(too_small)})
 
 
 def _fields(config: PretrainedConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from weightcast.layers import splitting
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.ledger import ledger
 from weightcast.statistics import as_batches, call, evaluating
+from weightcast.tables import aligned
 
 _HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
 
@@ -59,15 +60,7 @@ class CompressionReport:
         return {"layers": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        lines = [_HEADS, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return aligned([_HEADS, *(_cells(row) for row in self.rows)], n_names=2)
 
 
 def compression_report(

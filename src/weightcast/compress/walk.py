@@ -147,8 +147,7 @@ class _Job:
             paired=dense_model is not None,
         )
         generator = torch.Generator().manual_seed(seed)
-        needs = tuple(need for need in self.rule.dictionary.needs if need != "weight")
-        accumulator = StatisticsAccumulator(needs, 10_000, generator)
+        accumulator = StatisticsAccumulator(self.rule.dictionary.needs, 10_000, generator)
         layer = model.get_submodule(self.name)
         try:
             for x, dense_x in paired_rows(model, layer, dense_model, self.dense, batches, seed):

@@ -191,13 +191,13 @@ DEFAULT_WIDTHS = {"resnet20": (16, 32, 64), "vit": (192,), "gpt": (384,)}
 
 def _make_empty(model: ModelSettings, widths: Sequence[int], context: int) -> nn.Module:
     """The dense network without values."""
-    depth = {} if model.depth is None else {"depth": model.depth}
+    depth = 6 if model.depth is None else model.depth
     with torch.device("meta"):
         if model.name == "resnet20":
             return resnet20(widths=widths)
         if model.name == "vit":
-            return vit(width=widths[0], **depth)
-        return gpt(N_CHARACTERS, context, widths[0], **depth)
+            return vit(width=widths[0], depth=depth)
+        return gpt(N_CHARACTERS, context, widths[0], depth)
 
 
 def _training(epochs: int, batch_size: int, rate: float, decay: float = 0.01) -> TrainingSettings:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from weightcast.layers.composite import PredictedModule
@@ -67,7 +67,7 @@ def _fused(module: nn.Module) -> dict[str, nn.Parameter]:
     own = {
         name: p
         for name, p in module._parameters.items()
-        if p is not None and not isinstance(p, UninitializedTensorMixin)
+        if p is not None and not is_lazy(p)
         if p.dim() == 3 and not name.endswith("bias")
     }
     if "down_proj" in own and any(name in own for name in _UP):

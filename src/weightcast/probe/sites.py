@@ -13,13 +13,16 @@ from weightcast.codec import nearest
 from weightcast.convertible import convertible_layers, refusals
 from weightcast.dictionaries import (
     DCT,
+    Atoms,
     Covariance,
+    DenseBase,
     Dictionary,
     InputStatistics,
     Kernel,
     SharedBases,
     count_atoms,
 )
+from weightcast.dictionaries.singular import leading_filters
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 from weightcast.layers import class_of, layer_grid
@@ -75,7 +78,7 @@ class ProbeSite:
         facts: dict[str, Any] = {"layer": self.name, "dictionary": dictionary}
         facts |= {"fraction": rule.fraction, "n_atoms": n_atoms}
         try:
-            weight = self._build(rule, seed, bases)
+            weight = self._best(rule) if dictionary == CEILING else self._build(rule, seed, bases)
         except ValueError as error:
             return ProbeRow(**facts, r2=None, reason=str(error))
         if rule.dictionary.reads_weights:
@@ -89,25 +92,27 @@ class ProbeSite:
         if self.metric is None:
             return ProbeRow(**facts, r2=r2)
         if dictionary == CEILING:  # the best for the output is another
-            weight = self._build(rule, seed, bases, for_output=True)
+            weight = self._best(rule, self.metric.moments.mean(dim=0))
         return ProbeRow(**facts, r2=r2, output_r2=1 - weight.fit(self.W, self.metric))
 
-    def _build(
-        self, rule: Rule, seed: int, bases: SharedBases, *, for_output: bool = False
-    ) -> PredictedWeight:
-        statistics = self.statistics
-        if "weight" in rule.dictionary.needs:
-            C = self.metric.moments.mean(dim=0) if self.metric and for_output else None
-            statistics = InputStatistics(0, covariance=C, weight=self.W.t())
+    def _build(self, rule: Rule, seed: int, bases: SharedBases) -> PredictedWeight:
         atoms = rule.build(
             self.n_visible,
             self.n_units,
             grid=self.grid,
-            statistics=statistics,
+            statistics=self.statistics,
             generator=torch.Generator().manual_seed(seed),
             bases=bases,
         )
         return PredictedWeight(atoms, self.n_units)
+
+    def _best(self, rule: Rule, C: Tensor | None = None) -> PredictedWeight:
+        """Every column's own singular vectors: no atoms explain more."""
+        n_atoms = count_atoms(rule.fraction, self.n_visible)
+        columns = self.W.tensor_split(rule.columns)
+        rows = [leading_filters(W.t(), C)[:, :n_atoms].t() for W in columns]
+        indices = torch.arange(rule.columns * n_atoms).view(rule.columns, n_atoms)
+        return PredictedWeight(Atoms(DenseBase(torch.cat(rows)), indices), self.n_units)
 
 
 def find_sites(

@@ -6,6 +6,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from weightcast.tables import aligned
+
 FLOOR, CEILING = "floor", "ceiling"
 
 
@@ -90,18 +92,10 @@ class Probe:
             line[f"r2 at {row.fraction:.3g}"] = _cell(row.r2)
             line[f"output at {row.fraction:.3g}"] = _cell(row.output_r2)
         lines += [(*names, *(line.get(h, "") for h in heads)) for names, line in cells.items()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
         reasons = dict.fromkeys(
             f"{row.layer}, {row.dictionary}: {row.reason}" for row in self.rows if row.reason
         )
-        return "\n".join([*text, *(["", *reasons] if reasons else [])])
+        return "\n".join([aligned(lines, n_names=2), *(["", *reasons] if reasons else [])])
 
 
 def _cell(value: float | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from weightcast.report.entries import Row, entry, number
 from weightcast.report.results import Result, located
+from weightcast.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,6 @@ def text_table(rows: Sequence[Row]) -> str:
         ValueError: as :func:`summarise`.
     """
     return aligned([HEADINGS, *(summary.cells() for summary in summarise(rows))])
-
-
-def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
-    """Cells as lines of text: the first n_names columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < n_names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def spread_note(summaries: Iterable[Summary]) -> str:

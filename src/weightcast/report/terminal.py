@@ -17,7 +17,8 @@ from weightcast.report.figures import (
 )
 from weightcast.report.results import Result, distinct, located
 from weightcast.report.series import Metric
-from weightcast.report.summary import aligned, text_table
+from weightcast.report.summary import text_table
+from weightcast.tables import aligned
 
 
 def tables(rows: Sequence[Row]) -> str:

@@ -98,7 +98,7 @@ def picture(figure: Figure, drawn: dict[str, Any]) -> dict[str, Any]:
         return spec | {"title": figure.title}
     metric, shown = figure.metrics[0], figure.shown
     groups = {i for i, line in enumerate(figure.lines) if line.fits(shown)}
-    drawn_values = [v for v in chart_values(figure.lines, metric.name) if v["group"] in groups]
+    drawn_values = [v for v in chart_values(figure.lines, metric) if v["group"] in groups]
     settings = [in_words(name, value) for name, value in shown.items()]
     note = f"{metric.title}. {caption(drawn_values, figure.x_title)}"
     return spec | {

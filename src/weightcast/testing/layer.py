@@ -43,8 +43,10 @@ def check_layer(
         AssertionError: naming the check that fails, the numbers, and what they should have been.
         ValueError: a class without an example, and no ``dense`` and ``inputs``.
     """
-    example = example_layer(layer_class.dense_class) if dense is None else (dense, inputs)
-    if example is None or example[1] is None:
+    example = example_layer(layer_class.dense_class) if dense is None else None
+    if dense is not None and inputs is not None:
+        example = dense, tuple(inputs)
+    if example is None:
         raise ValueError(
             f"there is no example of a {layer_class.dense_class.__name__}: pass dense= and inputs="
         )
@@ -144,7 +146,8 @@ class _Tried:
             gradients.append(torch.autograd.grad(loss, list(layer.parameters()), allow_unused=True))
         names = [name for name, _ in layer.named_parameters()]
         for name, one, two in zip(names, *gradients, strict=True):
-            require(one is not None and two is not None, f"{name} gets no gradient")
+            if one is None or two is None:
+                raise AssertionError(f"{name} gets no gradient")
             require(float(one.abs().sum()) > 0, f"{name}'s gradient is zero")
             require_close(two, one, 1e-8, f"{name}'s gradient along 'materialised'")
 

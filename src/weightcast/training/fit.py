@@ -219,13 +219,15 @@ def _process_group(processes: int) -> Iterator[None]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Without Lightning's announcements, advertisements and advice on other hardware."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

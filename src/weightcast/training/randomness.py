@@ -28,12 +28,9 @@ class RandomState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Gather the states of all processes, (processes, ...) each."""
-        strategy = trainer.strategy
-        states = {}
-        for name, state in _read(strategy.root_device).items():
-            gathered = strategy.all_gather(state.to(strategy.root_device))
-            states[name] = gathered.reshape(trainer.world_size, *state.shape).cpu()
-        checkpoint[_KEY] = states
+        device, processes = trainer.strategy.root_device, trainer.world_size
+        states = _read(device)
+        checkpoint[_KEY] = {name: _gather(s.to(device), processes) for name, s in states.items()}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -74,6 +71,14 @@ def seeded(seed: int, rank: int, device: torch.device) -> Iterator[None]:
         yield
     finally:
         _restore(before, device)
+
+
+def _gather(state: Tensor, processes: int) -> Tensor:
+    """All processes' states, (processes, ...), on the CPU."""
+    everyone = [torch.empty_like(state) for _ in range(processes)] if processes > 1 else [state]
+    if processes > 1:
+        torch.distributed.all_gather(everyone, state)
+    return torch.stack(everyone).cpu()
 
 
 def _read(device: torch.device) -> dict[str, Tensor]:
