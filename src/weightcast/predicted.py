@@ -267,7 +267,7 @@ class PredictedWeight(nn.Module):
                 y = torch.bmm(own, A)
             else:
                 y = torch.baddbmm(run.of_units(bias).view(-1, 1, run.size), own, A)
-            outputs.append(y.transpose(0, 1).reshape(y.shape[1], -1))
+            outputs.append(y.transpose(0, 1).reshape(y.shape[1], len(y) * run.size))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _weight_rows(self, mixed: list[Tensor]) -> Tensor:

@@ -245,7 +245,8 @@ def _dense_parameter(
     device: str | None = None,
 ) -> DenseParameter:
     weight = torch.randn(shape, dtype=dtype, device=device)
-    return DenseParameter(nn.Parameter(weight), transposed)
+    n_visible = shape[-2] if transposed else shape[-1]
+    return DenseParameter(nn.Parameter(weight * (3 * n_visible) ** -0.5), transposed)
 
 
 def _conv2d(**changes: Any) -> LayerRow:

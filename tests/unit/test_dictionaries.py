@@ -34,7 +34,7 @@ def test_statistics_must_be_finite(name, bad):
     }
     for value in broken.values():
         value[1, 2] = bad
-    with pytest.raises(ValueError, match=rf"{name}.*holds 1 NaN or infinite values: clean"):
+    with pytest.raises(ValueError, match=rf"{name}.* with 1 NaN or infinite values: clean"):
         getattr(d, name)().atoms(6, 2, statistics=d.InputStatistics(10, **broken))
 
 
