@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import peers_mnist
 from weightcast.experiments.rows import read_rows
-from weightcast.training import FitResult
+from weightcast.training import FitResult, Score
 
 BEST = {"dense": 0.01, "predicted": 0.002, "narrow": 0.05}
 
