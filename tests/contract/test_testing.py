@@ -19,7 +19,7 @@ def test_dictionary(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name):
     row = LAYERS[name]
-    check_layer(row.predicted, row.build_dense(), [row.example()], row.rule(columns=2))
+    check_layer(row.predicted, row.build_dense(), row.inputs(), row.rule(columns=2))
 
 
 def examples():

@@ -86,7 +86,8 @@ class _Tried:
         return self.layer_class.from_dense(self.dense, rule or self.rule, seed=seed)
 
     def stands_in(self) -> None:
-        kind = self.layer_class.dense_class
+        # A class may leave its dense counterpart open, as that of an optional package.
+        kind = getattr(self.layer_class, "dense_class", type(self.dense))
         require(type(self.dense) is kind, f"dense is a {type(self.dense).__name__}, not {kind}")
         layer = self.layer()
         require(type(layer) is self.layer_class, f"from_dense makes a {type(layer).__name__}")
