@@ -242,7 +242,7 @@ class Study:
             "training": encode(self.settings),
             "examples": EXAMPLES[self.network],
         }
-        if method.startswith("compress"):
+        if method.startswith("compress") and method != SHARED:
             config["plan"] = self.plan.to_dict()
         if method.endswith(TUNED):
             config["fine_tuning"] = encode(FINE_TUNING)
@@ -257,6 +257,8 @@ class Study:
             metrics={"test_error": self.error(model, self.images.test)},
         )
         row["labels"] = {"network": self.network, "curve": method, "fraction": fraction}
+        if method == SHARED:  # a result: how the budget was shared depends on the network
+            row["plan"] = self.plan.to_dict()
         return row
 
 

@@ -1,6 +1,6 @@
 """Time saving and loading beside safetensors alone, and compare files with the dense network's.
 
-    python -m benchmarks.saving --rows results/saving.jsonl
+    python -m benchmarks.saving --rows results/saving.csv
 
 Time: six linear layers, 4096 by 4096, 100 million weights, of which a tenth is learned. Every round
 times, in turn, ``wc.save``, ``wc.load``, what building the dictionaries takes of loading, and
@@ -18,6 +18,7 @@ layers.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import tempfile
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from weightcast.benchmark.timing import Spread, alternate, ratios
 from weightcast.checkpoint import saved_bytes
 from weightcast.convert import predicted_layers
 from weightcast.dictionaries import SharedBases
-from weightcast.experiments.rows import Row, append_row, make_row
+from weightcast.experiments.rows import Row, make_row
 
 WIDTH, LAYERS, FRACTION, COLUMNS = 4096, 6, 0.1, 10
 DICTIONARIES: dict[str, Callable[[], wc.dictionaries.Dictionary]] = {
@@ -162,11 +163,22 @@ def size_rows() -> list[Row]:
     return rows
 
 
+def write_table(path: Path, rows: list[Row]) -> None:
+    """One line per number: these are no errors of networks, which a report would draw."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("experiment", "variant", "config", "metric", "value"))
+        for row in rows:
+            config = " ".join(f"{key}={value}" for key, value in row["config"].items())
+            for metric, value in (row["counts"] | row["metrics"]).items():
+                writer.writerow((row["experiment"], row["variant"], config, metric, value))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="alternations (default 9)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    parser.add_argument("--rows", type=Path, help="append result rows to this file")
+    parser.add_argument("--rows", type=Path, help="write what was measured to this CSV file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [time_dictionary(name, arguments.rounds) for name in DICTIONARIES]
@@ -184,8 +196,7 @@ def main() -> None:
     for row in sizes:
         print(f"{row['variant']:28} {row['metrics']['share']:.2%} of the dense file")
     if arguments.rows:
-        for row in (*rows, *sizes):
-            append_row(arguments.rows, row)
+        write_table(arguments.rows, [*rows, *sizes])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,10 @@ def blocks(text: str) -> list[tuple[int, str]]:
 def test_python_blocks_run(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = torch.get_rng_state()
-    namespace: dict[str, object] = {"__name__": "__main__"}
+    # A module that can be found by its name, for classes that are pickled.
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    namespace = vars(main)
     try:
         for line, code in blocks(file.read_text(encoding="utf-8")):
             # Blank lines in front make tracebacks show the line of the file itself.
