@@ -90,7 +90,7 @@ def test_training_leaves_a_network_that_loads_and_has_the_test_error(finished):
     run = folder / "runs/5-learned-seed-2"
     names = {path.name for path in run.iterdir()}
     assert names >= {"config.json", "row.json", "model", "last.ckpt", "best.ckpt"}
-    assert names >= {"images.json", "metrics.csv"}
+    assert names >= {"data.json", "metrics.csv"}
     model = wc.load(run / "model", mlp(hidden=(200, 100)))
     [row] = read_rows(run / "row.json")
     assert (
@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(finished, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "name a command: demo, train, reproduce, bench, report or export"),
+        ("", "name a command: demo, train, convert, compress, probe, .*, export or doctor"),
         ("tran run.yaml", "invalid choice: 'tran' .*did you mean 'train'?"),
         ("train", "arguments are required: .*config"),
         ("train none.yaml", "there is no config file none.yaml"),

@@ -38,6 +38,7 @@ class Figure:
         packaged: what the smoke preset takes instead; empty takes the same.
         missing: what to name where it has no data and none are named.
         notes: what the user should know of these data, a sentence each.
+        check: refuses the sources, by a trial of them, before any trial is run.
     """
 
     trials: Callable[..., list[Trial]]
@@ -46,6 +47,7 @@ class Figure:
     packaged: str = "digits"
     missing: str = ""
     notes: Callable[..., Sequence[str]] = lambda *_: ()
+    check: Callable[[Trial, Mapping[str, str]], object] = lambda *_: None
 
 
 FIGURES = {
@@ -63,6 +65,7 @@ FIGURES = {
         channels=None,
         packaged="",
         missing="the folder of your recordings with --data fsdd=FOLDER or --data timit=FOLDER",
+        check=lambda trial, sources: _check_recordings(trial, sources),
     ),
     "rica": Figure(rica.trials, "cifar10=uoft-cs/cifar10", channels=(0,)),
     "resnet20": Figure(
@@ -125,8 +128,7 @@ def run_reproduce(
     if figure.channels:
         sources = {key: _prepare(key, source, folder) for key, source in sources.items()}
         _check_channels(name, figure.channels, sources)
-    else:
-        _check_recordings(trials[0], sources)
+    figure.check(trials[0], sources)
     place = Place(sources, cast(Literal["auto", "cpu", "gpu"], accelerator))
     connected = RayExecutor(address, place) if executor == "ray" else nullcontext()
     with connected as pool:
