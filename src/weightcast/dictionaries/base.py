@@ -104,7 +104,7 @@ class Atoms(Constants):
         if self.stacked is None:
             return self.base.project(x, self.indices, in_order=self._in_order)
         values = nn.functional.linear(x, self.stacked.flatten(0, 1))
-        return values.view(len(x), *self.indices.shape).transpose(0, 1)
+        return values.view(x.shape[0], *self.indices.shape).transpose(0, 1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dtype = None if self.stacked is None else self.stacked.dtype

@@ -215,7 +215,7 @@ class IdentityBase(Base):
             return super().project(x, indices, in_order=False)
         else:
             chosen = x.index_select(1, indices.flatten())
-        return chosen.view(len(x), *indices.shape).transpose(0, 1)
+        return chosen.view(x.shape[0], *indices.shape).transpose(0, 1)
 
     @override
     def synthesise(self, coefficients: Tensor) -> Tensor:
