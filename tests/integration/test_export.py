@@ -115,7 +115,7 @@ def test_a_file_computes_what_the_layers_compute(model, form, format, tmp_path):
             expected = side(x)
         for name, y, right in zip(side.names, run(path, x), expected, strict=True):
             assert y.shape == right.shape, name
-            difference = float((y - right).abs().max() / right.abs().max())
+            difference = float((y.detach() - right).abs().max() / right.abs().max())
             assert difference < 1e-5, (name, batch, difference)
     if (format, form) == ("onnx", "factored"):
         constants = sum(n_bytes for _, n_bytes in initialisers(path).values())
@@ -173,7 +173,9 @@ def test_a_base_that_layers_share_is_in_the_file_once(tmp_path):
     shapes = [shape for shape, _ in initialisers(path).values()]
     assert shapes.count((16, 16)) == shapes.count((8, 8)) == 1
     path = wc.export(network, tmp_path / "model.pt2", torch.zeros(2, 128), format="torch")
-    assert sum(c.shape == (16, 16) for c in torch.export.load(path).constants.values()) == 1
+    constants = torch.export.load(path).constants.values()
+    factors = [c for c in constants if c.shape == (16, 16)]
+    assert len({c.untyped_storage().data_ptr() for c in factors}) == 1
 
 
 def test_a_fixed_batch_is_the_only_one(tmp_path):

@@ -35,7 +35,7 @@ TOGETHER = {
     "gemma4_unified", "gemma4_unified_text", "glm5_next", "glm5_next_text", "gradium_phonon_tts",
     "lw_detr", "maskformer", "maskformer-swin", "mimi", "mimi_decoder", "molmo2", "muse_spark",
     "muse_spark_audio", "neomme", "pocket_tts", "pocket_tts_audio_tokenizer",
-    "pocket_tts_audio_tokenizer_decoder", "reformer",
+    "pocket_tts_audio_tokenizer_decoder", "reformer", "zamba", "zamba2",
 }  # fmt: skip
 """Types whose sizes hang together in ways that the generic shrinking does not know."""
 
