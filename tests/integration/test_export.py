@@ -92,6 +92,8 @@ MODELS = {
     "Conv2d": lambda: convolutions("Conv2d"),
     "Conv3d": lambda: convolutions("Conv3d"),
 }
+SLOW = {"Conv2d", "Conv3d"}  # a minute and more to trace
+TRIED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def model(request):
 
 @pytest.mark.parametrize("form", ["factored", "merged"])
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("model", MODELS, indirect=True)
+@pytest.mark.parametrize("model", TRIED, indirect=True)
 def test_a_file_computes_what_the_layers_compute(model, form, format, tmp_path):
     side, shape = model
     path = wc.export(
