@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
+# A shell that starts the tests in its background has them ignore Ctrl-C, and all their children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
