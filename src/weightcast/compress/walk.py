@@ -75,8 +75,8 @@ def compress(
     rules = plan.resolve(model)
     batches = None if inputs is None else as_batches(inputs)
     # Modules that read their weights themselves are taken apart, in copies of the model.
-    apart = any(name not in dict(model.named_modules()) for name in rules)
-    model = split_named(copy.deepcopy(model), rules) if apart else model
+    if not rules.keys() <= dict(model.named_modules()).keys():
+        model = split_named(copy.deepcopy(model), rules)
     dense: dict[str, Any] = {name: model.get_submodule(name) for name in rules}
     seeing = {name: layer for name, layer in dense.items() if not _is_blind(layer)}
     order = list(seeing) if batches is None else list(execution_order(model, seeing, batches[0]))
@@ -86,11 +86,10 @@ def compress(
     with Progress("compressing", len(rules), show=progress) as shown:
         for number, name in enumerate([*order, *(name for name in rules if name not in order)]):
             job = _Job(settings, name, rules[name], dense[name], bases)
-            data = None
-            if batches is not None and name in order:
+            data, twin = None, made.get(id(dense[name].weight))
+            if batches is not None and name in order and twin is None:
                 changed = number > 0 and target == "dense"
                 data = job.observe(holder["model"], model if changed else None, batches)
-            twin = made.get(id(dense[name].weight))
             layer, left = job.run(data) if twin is None else (job.follow(twin), 0.0)
             made[id(dense[name].weight)] = layer
             replace_module(holder, holder["model"].get_submodule(name), layer)
