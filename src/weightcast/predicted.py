@@ -287,10 +287,12 @@ class PredictedWeight(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-DEPTHWISE = 12
-"""About how many multiply-adds of a product take as long as one of a depthwise convolution.
+PLANE = 300
+"""How many multiply-adds of a product take as long as one value that a depthwise convolution writes.
 
-A guess for two cores of a CPU; ``weightcast bench`` shows where the choice is not the faster path.
+Whatever its taps: gathering the channel, writing the value, and reading it again for the pointwise
+product take the time. Between 250 and 410 fit the two paths' measured times for 3 x 3 and 5 x 5
+filters at 16 to 4,600 atoms, on two cores of a CPU (docs/performance.md).
 """
 
 
@@ -302,13 +304,14 @@ class Cost:
         once: whatever the number of rows; what mixing costs in all, at most.
         per_row: for each row.
         mix_per_row: of mixing row by row, where few rows make that cheaper than ``once``.
-        depthwise: of depthwise convolutions, for each row.
+        planes: values that depthwise convolutions write for each row; their multiply-adds are in
+            ``per_row``.
     """
 
     once: int
     per_row: int
     mix_per_row: int | None = None
-    depthwise: int = 0
+    planes: int = 0
 
     def folds(self, batch: int) -> bool:
         """Whether mixing costs no more by ``once`` than for each of ``batch`` rows."""
@@ -317,11 +320,11 @@ class Cost:
     def of(self, batch: int) -> int:
         """Multiply-adds for ``batch`` rows."""
         once = self.once if self.folds(batch) else batch * (self.mix_per_row or 0)
-        return once + batch * (self.per_row + self.depthwise)
+        return once + batch * self.per_row
 
     def time(self, batch: int) -> int:
         """What they take, in multiply-adds of a large product, in which processors are fastest."""
-        return self.of(batch) + batch * (DEPTHWISE - 1) * self.depthwise
+        return self.of(batch) + batch * PLANE * self.planes
 
 
 @dataclass(frozen=True)

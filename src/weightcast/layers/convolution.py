@@ -205,7 +205,8 @@ class PredictedConvolution(PredictedLayer):
         if self.atoms.stacked is not None or not apart:
             cost = Cost(fold, convolve + combine)
         else:
-            cost = Cost(fold, combine, depthwise=convolve // (self.in_channels // self.groups))
+            taps = convolve // (self.in_channels // self.groups)
+            cost = Cost(fold, taps + combine, planes=n_columns * self.atoms.n_atoms)
         return super()._count_costs() | {"factored": cost}
 
     @property
