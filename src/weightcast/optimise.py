@@ -32,17 +32,19 @@ def parameter_groups(
 
     Returns:
         Groups with ``params``, ``lr``, ``weight_decay`` and ``name``: one for all parameters but
-        V, one for each scale among the dictionaries; optimisers take their time by the group.
+        V, one for each scale among the dictionaries; optimisers take their time by the group, so
+        scales within a hundredth share the first one's.
     """
-    by_scale: dict[str, dict[str, Any]] = {}  # to six digits: constants are cast
+    by_scale: dict[float, dict[str, Any]] = {}
     scaled: set[int] = set()
     for name, layer in predicted_layers(model).items():
         if not layer.V.requires_grad or id(layer.V) in scaled:  # a tied V comes once
             continue
         scaled.add(id(layer.V))
         scale = float(row_norm(layer))
+        scale = next((near for near in by_scale if abs(near - scale) <= 0.01 * near), scale)
         own = {"lr": learning_rate / scale, "weight_decay": weight_decay * scale}
-        group = by_scale.setdefault(f"{scale:.6g}", {"params": [], **own, "name": []})
+        group = by_scale.setdefault(scale, {"params": [], **own, "name": []})
         group["params"].append(layer.V)
         group["name"].append(f"{name}.V".lstrip("."))
     groups = [group | {"name": ", ".join(group["name"])} for group in by_scale.values()]

@@ -288,7 +288,7 @@ class PredictedWeight(nn.Module):
 
 
 PLANE = 300
-"""How many multiply-adds of a product take as long as one value that a depthwise convolution writes.
+"""Multiply-adds of a product that take as long as one value which a depthwise convolution writes.
 
 Whatever its taps: gathering the channel, writing the value, and reading it again for the pointwise
 product take the time. Between 250 and 410 fit the two paths' measured times for 3 x 3 and 5 x 5

@@ -86,7 +86,32 @@ def convolutions(kind):
     return Side(layers), LAYERS[names[0]].input_shape[1:]
 
 
+class Last(nn.Module):
+    """A recurrent network's outputs without its state."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)[0]
+
+
+def sequences():
+    """Modules that read their own weights: attention, recurrent networks, a transformer's block."""
+    torch.manual_seed(4)
+    dense = {
+        "attention": nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True),
+        "LSTM": Last(nn.LSTM(16, 12, num_layers=2, batch_first=True)),
+        "GRU": Last(nn.GRU(16, 12, batch_first=True, bidirectional=True)),
+        "RNN": Last(nn.RNN(16, 12, batch_first=True)),
+    }
+    rule = wc.Rule(wc.dictionaries.RandomGaussian("orthonormal"), 0.25, columns=2)
+    return Side({name: wc.convert(m, {"*": rule}, seed=0) for name, m in dense.items()}), (5, 16)
+
+
 MODELS = {
+    "sequences": sequences,
     "every dictionary": all_dictionaries,
     "Conv1d": lambda: convolutions("Conv1d"),
     "Conv2d": lambda: convolutions("Conv2d"),

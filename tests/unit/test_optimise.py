@@ -65,3 +65,12 @@ def test_equal_scales_share_a_group():
     assert (first["name"], second["name"]) == ("0.V, 2.V", "1.V")
     assert first["params"] == [model[0].V, model[2].V]
     assert abs(second["lr"] / first["lr"] - 2**0.5) < 1e-6
+
+
+def test_scales_within_a_hundredth_share_the_first_ones_rate():
+    grouped = wc.dictionaries.RandomConnections("grouped")
+    rule = wc.Rule(grouped, fraction=0.05, columns=20)  # 39 of 784 atoms, 25 of 500
+    model = wc.convert(nn.Sequential(nn.Linear(784, 500), nn.Linear(500, 500)), {"*": rule})
+    _, V = wc.parameter_groups(model, 1e-3)
+    assert V["name"] == "0.V, 1.V"
+    assert abs(V["lr"] / 1e-3 - (784 / 39) ** 0.5) < 1e-6

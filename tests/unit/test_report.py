@@ -1,6 +1,7 @@
 import base64
 import json
 import math
+import os
 import re
 import struct
 import zlib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from weightcast import report
-from weightcast.report import document, files, filters
+from weightcast.report import document, filters
 
 REAL_BUNDLE = document.vl_convert.javascript_bundle
 EVIL = "</script><img src=x onerror=alert(1)>\"'&"
@@ -340,7 +341,7 @@ class TestPage:
         def fail(*_):
             raise OSError("disk full")
 
-        monkeypatch.setattr(files.os, "replace", fail)
+        monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="disk full"):
             report.write_page(make_rows(), None, target)
         assert [file.name for file in tmp_path.iterdir()] == ["index.html"]

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
 from itertools import product
@@ -13,7 +14,7 @@ import pytest
 from tests.report_rows import CURVES, FRACTIONS, all_rows, curve_rows, labelled_row
 from weightcast import report
 from weightcast.commands.report import run_report
-from weightcast.report import document, files
+from weightcast.report import document
 from weightcast.report.figures import LinesFigure, make_figures, slug
 from weightcast.report.lines_chart import DATA, chart_values, is_log, lines_chart, styles
 from weightcast.report.results import distinct, located
@@ -381,7 +382,7 @@ class TestFiles:
         def fail(*_):
             raise OSError("disk full")
 
-        monkeypatch.setattr(files.os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match="disk full"):
             report.write_report(simple_rows()[:2], tmp_path)
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -230,6 +231,10 @@ class IdentityBase(Base):
         return (points == indices).to(self._like.dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
+SMALL = 32
+"""Points of a filter, such as 3 x 3 or 5 x 5, up to which its axes are multiplied out at once."""
+
+
 class KroneckerBase(Base):
     """B = F_1 (x) F_2 (x) ...: separable over the axes of a grid, never multiplied out.
 
@@ -257,11 +262,29 @@ class KroneckerBase(Base):
             for axis, identity in enumerate(self._identity)
             if not identity
         )
+        self._blocks = self._small_blocks()
         self.synthesis_multiply_adds = sum(
-            math.prod(self.sizes_in[axis:]) * math.prod(self.sizes_out[: axis + 1])
-            for axis, identity in enumerate(self._identity)
-            if not identity
+            math.prod(self.sizes_in[block.start :]) * math.prod(self.sizes_out[: block.stop])
+            for block in self._blocks
+            if not self._identity[block.start]
         )
+
+    def _small_blocks(self) -> list[slice]:
+        """Axes whose product is so small that one multiplication by it beats one for each axis."""
+        blocks: list[slice] = []
+        for axis, identity in enumerate(self._identity):
+            joined = slice(blocks[-1].start, axis + 1) if blocks else slice(0, 0)
+            sizes = self.sizes_in[joined], self.sizes_out[joined]
+            if (
+                axis > 0
+                and not identity
+                and not self._identity[axis - 1]
+                and max(map(math.prod, sizes)) <= SMALL
+            ):
+                blocks[-1] = joined
+            else:
+                blocks.append(slice(axis, axis + 1))
+        return blocks
 
     def factor(self, axis: int) -> Tensor | None:
         """F_axis^T (m_i, n_i), or None for the identity."""
@@ -311,14 +334,15 @@ class KroneckerBase(Base):
 
     @override
     def synthesise(self, coefficients: Tensor) -> Tensor:
-        # Axis by axis, last one first: (n * m_1 ... m_i, n_(i+1) ...) times F_i^T on axis i.
+        # Block by block, last one first: (n * m_1 ... m_i, n_(i+1) ...) times F_i^T on block i.
         n, after = len(coefficients), 1
-        for axis in reversed(range(len(self.sizes_in))):
-            factor = self.factor(axis)
-            if factor is not None:
-                values = coefficients.reshape(-1, self.sizes_out[axis], after)
+        for block in reversed(self._blocks):
+            factors = [self.factor(axis) for axis in range(block.start, block.stop)]
+            if factors[0] is not None:
+                factor = reduce(torch.kron, [factor for factor in factors if factor is not None])
+                values = coefficients.reshape(-1, len(factor), after)
                 coefficients = factor.t() @ values if after > 1 else values.squeeze(2) @ factor
-            after *= self.sizes_in[axis]
+            after *= math.prod(self.sizes_in[block])
         return coefficients.reshape(n, self.n_visible)
 
     @override

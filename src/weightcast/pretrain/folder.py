@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from weightcast.whole import remove_partial, whole
 
 SCHEMA = 1
 JSON_NAME = "pretraining.json"
@@ -43,6 +45,8 @@ class StateFolder:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         config = json.loads(json.dumps({"schema": SCHEMA, **config}, allow_nan=False))
+        for n in range(len(config["initial"])):
+            remove_partial(self._file(n))
         started = [n for n in range(len(config["initial"])) if self._file(n).exists()]
         if (self.path / JSON_NAME).exists():
             self._check(config, started)
@@ -52,8 +56,8 @@ class StateFolder:
                 "another folder, or empty this one"
             )
         else:
-            text = json.dumps(config, indent=1)
-            _write(self.path / JSON_NAME, lambda part: part.write_text(text))
+            with whole(self.path / JSON_NAME) as part:
+                part.write_text(json.dumps(config, indent=1))
 
     def save(self, number: int, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a layer's state, in place of the one before.
@@ -65,7 +69,8 @@ class StateFolder:
         """
         copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         metadata = {"state": json.dumps(facts, allow_nan=False)}
-        _write(self._file(number), lambda part: save_file(copies, part, metadata=metadata))
+        with whole(self._file(number)) as part:
+            save_file(copies, part, metadata=metadata)
 
     def load(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """A layer's state as :meth:`save` was given it, or None.
@@ -131,17 +136,3 @@ def _differences(stored: Any, now: Any, name: str = "") -> Iterable[str]:
             yield f"the order of {name} was {', '.join(stored)}, is now {', '.join(now)}"
     elif stored != now:
         yield f"{name} was {json.dumps(stored)}, is now {json.dumps(now)}"
-
-
-def _write(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    part = target.with_name(f".{target.name}.part")
-    write(part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

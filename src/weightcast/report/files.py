@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+
+from weightcast.whole import whole
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -22,15 +24,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         files: contents by name, replaced in this order: a page after what it speaks of.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drafts = {folder / f".{name}.{os.getpid()}": folder / name for name in files}
-    try:
-        for draft, data in zip(drafts, files.values(), strict=True):
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for draft, target in drafts.items():
-            os.replace(draft, target)
-    finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
+    with ExitStack() as stack:  # left in the reverse order
+        for name in reversed(files):
+            stack.enter_context(whole(folder / name)).write_bytes(files[name])
