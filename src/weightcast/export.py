@@ -193,6 +193,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Recurrent layers keep a list of their weights, which is put back after tracing.
+            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
             yield
     finally:
         logger.setLevel(level)
