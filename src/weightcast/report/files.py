@@ -25,5 +25,5 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # left in the reverse order
-        for name in reversed(files):
-            stack.enter_context(whole(folder / name)).write_bytes(files[name])
+        for name, data in reversed(list(files.items())):
+            stack.enter_context(whole(folder / name)).write_bytes(data)
