@@ -1,6 +1,6 @@
 """What two processes send per step, and where equal steps lead: fewer weights against PowerSGD.
 
-    python -m benchmarks.distributed --steps 1000 --seeds 5 --rows results/distributed.jsonl
+    python -m benchmarks.distributed --steps 1000 --seeds 5 --rows distributed.jsonl
 
 Every network is trained by DDP on the packaged digits with the same global batches, optimiser and
 schedule, two processes over gloo. PowerSGD (Vogels, Karimireddy and Jaggi 2019) learns all weights
