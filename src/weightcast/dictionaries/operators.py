@@ -273,14 +273,10 @@ class KroneckerBase(Base):
         """Axes whose product is so small that one multiplication by it beats one for each axis."""
         blocks: list[slice] = []
         for axis, identity in enumerate(self._identity):
-            joined = slice(blocks[-1].start, axis + 1) if blocks else slice(0, 0)
-            sizes = self.sizes_in[joined], self.sizes_out[joined]
-            if (
-                axis > 0
-                and not identity
-                and not self._identity[axis - 1]
-                and max(map(math.prod, sizes)) <= SMALL
-            ):
+            start = blocks[-1].start if blocks and not self._identity[axis - 1] else axis
+            joined = slice(start, axis + 1)
+            size = max(math.prod(self.sizes_in[joined]), math.prod(self.sizes_out[joined]))
+            if start < axis and not identity and size <= SMALL:
                 blocks[-1] = joined
             else:
                 blocks.append(slice(axis, axis + 1))

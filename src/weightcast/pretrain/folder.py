@@ -45,9 +45,10 @@ class StateFolder:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         config = json.loads(json.dumps({"schema": SCHEMA, **config}, allow_nan=False))
-        for n in range(len(config["initial"])):
-            remove_partial(self._file(n))
-        started = [n for n in range(len(config["initial"])) if self._file(n).exists()]
+        files = [self._file(n) for n in range(len(config["initial"]))]
+        for file in (self.path / JSON_NAME, *files):  # of a process that was killed
+            remove_partial(file)
+        started = [n for n, file in enumerate(files) if file.exists()]
         if (self.path / JSON_NAME).exists():
             self._check(config, started)
         elif started:
