@@ -1,14 +1,14 @@
 """Compression after training: V in closed form beside truncated and activation-aware SVD.
 
     python -m benchmarks.compression_study --mnist path/to/mnist --cifar10 path/to/cifar10 \
-        --rows results/compression.jsonl
+        --text path/to/text --rows results/compression.jsonl
 
 Trained networks are compressed to a share of the numbers that their layers (all but the classifier)
 hold. Everything that a file must hold counts: V, indices, and dictionaries that cannot be rebuilt;
-of an SVD both factors. Methods may look at 5,000 training images (the convnet: 500). What was
-chosen (ridge, target, the rate of fine-tuning) was chosen on 5,000 training images that were set
-aside (``--choose``); the test images are read once per row. Rows that are in the file already are
-not computed again.
+of an SVD both factors. Methods may look at 5,000 training images (convolutional networks: 500, the
+GPT: 200 windows). What was chosen (ridge, target, rate of fine-tuning) was chosen for the MLP on
+5,000 training images that were set aside (``--choose``), and is the same for all; the test data is
+read once per row. Rows that are in the file already are not computed again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import copy
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from weightcast.budget import plan_for_budget
 from weightcast.codec import encode
 from weightcast.compress import compress
 from weightcast.dictionaries import LowRank
+from weightcast.experiments.modern import PREDICTED
 from weightcast.experiments.rows import Row, append_row, make_row, read_rows
 from weightcast.grid import Grid
 from weightcast.layers import layer_rows
@@ -37,20 +38,91 @@ from weightcast.ledger import ledger
 from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.suggest import suggest
-from weightcast.training import Images, TrainingSettings, convnet, fit, load_images, mlp
+from weightcast.training import (
+    Images,
+    Text,
+    TrainingSettings,
+    convnet,
+    fit,
+    gpt,
+    load_images,
+    load_text,
+    measure,
+    mlp,
+    resnet20,
+)
 
-FRACTIONS = (0.02, 0.05, 0.1, 0.25)
-# A convolution sees an image at hundreds of places, so a tenth of the images is enough.
-EXAMPLES, BATCH, COLUMNS = {"mlp": 5_000, "convnet": 500}, 250, 10
+BATCH, COLUMNS, CONTEXT = 250, 10, 64
 FINE_TUNING = TrainingSettings(epochs=1, learning_rate=1e-3)
-GRIDS: dict[str, dict[str, Grid | None]] = {
-    "mlp": {"hidden1": Grid((28, 28)), "hidden2": None},
-    "convnet": {"conv1": None, "conv2": None, "conv3": None, "hidden": None},
-}
-WIDTHS = {"mlp": (500, 500), "convnet": (24, 32, 32, 256)}
-TRAINING = {
-    "mlp": (TrainingSettings(epochs=5), None),
-    "convnet": (TrainingSettings(epochs=6), 10_000),
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of the networks that are compressed.
+
+    Args:
+        source: the option that names its data.
+        make: data and seed to the network.
+        training: how it is trained.
+        n_train: training images or windows; None takes all.
+        examples: of them, those that methods may look at.
+        fractions: what is stored, of the weights of its layers.
+        layers: a plan's key for the layers that are compressed.
+        grids: of those whose inputs have coordinates.
+    """
+
+    source: str
+    make: Callable[[Any, int], nn.Module]
+    training: TrainingSettings
+    n_train: int | None
+    examples: int
+    fractions: tuple[float, ...]
+    layers: str
+    grids: Mapping[str, Grid]
+
+
+SMALL, LARGE = (0.02, 0.05, 0.1, 0.25), (0.1, 0.25, 0.5)  # of small layers a rank is more
+NETWORKS = {
+    "mlp": Network(
+        "mnist",
+        lambda data, seed: mlp(data.shape, data.n_classes, hidden=(500, 500), seed=seed),
+        TrainingSettings(epochs=5),
+        None,
+        5_000,
+        SMALL,
+        r"re:hidden\d",
+        {"hidden1": Grid((28, 28))},
+    ),
+    "convnet": Network(
+        "cifar10",
+        lambda data, seed: convnet(data.shape, data.n_classes, hidden=(24, 32, 32, 256), seed=seed),
+        TrainingSettings(epochs=6),
+        10_000,
+        500,  # a convolution sees an image at hundreds of places
+        SMALL,
+        r"re:conv\d|hidden",
+        {},
+    ),
+    "resnet20": Network(
+        "cifar10",
+        lambda data, seed: resnet20(data.shape, data.n_classes, seed=seed),
+        TrainingSettings(epochs=6, batch_size=50, learning_rate=4e-3),
+        10_000,
+        500,
+        LARGE,
+        PREDICTED["resnet20"],
+        {},
+    ),
+    "gpt": Network(
+        "text",
+        lambda data, seed: gpt(data.n_classes, CONTEXT, 64, seed=seed),
+        TrainingSettings(epochs=1, batch_size=16, learning_rate=2e-3),
+        12_000,
+        200,
+        LARGE,
+        PREDICTED["gpt"],
+        {},
+    ),
 }
 SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED = (
     "truncated SVD",
@@ -114,13 +186,14 @@ def factors(layer: Any, A: Tensor, B: Tensor) -> nn.Sequential:
         second: Any = nn.Linear(rank, layer.out_features)
     else:
         first = nn.Conv2d(
-            layer.in_channels, rank, layer.kernel_size, padding=layer.padding, bias=False
+            layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, bias=False
         )
-        second = nn.Conv2d(rank, layer.out_channels, 1)
+        second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
     with torch.no_grad():
         first.weight.copy_(A.t().reshape(first.weight.shape))
         second.weight.copy_(B.t().reshape(second.weight.shape))
-        second.bias.copy_(layer.bias)
+        if layer.bias is not None:
+            second.bias.copy_(layer.bias)
     return nn.Sequential(first, second)
 
 
@@ -165,21 +238,21 @@ class Study:
     """One trained network with all that is made of it.
 
     Args:
-        network: ``mlp`` or ``convnet``.
-        images: its data; with validation images where choices are made.
+        network: of ``NETWORKS``.
+        data: its own; with a validation split where choices are made.
         seed: of the network.
         folder: where trained networks are kept.
     """
 
-    def __init__(self, network: str, images: Images, seed: int, folder: Path) -> None:
-        self.network, self.images, self.seed = network, images, seed
-        self.grids = GRIDS[network]
-        self.settings, n_train = TRAINING[network]
-        self.trained_on = images if n_train is None else images.fewer(n_train)
-        kept = "all" if images.validation is None else "chosen"
+    def __init__(self, network: str, data: Images | Text, seed: int, folder: Path) -> None:
+        self.network, self.data, self.seed, kind = network, data, seed, NETWORKS[network]
+        self.settings, self.fractions = kind.training, kind.fractions
+        self.trained_on = data if kind.n_train is None else data.fewer(kind.n_train)
+        kept = "all" if data.validation is None else "chosen"
         file = folder / f"{network}-{seed}-{kept}.safetensors"
-        make: Callable[..., nn.Module] = mlp if network == "mlp" else convnet
-        self.model = make(images.shape, images.n_classes, hidden=WIDTHS[network], seed=seed)
+        self.model = kind.make(data, seed)
+        layers = Plan({kind.layers: Rule(LowRank(), 0.5), "*": None}).resolve(self.model)
+        self.grids = {name: kind.grids.get(name) for name in layers}
         if file.exists():
             self.model.load_state_dict(load_file(file))
         else:
@@ -188,7 +261,7 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(self.model.state_dict(), file)
         self.model.eval()
-        self.inputs = list(self.trained_on.train[0][: EXAMPLES[network]].split(BATCH))
+        self.inputs = list(self.trained_on.train[0][: kind.examples].split(BATCH))
 
     def make(self, method: str, fraction: float, **options: Any) -> nn.Module:
         """The compressed network."""
@@ -204,14 +277,6 @@ class Study:
         self.plan = plan
         return compress(self.model, plan, inputs, seed=self.seed, progress=False, **options)
 
-    def error(self, model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
-        """Wrong answers in percent."""
-        x, y = part
-        model.eval()
-        with torch.no_grad():
-            guesses = torch.cat([model(batch).argmax(dim=1) for batch in x.split(1_000)])
-        return 100 * float((guesses != y).double().mean())
-
     def tune(self, model: nn.Module, settings: TrainingSettings = FINE_TUNING) -> nn.Module:
         """One epoch more."""
         model = copy.deepcopy(model).train()
@@ -222,7 +287,7 @@ class Study:
         """What is missing."""
         if (self.network, "dense", 1.0, self.seed) not in done:
             yield self.row("dense", 1.0, self.model)
-        for fraction in FRACTIONS:
+        for fraction in self.fractions:
             for method in (SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED):
                 tuned = method in (ASVD, OUTPUTS)
                 wanted = [method, method + TUNED] if tuned else [method]
@@ -234,13 +299,12 @@ class Study:
                     yield self.row(method + TUNED, fraction, self.tune(small))
 
     def row(self, method: str, fraction: float, model: nn.Module) -> Row:
-        """A row: the test error, and the numbers that the network stores."""
-        total = ledger(model).total
+        """A row: how it does on the test split, and the numbers that the network stores."""
+        total, score = ledger(model).total, measure(model, self.data.test)
         config: dict[str, Any] = {
             "network": self.network,
-            "widths": list(WIDTHS[self.network]),
             "training": encode(self.settings),
-            "examples": EXAMPLES[self.network],
+            "examples": NETWORKS[self.network].examples,
         }
         if method.startswith("compress") and method != SHARED:
             config["plan"] = self.plan.to_dict()
@@ -249,12 +313,12 @@ class Study:
         row = make_row(
             experiment="compression",
             variant=f"{self.network}, {method}, {100 * fraction:g} %",
-            dataset=self.images.name,
+            dataset=self.data.name,
             seed=self.seed,
             config=config,
             counts={"dense": ledger(self.model).total.dense, "learned": total.learned}
             | {"stored": total.stored},
-            metrics={"test_error": self.error(model, self.images.test)},
+            metrics={"test_error": score.error, "test_loss": score.loss},
         )
         row["labels"] = {"network": self.network, "curve": method, "fraction": fraction}
         if method == SHARED:  # a result: how the budget was shared depends on the network
@@ -264,7 +328,7 @@ class Study:
 
 def choose(study: Study) -> Iterator[tuple[str, float]]:
     """Validation errors of what was chosen."""
-    part = study.images.validation
+    part = study.data.validation
     assert part is not None
     tried: list[dict[str, Any]] = [{"target": value} for value in ("dense", "compressed")]
     tried += [{"ridge": value} for value in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
@@ -273,26 +337,28 @@ def choose(study: Study) -> Iterator[tuple[str, float]]:
         for options in tried:
             (name, value), *_ = options.items()
             small = study.make(OUTPUTS, fraction, **options)
-            yield f"{fraction:.0%}, {name} {value}", study.error(small, part)
+            yield f"{fraction:.0%}, {name} {value}", measure(small, part).error
     for method in (ASVD, OUTPUTS):
         small = study.make(method, 0.05)
         for rate in (2e-4, 5e-4, 1e-3, 2e-3):
             tuned = study.tune(small, replace(FINE_TUNING, learning_rate=rate))
-            yield f"5%, {method}, rate {rate:g}", study.error(tuned, part)
+            yield f"5%, {method}, rate {rate:g}", measure(tuned, part).error
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Test errors as a table in Markdown: methods down, shares across, mean ± deviation."""
-    cells: dict[tuple[str, str], dict[float, list[float]]] = {}
+def table(rows: Sequence[Row], network: str) -> str:
+    """One network's test errors in percent, of text its losses in nats, as a table in Markdown."""
+    metric = "test_loss" if NETWORKS[network].source == "text" else "test_error"
+    cells: dict[str, dict[float, list[float]]] = {}
     for row in rows:
-        labels, error = row["labels"], row["metrics"]["test_error"]
-        line = cells.setdefault((labels["network"], labels["curve"]), {})
-        line.setdefault(labels["fraction"], []).append(error)
-    head = ["network", "method", *(f"{100 * fraction:g} %" for fraction in FRACTIONS), "100 %"]
+        labels = row["labels"]
+        if labels["network"] == network:
+            line = cells.setdefault(labels["curve"], {})
+            line.setdefault(labels["fraction"], []).append(row["metrics"][metric])
+    fractions = NETWORKS[network].fractions
+    head = [f"{network}, {metric}", *(f"{100 * fraction:g} %" for fraction in fractions), "100 %"]
     lines = [head, ["---"] * len(head)]
-    for (network, method), errors in cells.items():
-        shown = [errors.get(fraction, []) for fraction in (*FRACTIONS, 1.0)]
-        lines.append([network, method, *map(_mean, shown)])
+    for method, errors in cells.items():
+        lines.append([method, *(_mean(errors.get(fraction, [])) for fraction in (*fractions, 1.0))])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -310,7 +376,9 @@ def main() -> None:
     """Compute what is missing, row by row."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--mnist", help="folder, prepared file or Hub name; leave out: no mlp")
-    parser.add_argument("--cifar10", help="the same; leave out: no convnet")
+    parser.add_argument("--cifar10", help="the same; leave out: no convnet, no resnet20")
+    parser.add_argument("--text", help="a file; leave out: no gpt")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--rows", type=Path, default=Path("results/compression.jsonl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choose", action="store_true", help="print validation errors instead")
@@ -318,27 +386,37 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/compression-study"))
     options = parser.parse_args()
     if options.table:
-        print(table(read_rows(options.rows)))
+        rows = read_rows(options.rows)
+        print(*(table(rows, network) for network in options.networks), sep="\n\n")
         return
     done: set[tuple[Any, ...]] = set()
     for row in read_rows(options.rows) if options.rows.exists() else ():
         labels = row["labels"]
         done.add((labels["network"], labels["curve"], labels["fraction"], row["seed"]))
-    sources = (("mlp", options.mnist, "mnist"), ("convnet", options.cifar10, "cifar10 (JPEG copy)"))
-    for network, source, name in sources:
+    for network in options.networks:
+        source = getattr(options, NETWORKS[network].source)
         if source is None:
             continue
-        images = load_images(source, n_validation=5_000 if options.choose else 0)
-        images = replace(images, name=name)
+        data = read(NETWORKS[network].source, source, aside=options.choose)
         for seed in options.seeds[:1] if options.choose else options.seeds:
-            study = Study(network, images, seed, options.folder)
+            study = Study(network, data, seed, options.folder)
             if options.choose:
                 for what, error in choose(study):
                     print(f"{network}  {what:40s} {error:6.2f} %", flush=True)
                 continue
             for row in study.rows(done):
                 append_row(options.rows, row)
-                say(f"{row['variant']}, seed {seed}: {row['metrics']['test_error']:.2f} %")
+                metrics = row["metrics"]
+                found = f"{metrics['test_error']:.2f} %, {metrics['test_loss']:.4f} nats"
+                say(f"{row['variant']}, seed {seed}: {found}")
+
+
+def read(kind: str, source: str, *, aside: bool) -> Images | Text:
+    """The data of one option; with ``aside`` a validation split too."""
+    if kind == "text":
+        return load_text(source, context=CONTEXT, n_validation=500 if aside else 0)
+    images = load_images(source, n_validation=5_000 if aside else 0)
+    return replace(images, name={"mnist": "mnist", "cifar10": "cifar10 (JPEG copy)"}[kind])
 
 
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ def run(entry: Entry, images: Images, steps: int, seed: int) -> Row:
             "train_loss": float(last) / PROCESSES,
             "test_error": measure_error(model, images.test),
             "step_milliseconds": statistics.median(seconds) * 1e3,
+            "train_seconds": sum(seconds),
         },
     )
 

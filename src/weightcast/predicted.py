@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import Atoms
-from weightcast.dictionaries.mixing import mix
 from weightcast.least_squares import Metric, fit_columns
 
 Path = Literal["auto", "factored", "materialised"]
@@ -203,8 +202,7 @@ class PredictedWeight(nn.Module):
         M = self.atoms.pending_mixing
         if M is None:
             return 0, 0
-        per_atom = 1 if M.dim() == 2 else self.atoms.n_atoms
-        return per_atom * self.V.numel(), per_atom * self.atoms.indices.numel()
+        return M.numel() // self.atoms.columns * self.n_units, M.numel()
 
     def choose_path(self, batch: int) -> Path:
         """The path that a forward pass over ``batch`` rows takes, ``factored`` or ``materialised``.
@@ -238,11 +236,8 @@ class PredictedWeight(nn.Module):
 
         Where U is stacked it holds M, and these are V_j.
         """
-        M = self.atoms.pending_mixing
         parts = self._unmixed()
-        if M is None:
-            return parts
-        return [mix(run.of_columns(M), V) for run, V in zip(self._runs, parts, strict=True)]
+        return [self.atoms.mix(V, run.columns) for run, V in zip(self._runs, parts, strict=True)]
 
     def _unmixed(self) -> list[Tensor]:
         """V_j for every run of columns, (columns of the run, n_atoms, units of each)."""
@@ -256,9 +251,7 @@ class PredictedWeight(nn.Module):
         if self._costs["factored"].folds(rows.shape[1]):
             parts = self._mixed()
         else:  # few rows: M is applied to them rather than to V
-            M = self.atoms.pending_mixing
-            assert M is not None
-            rows = rows * M.unsqueeze(1) if M.dim() == 2 else torch.bmm(rows, M)
+            rows = self.atoms.mix(rows, of_rows=True)
             parts = self._unmixed()
         outputs = []
         for run, A in zip(self._runs, parts, strict=True):

@@ -194,6 +194,11 @@ def test_options_override_the_file_and_two_runs_do_not_mix(run, tmp_path):
     code, _, err = run("train", "run.yaml", *shorter, "--resume")
     assert code == 2
     assert "the run in mine is finished: its results are in mine/row.json" in err
+    for remark in (", and now in rows.jsonl, where they were missing", ""):
+        code, _, err = run("train", "run.yaml", *shorter, "--resume", "--rows", "rows.jsonl")
+        assert code == 2
+        assert err.strip().endswith(f"mine/row.json{remark}")
+        assert read_rows(tmp_path / "rows.jsonl") == [row]  # once, whatever it was killed between
     (tmp_path / "mine" / "row.json").unlink()
     code, _, err = run("train", "run.yaml", *shorter, "--resume", "--seed", 7)
     assert code == 2

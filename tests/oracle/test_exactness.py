@@ -34,6 +34,8 @@ def _weight_by_loops(layer) -> np.ndarray:
     M = atoms.mixing
     if M is not None and M.dim() == 2:  # diagonals
         M = torch.diag_embed(M)
+    elif M is not None and M.dim() == 4:  # blocks
+        M = torch.stack([atoms.mixing_matrix(column) for column in range(atoms.columns)])
     return loops.predicted_weight(B, atoms.indices.numpy(), _numpy(M), layer.V.detach().numpy())
 
 

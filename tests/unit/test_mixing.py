@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import weightcast as wc
 from weightcast import dictionaries as d
 from weightcast import kernels as k
+from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.mixing import (
     mix,
     orthonormal_mixing,
@@ -59,6 +61,85 @@ def test_mixing_is_each_columns_own_product():
     torch.testing.assert_close(
         mix(M, values), torch.stack([A @ V for A, V in zip(M, values, strict=True)])
     )
+
+
+SPREAD = wc.Grid((3, 3), channels=64)
+
+
+@pytest.mark.parametrize("mixing", ["ridge", "orthonormal"])
+@pytest.mark.parametrize(
+    ("n_atoms", "shape"),
+    [(50, (50,)), (64, (64,)), (100, (100, 100)), (256, (64, 4, 4)), (300, (64, 5, 5))],
+)
+def test_channels_are_mixed_apart_as_by_the_whole_matrix(mixing, n_atoms, shape):
+    """At most 1 atom in each of 64 channels, 1 or 2, 4, 4 or 5."""
+    kernel = d.Kernel(k.SquaredExponential(1.0), mixing=mixing)
+    atoms = kernel.atoms(576, n_atoms, columns=3, grid=SPREAD)
+    assert atoms.mixing is not None
+    assert atoms.mixing.shape == (3, *shape)
+    assert (atoms.block_atoms is None) == (n_atoms != 300)  # no place empty, none out of order
+    if mixing == "ridge":
+        known = [atoms.base.entries(points.unsqueeze(1), points) for points in atoms.indices]
+        whole = ridge_mixing(torch.stack(known), 0.1)
+    else:
+        whole = orthonormal_mixing(atoms.base.rows(atoms.indices))
+    for column, M in enumerate(whole):
+        own = atoms.mixing_matrix(column)
+        assert own is not None
+        torch.testing.assert_close(own.diag() if own.dim() == 1 else own, M)
+    values = torch.randn(3, n_atoms, 5).double()
+    torch.testing.assert_close(atoms.mix(values), whole @ values)
+    torch.testing.assert_close(atoms.mix(values[1:], slice(1, 3)), whole[1:] @ values[1:])
+    torch.testing.assert_close(atoms.mix(values.mT, of_rows=True), values.mT @ whole)
+    torch.testing.assert_close(atoms.dictionaries(), atoms.base.rows(atoms.indices).mT @ whole)
+
+
+def test_atoms_in_any_order_find_their_blocks():
+    kernel = d.Kernel(k.SquaredExponential(1.0))
+    drawn = kernel.atoms(576, 300, columns=2, grid=SPREAD)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    shuffled = kernel.mix_atoms(drawn.base, drawn.indices[:, order])
+    torch.testing.assert_close(shuffled.dictionaries(), drawn.dictionaries()[..., order])
+
+
+@pytest.mark.parametrize("path", ["factored", "materialised"])
+def test_layers_with_blocks_give_the_outputs_and_gradients_of_whole_matrices(path):
+    """Both ways of mixing, of V for many rows and of the rows where they are few."""
+    layer = wc.PredictedLinear(
+        576, 7, dictionary=d.Kernel(), fraction=300 / 576, columns=3, grid=SPREAD, path=path
+    ).double()
+    assert layer.atoms.mixing is not None
+    assert layer.atoms.mixing.dim() == 4
+    other = copy.deepcopy(layer)
+    M = [layer.atoms.mixing_matrix(column) for column in range(3)]
+    other.atoms = Atoms(layer.atoms.base, layer.atoms.indices, torch.stack(M))  # pyright: ignore
+    for batch in (1, 64):
+        x = torch.randn(batch, 576).double()
+        torch.testing.assert_close(layer(x), other(x))
+        for one in (layer, other):
+            one(x).square().sum().backward()
+        torch.testing.assert_close(layer.V.grad, other.V.grad)
+
+
+def test_a_kernel_keeps_one_matrix_where_blocks_would_be_larger():
+    """Half of the atoms in one channel of 64, as atoms chosen to suit trained weights may be."""
+    kernel, grid = d.Kernel(k.SquaredExponential(1.0)), wc.Grid((16, 16), channels=64)
+    base = kernel.atoms(grid.n_visible, 1, grid=grid).base
+    indices = torch.arange(0, grid.n_visible, 64)
+    indices[:130] = torch.arange(130)
+    atoms = kernel.mix_atoms(base, indices[None])
+    assert atoms.mixing is not None
+    assert atoms.mixing.shape == (1, 256, 256)
+
+
+def test_blocks_that_do_not_fit_are_refused():
+    atoms = d.Kernel(k.SquaredExponential(1.0)).atoms(576, 300, columns=2, grid=SPREAD)
+    assert atoms.mixing is not None
+    with pytest.raises(ValueError, match="a block of mixing has 5 atoms, but its size is 4"):
+        Atoms(atoms.base, atoms.indices, atoms.mixing[..., :4, :4])
+    for wrong in (atoms.mixing[:1], atoms.mixing[..., :2], torch.ones(2, 5, 3, 3).double()):
+        with pytest.raises(ValueError, match="blocks that divide the base"):
+            Atoms(atoms.base, atoms.indices, wrong)
 
 
 def test_a_singular_kernel_without_ridge_is_refused_with_the_remedy():

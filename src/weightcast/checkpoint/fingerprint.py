@@ -61,7 +61,9 @@ def fingerprint(atoms: Atoms) -> Fingerprint:
     projected = base.transform(x)  # (n_base, probes)
     values = projected[indices].double()  # (columns, n_atoms, probes)
     if atoms.mixing is not None:
-        for column, M in enumerate(atoms.mixing):  # one at a time: in float64 they are large
+        for column in range(atoms.columns):  # one at a time: in float64 they are large
+            M = atoms.mixing_matrix(column)
+            assert M is not None
             M = M.double()[None]
             transposed = M.mT if M.dim() == 3 else M
             values[column] = mix(transposed, values[column : column + 1])[0]

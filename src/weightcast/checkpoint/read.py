@@ -225,7 +225,8 @@ def _stored_atoms(
     if facts.mixed:
         mixing = bases.tensor(f"{prefix}mixing")
         shapes = ((*indices.shape,), (*indices.shape, indices.shape[1]))
-        if tuple(mixing.shape) not in shapes or not mixing.is_floating_point():
+        fits = mixing.dim() == 4 or tuple(mixing.shape) in shapes  # Atoms checks blocks
+        if not fits or not mixing.is_floating_point():
             raise FormatError(f"does not fit: {prefix}mixing is {tuple(mixing.shape)}")
     return Atoms(base, indices, mixing)
 

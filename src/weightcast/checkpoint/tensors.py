@@ -12,9 +12,10 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -69,11 +70,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = tensors[name].detach().cpu().contiguous()
-            checksum = _start(tensor.dtype, tensor.shape)
-            for chunk in _chunks(tensor):
-                checksum = zlib.crc32(chunk, checksum)
-                file.write(chunk)
-            checksums[name] = f"{checksum:08x}"
+            with _Checksum(tensor.dtype, tensor.shape) as checksum:
+                for chunk in _chunks(tensor):
+                    checksum.add(chunk)
+                    file.write(chunk)
+            checksums[name] = str(checksum)
     return checksums
 
 
@@ -169,17 +170,17 @@ class TensorFile:
     def _fill(self, name: str, tensor: Tensor) -> None:
         """Read straight into a contiguous tensor of the entry's dtype and shape."""
         entry = self.entries[name]
-        checksum = _start(entry.dtype, entry.shape)
         self._file.seek(self._data + entry.begin)
-        for chunk in _chunks(tensor):
-            n_read = 0
-            while n_read < len(chunk):
-                n_more = self._file.readinto(chunk[n_read:])  # pyright: ignore[reportAttributeAccessIssue]
-                if not n_more:
-                    raise FormatError(f"is damaged: {TENSORS_NAME} ends within {name!r}")
-                n_read += n_more
-            checksum = zlib.crc32(chunk, checksum)
-        if f"{checksum:08x}" != self._checksums[name]:
+        with _Checksum(entry.dtype, entry.shape) as checksum:
+            for chunk in _chunks(tensor):
+                n_read = 0
+                while n_read < len(chunk):
+                    n_more = self._file.readinto(chunk[n_read:])  # pyright: ignore[reportAttributeAccessIssue]
+                    if not n_more:
+                        raise FormatError(f"is damaged: {TENSORS_NAME} ends within {name!r}")
+                    n_read += n_more
+                checksum.add(chunk)
+        if str(checksum) != self._checksums[name]:
             raise FormatError(f"is damaged: {name!r} was changed after it was saved (checksum)")
 
 
@@ -214,9 +215,45 @@ def _read_entry(data: Any) -> Entry:
     return Entry(dtype, tuple(shape), begin, end)
 
 
-def _start(dtype: torch.dtype, shape: Iterable[int]) -> int:
-    """Where a checksum starts, so that it tells the same bytes in another shape or dtype."""
-    return zlib.crc32(f"{dtype} {list(shape)}".encode())
+class _Checksum:
+    """CRC-32 of a tensor: of a chunk in a thread, while the next one is read or written.
+
+    It takes about as long as reading does, and neither needs the interpreter meanwhile.
+
+    Args:
+        dtype: of the tensor; the checksum starts with it, to tell the same bytes in another dtype.
+        shape: of the tensor, likewise.
+    """
+
+    def __init__(self, dtype: torch.dtype, shape: Iterable[int]) -> None:
+        self._value = zlib.crc32(f"{dtype} {list(shape)}".encode())
+        self._running: Future[int] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def add(self, chunk: memoryview) -> None:
+        """The next chunk, whose bytes must stay as they are until the end."""
+        self._join()
+        if len(chunk) < _CHUNK:  # all of most tensors, and the rest of the others
+            self._value = zlib.crc32(chunk, self._value)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1)
+        self._running = self._thread.submit(zlib.crc32, chunk, self._value)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._join()
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def __str__(self) -> str:
+        return f"{self._value:08x}"
+
+    def _join(self) -> None:
+        if self._running is not None:
+            self._value, self._running = self._running.result(), None
 
 
 def _chunks(tensor: Tensor) -> Iterable[memoryview]:

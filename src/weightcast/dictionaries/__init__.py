@@ -1,8 +1,8 @@
 """Dictionaries: fixed atoms U from which a layer's weights W = U V are predicted."""
 
 from weightcast.dictionaries.analytic import DCT, Fourier, Wavelet
+from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import (
-    Atoms,
     Dictionary,
     SharedBases,
     Site,

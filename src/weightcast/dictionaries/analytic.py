@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from weightcast.codec import nearest
-from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough, with_channels
+from weightcast.dictionaries.atoms import Atoms
+from weightcast.dictionaries.base import Dictionary, Site, check_enough, with_channels
 from weightcast.dictionaries.operators import Base
 from weightcast.dictionaries.selection import (
     Positions,

@@ -1,183 +1,24 @@
-"""Dictionary -> Atoms: every dictionary of the method in one form, U_j = B[:, indices_j] M_j."""
+"""Dictionary: a recipe for the static atoms of a site, one layer's inputs."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import numbers
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from weightcast.codec import field_types
-from weightcast.dictionaries.constants import Constants
+from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.inputs import InputStatistics, Need
 from weightcast.dictionaries.operators import Base, KroneckerBase
 from weightcast.grid import Grid
-
-
-class Atoms(Constants):
-    """U_j = B[:, indices_j] M_j for every column j, multiplied out only where that costs less.
-
-    Tensors that are changed in place leave ``stacked`` as it was: call :meth:`refresh` after that;
-    ``load_state_dict`` does.
-
-    Args:
-        base: B, shared by all columns (and by other layers).
-        indices: (columns, n_atoms) int64, the atoms each column selects from the base.
-        mixing: (columns, n_atoms, n_atoms), M, or (columns, n_atoms), its diagonals; None stands
-            for the identity.
-
-    Raises:
-        ValueError: an index outside the base, a mixing matrix that is not finite.
-    """
-
-    indices: Tensor
-    mixing: Tensor | None
-
-    def __init__(self, base: Base, indices: Tensor, mixing: Tensor | None = None) -> None:
-        super().__init__()
-        assert indices.dim() == 2 and indices.dtype == torch.int64
-        if not (0 <= int(indices.min()) and int(indices.max()) < base.n_base):
-            raise ValueError(
-                f"indices run from {int(indices.min())} to {int(indices.max())}, but the base has "
-                f"{base.n_base} atoms"
-            )
-        if mixing is not None and not bool(mixing.isfinite().all()):
-            raise ValueError(
-                f"the mixing matrices hold {int((~mixing.isfinite()).sum())} NaN or infinite "
-                "values: give the dictionary a positive ridge, or inputs that are finite"
-            )
-        self.base = base
-        self.register_constant("indices", indices.contiguous())
-        self.register_constant("mixing", None if mixing is None else mixing.contiguous())
-        self.register_constant("stacked", None, persistent=False)
-        self.refresh()
-        self.register_load_state_dict_post_hook(_after_loading)
-
-    stacked: Tensor | None
-    """All columns' U_j^T, (columns, n_atoms, n_visible), where x U_j costs less than x B does."""
-
-    @property
-    def n_visible(self) -> int:
-        """Number of inputs."""
-        return self.base.n_visible
-
-    @property
-    def columns(self) -> int:
-        """Number of columns, each with atoms of its own."""
-        return self.indices.shape[0]
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms of each column."""
-        return self.indices.shape[1]
-
-    @property
-    def pending_mixing(self) -> Tensor | None:
-        """The mixing that :meth:`project` leaves to be done."""
-        return self.mixing if self.stacked is None else None
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of :meth:`project` per example."""
-        if self.stacked is not None:
-            return self.stacked.numel()
-        return self.base.multiply_adds
-
-    def project(self, x: Tensor) -> Tensor:
-        """X B at the chosen atoms, before mixing; or x U where U is stacked.
-
-        Args:
-            x: (batch, n_visible).
-
-        Returns:
-            (columns, batch, n_atoms).
-        """
-        if self.stacked is None:
-            return self.base.project(x, self.indices, in_order=self._in_order)
-        values = nn.functional.linear(x, self.stacked.flatten(0, 1))
-        return values.view(x.shape[0], *self.indices.shape).transpose(0, 1)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        dtype = None if self.stacked is None else self.stacked.dtype
-        super()._apply(fn, recurse)
-        # From what was cast, so that a loaded file gives the same to the last bit. Not otherwise:
-        # to_empty leaves indices that mean nothing until a state dict is loaded.
-        if self.stacked is not None and self.stacked.dtype != dtype:
-            self._stack()
-        return self
-
-    def refresh(self) -> None:
-        """Make anew what follows from base, indices and mixing."""
-        self._in_order = _in_order(self.indices)
-        self._stack()
-
-    def _stack(self) -> None:
-        """Multiply U out once, if that makes projecting cheaper than by the whole base."""
-        n_all = self.columns * self.n_atoms
-        if n_all * self.n_visible < self.base.multiply_adds and not self.base.is_learned:
-            # Whatever mode the caller is in, this tensor is kept.
-            kind = self.indices.device.type
-            exact = torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
-            with torch.inference_mode(False), torch.no_grad(), exact:
-                self.stacked = self.dictionaries().transpose(1, 2).contiguous()
-
-    def dictionaries(self) -> Tensor:
-        """U, materialised: (columns, n_visible, n_atoms)."""
-        U = self.base.rows(self.indices).transpose(1, 2)
-        if self.mixing is None:
-            return U
-        return U * self.mixing.unsqueeze(1) if self.mixing.dim() == 2 else U @ self.mixing
-
-    def dictionary(self, column: int) -> Tensor:
-        """U_j of one column, (n_visible, n_atoms): the others take no memory."""
-        U = self.base.rows(self.indices[column]).t()
-        if self.mixing is None:
-            return U
-        M = self.mixing[column]
-        return U * M if M.dim() == 1 else U @ M
-
-    @torch.no_grad()
-    def energy(self) -> Tensor:
-        """The sum of squares of every column's U_j, (columns,) float64, without U_j."""
-        base = self.base
-        if base.rows(self.indices[0, :1]).dtype != torch.float64:
-            base = copy.deepcopy(base).double()
-        energies = []
-        for column, indices in enumerate(self.indices):
-            gram = base.gram(indices)
-            M = None if self.mixing is None else self.mixing[column].double()
-            if M is None:
-                energies.append(gram.trace())
-            elif M.dim() == 1:
-                energies.append((gram.diagonal() * M.square()).sum())
-            else:
-                energies.append(((gram @ M) * M).sum())
-        return torch.stack(energies)
-
-    def extra_repr(self) -> str:
-        """Shape of U, for printed models."""
-        mixed = "" if self.mixing is None else ", mixed"
-        return f"columns={self.columns}, n_atoms={self.n_atoms}{mixed}"
-
-
-def _after_loading(atoms: Atoms, _: Any) -> None:
-    atoms.refresh()
-
-
-def _in_order(indices: Tensor) -> bool:
-    """Whether the columns take one atom after the other, so that nothing needs to be gathered."""
-    if indices.is_meta:
-        return False
-    return indices.flatten().equal(torch.arange(indices.numel(), device=indices.device))
 
 
 class SharedBases:

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough
+from weightcast.dictionaries.atoms import Atoms
+from weightcast.dictionaries.base import Dictionary, Site, check_enough
 from weightcast.dictionaries.operators import DenseBase, IdentityBase
 from weightcast.dictionaries.selection import deal_random
 

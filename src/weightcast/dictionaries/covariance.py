@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.base import Atoms, Site, check_enough, eigenvectors
+from weightcast.dictionaries.atoms import Atoms
+from weightcast.dictionaries.base import Site, check_enough, eigenvectors
 from weightcast.dictionaries.inputs import Need
 from weightcast.dictionaries.kernel import KernelRidge
 from weightcast.dictionaries.mixing import Mixing

@@ -14,7 +14,8 @@ import torch
 from sklearn.cluster import KMeans as SklearnKMeans
 from torch import Tensor
 
-from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough, eigenvectors
+from weightcast.dictionaries.atoms import Atoms
+from weightcast.dictionaries.base import Dictionary, Site, check_enough, eigenvectors
 from weightcast.dictionaries.estimators import synthesis_atoms
 from weightcast.dictionaries.inputs import Need
 from weightcast.dictionaries.mixing import orthonormal_mixing

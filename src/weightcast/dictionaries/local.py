@@ -22,8 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import (
-    Atoms,
     Dictionary,
     Site,
     check_enough,

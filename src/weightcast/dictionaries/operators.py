@@ -115,6 +115,11 @@ class Base(Constants, ABC):
         atoms = self.rows(indices)
         return atoms @ atoms.t()
 
+    @property
+    def n_blocks(self) -> int:
+        """Equal parts of the base, in its order, whose atoms share no input: channels, say."""
+        return 1
+
     def by_channel(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
         """Atoms that look at one channel each: which, and with what; None where atoms see all.
 
@@ -297,9 +302,14 @@ class KroneckerBase(Base):
         rows = self._rows(_unravel(flat, self.sizes_out))
         return rows.unflatten(0, tuple(indices.shape)) if indices.dim() != 1 else rows
 
+    @property
+    @override
+    def n_blocks(self) -> int:
+        return self.sizes_in[0] if self._identity[0] and len(self.sizes_in) > 1 else 1
+
     @override
     def by_channel(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
-        if not self._identity[0] or len(self.sizes_in) == 1:
+        if self.n_blocks == 1:
             return None
         channel, *places = _unravel(indices, self.sizes_out)
         return channel, self._rows(places, first_axis=1)

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.base import Atoms, Dictionary, Site, check_enough, eigenvectors
+from weightcast.dictionaries.atoms import Atoms
+from weightcast.dictionaries.base import Dictionary, Site, check_enough, eigenvectors
 from weightcast.dictionaries.inputs import Need
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import deal_leading

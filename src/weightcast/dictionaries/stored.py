@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weightcast.dictionaries.base import Atoms, Dictionary, Site
+from weightcast.dictionaries.atoms import Atoms
+from weightcast.dictionaries.base import Dictionary, Site
 
 
 @dataclass(frozen=True)

@@ -170,13 +170,13 @@ class FilterPredictor:
         References: Rasmussen and Williams 2006, *Gaussian Processes for Machine Learning*,
         equation 5.12.
         """
-        M = self._weight.atoms.mixing
-        assert M is not None
+        atoms = self._weight.atoms
         known = W.gather(1, self.known)  # (n_units, n_atoms)
         columns = self._weight.unit_columns
         errors = torch.empty_like(known)
-        for column, m in enumerate(M):
-            units = columns == column
+        for column in range(atoms.columns):
+            m, units = atoms.mixing_matrix(column), columns == column
+            assert m is not None
             errors[units] = known[units] @ m / m.diagonal()
         total = float(known.square().sum())
         return 1 - float(errors.square().sum()) / total if total else 0.0

@@ -17,7 +17,7 @@ from torch import nn
 from weightcast.checkpoint import save, saved_bytes
 from weightcast.convert import convert
 from weightcast.experiments.files import write_text
-from weightcast.experiments.rows import Row, append_row, make_row
+from weightcast.experiments.rows import Row, append_row, make_row, read_rows
 from weightcast.experiments.sources import PACKAGED, find_source
 from weightcast.ledger import Ledger, ledger
 from weightcast.plan import Plan
@@ -95,7 +95,7 @@ def train(
     folder = output_folder(config)
     leads = rank_zero_only.rank == 0
     if leads:
-        _claim_folder(folder, config, resume)
+        _claim_folder(folder, config, resume, rows)
     data = read_data(config, config.data)
     model = build_model(config, data, progress=progress and leads)
     # Only now: what was refused leaves no folder behind.
@@ -122,9 +122,11 @@ def train(
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
     row = _result_row(config, data, counts, result, saved_bytes(folder / MODEL))
+    # In this order a run that is killed in between has its row once, and --resume adds it to the
+    # others; the other way round it would be measured again, and be there twice.
+    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
     if rows is not None:
         append_row(rows, row)
-    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
     return Run(folder, counts, result, row)
 
 
@@ -243,7 +245,7 @@ def variant_name(config: TrainConfig) -> str:
     return config.model.name if config.plan is None else f"{config.model.name}-predicted"
 
 
-def _claim_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
+def _claim_folder(folder: Path, config: TrainConfig, resume: bool, rows: str | Path | None) -> None:
     """Refuse to mix two runs in one folder, before anything is read or written."""
     if not resume:
         if (folder / LAST).exists() or (folder / ROW).exists():
@@ -253,7 +255,11 @@ def _claim_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
             )
         return
     if (folder / ROW).exists():
-        raise ValueError(f"the run in {folder} is finished: its results are in {folder / ROW}")
+        added = rows is not None and _add_missing(rows, read_rows(folder / ROW))
+        raise ValueError(
+            f"the run in {folder} is finished: its results are in {folder / ROW}"
+            + f", and now in {rows}, where they were missing" * added
+        )
     if not (folder / LAST).is_file():
         raise ValueError(f"there is no {LAST} in {folder} to resume from: leave --resume out")
     before = json.loads((folder / CONFIG).read_text())
@@ -263,6 +269,15 @@ def _claim_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
             f"the run in {folder} was started with another {changed[0]}: resume it with the config "
             "it was started with, or start another run with --output"
         )
+
+
+def _add_missing(path: str | Path, rows: list[Row]) -> bool:
+    """Append rows that a file lacks, as a run leaves it that was killed at its very end."""
+    there = read_rows(path) if Path(path).exists() else []
+    missing = [row for row in rows if row not in there]
+    for row in missing:
+        append_row(path, row)
+    return bool(missing)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:

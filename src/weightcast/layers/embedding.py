@@ -115,9 +115,11 @@ class PredictedTable(PredictedLayer):
         """U_j v for each v: (n, n_atoms) and its column (n,) to (n, n_visible)."""
         atoms, M = self.atoms, self.atoms.pending_mixing
         if atoms.stacked is not None:
-            return _by_column(v, atoms.stacked, column)
-        if M is not None:
-            v = v * M[column] if M.dim() == 2 else _by_column(v, M.mT, column)
+            return _by_column(v @ atoms.stacked, column)
+        if M is not None and M.dim() == 2:
+            v = v * M[column]
+        elif M is not None:
+            v = _by_column(atoms.mix(v.t().expand(atoms.columns, -1, -1)).mT, column)
         indices = atoms.indices[column]
         zeros = v.new_zeros(len(v), atoms.base.n_base)
         return atoms.base.synthesise(zeros.scatter_add(1, indices, v))
@@ -139,7 +141,7 @@ class PredictedTable(PredictedLayer):
             per_row = atoms.stacked.numel()
         else:
             M = atoms.pending_mixing
-            mixing = 0 if M is None else M.numel() if M.dim() == 3 else M.numel() // columns
+            mixing = 0 if M is None else M.numel() if M.dim() > 2 else M.numel() // columns
             per_row = mixing + atoms.base.synthesis_multiply_adds
         table = super()._count_costs()["materialised"].once
         return {"factored": Cost(0, per_row), "materialised": Cost(table, 0)}
@@ -271,13 +273,12 @@ class PredictedEmbeddingBag(PredictedTable):
         return {name: getattr(layer, name) for name in names}
 
 
-def _by_column(rows: Tensor, matrices: Tensor, column: Tensor) -> Tensor:
-    """Each row by its column's matrix: (n, a), (columns, a, b), (n,) to (n, b).
+def _by_column(products: Tensor, column: Tensor) -> Tensor:
+    """Of every column's product with all rows, (columns, n, b), the one of each row: (n, b).
 
-    Every column's product is made of all rows, for the rows of one column are not known beforehand,
-    and gathering a matrix for each row would take far more memory.
+    The rows of one column are not known beforehand, and gathering a matrix for each row would take
+    far more memory.
     """
-    if len(matrices) == 1:
-        return rows @ matrices[0]
-    products = rows @ matrices  # (columns, n, b)
-    return products[column, torch.arange(len(rows), device=rows.device)]
+    if len(products) == 1:
+        return products[0]
+    return products[column, torch.arange(len(column), device=column.device)]

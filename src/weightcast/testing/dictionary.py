@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from weightcast.checkpoint import load, save
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, Site
-from weightcast.dictionaries.mixing import mix
 from weightcast.grid import Grid
 from weightcast.layers import PredictedLinear
 from weightcast.plan import Plan
@@ -138,7 +137,8 @@ class _Tried:
             require(atoms.indices.dtype == torch.int64, f"indices are {atoms.indices.dtype}")
             shape = None if atoms.mixing is None else tuple(atoms.mixing.shape)
             expected = (None, (columns, n, n), (columns, n))
-            require(shape in expected, f"mixing is {shape}, expected one of {expected}")
+            blocks = shape is not None and len(shape) == 4 and shape[0] == columns
+            require(blocks or shape in expected, f"mixing is {shape}, expected one of {expected}")
             U = atoms.dictionaries()
             shape, wanted = tuple(U.shape), (columns, self.n_visible, n)
             require(shape == wanted, f"U is {shape}, expected {wanted}")
@@ -171,9 +171,7 @@ class _Tried:
     def projects(self) -> None:
         for columns in (1, 3):
             atoms, x = self.atoms(columns=columns), self.rows()
-            U, values, M = atoms.dictionaries(), atoms.project(x), atoms.pending_mixing
-            if M is not None:
-                values = mix(M if M.dim() == 2 else M.mT, values.mT).mT
+            U, values = atoms.dictionaries(), atoms.mix(atoms.project(x), of_rows=True)
             require_close(values, x @ U, 1e-9, "the projection")
             energy = U.square().sum(dim=(1, 2))
             require_close(atoms.energy(), energy, 1e-9, "the atoms' energy")
