@@ -55,6 +55,21 @@ def test_convolutions_and_single_layers(tmp_path):
     assert torch.equal(wc.load(tmp_path / "model", dense)(x), model(x))
 
 
+@pytest.mark.parametrize("bases", ["rebuild", "store"])
+def test_mixing_in_blocks(bases, tmp_path):
+    dense = nn.Conv2d(64, 6, 3)
+    model = wc.convert(dense, {"": wc.Rule(make_dictionary("Kernel", 576), 300 / 576, 3)})
+    assert model.atoms.mixing.shape == (3, 64, 5, 5)
+    save_quietly(model, tmp_path / "model", bases=bases)
+    x = torch.randn(2, 64, 5, 5)
+    loaded = wc.load(tmp_path / "model", dense)
+    assert torch.equal(loaded(x), model(x))
+    with torch.device("meta"):
+        empty = wc.convert(nn.Conv2d(64, 6, 3), {"": model.rule}).to_empty(device="cpu")
+    empty.load_state_dict(model.state_dict())
+    assert torch.equal(empty(x), model(x))
+
+
 def test_dense_models_too(tmp_path):
     model = make_dense().eval()
     save_quietly(model, tmp_path / "model")

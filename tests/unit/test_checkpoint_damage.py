@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import weightcast as wc
+from tests.contract.table import make_dictionary
 from tests.saved_folders import (
     edit_facts,
     edit_tensors,
@@ -211,6 +212,30 @@ def stored(tmp_path):
 def test_damaged_stored_bases(stored, change):
     edit_tensors(stored, change)
     _refuse(stored, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda M: M[..., :4, :4],  # there are channels with 5 atoms
+        lambda M: M[:, :0],
+        lambda M: M[:, :, :0, :0],
+        lambda M: M[:, :50],  # which do not divide the base
+        lambda M: M[..., :4],
+        lambda M: M[:2],
+        lambda M: M.flatten(0, 1),
+    ],
+)
+def test_damaged_blocks_of_mixing(tmp_path, change):
+    dense = nn.Conv2d(64, 6, 3)
+    model = wc.convert(dense, {"": wc.Rule(make_dictionary("Kernel", 576), 300 / 576, 3)})
+    save_quietly(model, tmp_path / "model", bases="store")
+    edit_tensors(
+        tmp_path / "model",
+        lambda t: t.update({"atoms.mixing": change(t["atoms.mixing"]).contiguous()}),
+    )
+    with pytest.raises(wc.FormatError):
+        wc.load(tmp_path / "model", dense)
 
 
 @pytest.mark.parametrize(
