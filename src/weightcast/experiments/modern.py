@@ -84,6 +84,15 @@ def trials(network: str, preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
+def cpu_setting(network: str) -> Setting:
+    """What the runs of one network have in common in the preset ``cpu``.
+
+    Args:
+        network: resnet20, vit or gpt.
+    """
+    return _SETTINGS["cpu"][network]
+
+
 def _points(setting: Setting) -> Iterator[tuple[str, float]]:
     yield DENSE, 1.0
     for curves in ((INFORMED, RANDOM, NARROW), (RANDOM_HALF,)):  # what matters most comes first
