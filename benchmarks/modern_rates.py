@@ -72,7 +72,9 @@ class Study:
         return row
 
     def choose(self, curve: str, fraction: float, rates: list[float]) -> float:
-        """The rate with the smallest validation loss."""
+        """The rate with the smallest validation loss; of one there is nothing to choose."""
+        if len(rates) == 1:
+            return rates[0]
         losses = {
             rate: self.row(self.config(curve, fraction, rate, 0), chooses=True)["metrics"][
                 "validation_loss"
@@ -80,7 +82,7 @@ class Study:
             for rate in rates
         }
         best = min(losses, key=losses.__getitem__)
-        if len(rates) > 1 and best in (min(rates), max(rates)):
+        if best in (min(rates), max(rates)):
             print(f"{curve}, {fraction:g}: the best rate is the end of --rates: {best:g}")
         return best
 
