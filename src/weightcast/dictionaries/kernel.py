@@ -75,9 +75,9 @@ class KernelRidge(Dictionary):
         n_atoms, n_blocks, M = indices.shape[1], base.n_blocks, None
         blocks = indices // (base.n_base // n_blocks)
         size = block_size(blocks, n_blocks)
-        if self.mixing != "raw" and (
-            size == 1 or (n_atoms >= LARGE and n_blocks * size**2 < n_atoms**2)
-        ):
+        smaller = n_blocks * size**2 < n_atoms**2
+        apart = n_blocks > 1 and (size == 1 or (n_atoms >= LARGE and smaller))
+        if apart and self.mixing != "raw":
             places = block_places(blocks, n_blocks, size)
             M = self._mix_blocks(base, indices, places, (n_blocks, size))
             if size == 1:  # no two atoms of a column in one channel
