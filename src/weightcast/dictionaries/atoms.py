@@ -158,7 +158,7 @@ class Atoms(Constants):
         self.block_atoms = self.atom_places = None
         if self.mixing is not None and self.mixing.dim() == 4:
             _, n_blocks, size, _ = self.mixing.shape
-            blocks = self.indices // (self.base.n_base // n_blocks)
+            blocks = self.base.block_of(self.indices, n_blocks)
             atoms, _, places = block_places(blocks, n_blocks, size)
             order = torch.arange(self.n_atoms, device=places.device)
             full = n_blocks * size == self.n_atoms
@@ -231,7 +231,7 @@ def _check_blocks(base: Base, indices: Tensor, mixing: Tensor) -> None:
             "blocks that divide the base"
         )
     if not indices.is_meta:
-        fullest = block_size(indices // (base.n_base // n_blocks), n_blocks)
+        fullest = block_size(base.block_of(indices, n_blocks), n_blocks)
         if fullest > size:
             raise ValueError(f"a block of mixing has {fullest} atoms, but its size is {size}")
 

@@ -73,7 +73,7 @@ class KernelRidge(Dictionary):
     def mix_atoms(self, base: Base, indices: Tensor) -> Atoms:
         """Atoms K[:, indices] with the chosen mixing, in blocks where that is less."""
         n_atoms, n_blocks, M = indices.shape[1], base.n_blocks, None
-        blocks = indices // (base.n_base // n_blocks)
+        blocks = base.block_of(indices, n_blocks)
         size = block_size(blocks, n_blocks)
         smaller = n_blocks * size**2 < n_atoms**2
         apart = n_blocks > 1 and (size == 1 or (n_atoms >= LARGE and smaller))

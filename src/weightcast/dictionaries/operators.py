@@ -120,6 +120,10 @@ class Base(Constants, ABC):
         """Equal parts of the base, in its order, whose atoms share no input: channels, say."""
         return 1
 
+    def block_of(self, indices: Tensor, n_blocks: int) -> Tensor:
+        """Which of ``n_blocks`` equal parts of the base each atom is in."""
+        return indices // (self.n_base // n_blocks)
+
     def by_channel(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
         """Atoms that look at one channel each: which, and with what; None where atoms see all.
 
