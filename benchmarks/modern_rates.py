@@ -24,7 +24,7 @@ import torch
 
 from weightcast.experiments.curves import DENSE, NARROW
 from weightcast.experiments.modern import INFORMED, RANDOM, RANDOM_HALF, cpu_setting, make_config
-from weightcast.experiments.rows import Row, append_row, read_rows
+from weightcast.experiments.rows import OWN_RATE, Row, append_row, read_rows
 from weightcast.experiments.train import run
 from weightcast.experiments.trial import Place
 from weightcast.training import TrainConfig
@@ -53,7 +53,7 @@ class Study:
         training = replace(self.setting.training, learning_rate=rate)
         setting = replace(self.setting, training=training)
         config = make_config(curve, fraction, setting, seed, self.data)
-        return replace(config, experiment=self.name)
+        return replace(config, experiment=self.name, labels={**config.labels, **OWN_RATE})
 
     def row(self, config: TrainConfig, *, chooses: bool) -> Row:
         """The row of a run; the one of a choice has nothing of the test split."""

@@ -6,7 +6,7 @@ The network is 784-500-500-10, with a share of its two hidden layers' weights le
 chooses its learning rate first, with one seed, on 10,000 of the training images that are set aside;
 then it is trained on all of them with every seed, and the test images are read once per run.
 Finished runs are in --rows, those that chose in --choices, and a second call does only what is
-missing.
+missing. Where more rates change a choice, delete that network's older rows: a report refuses both.
 """
 
 from __future__ import annotations

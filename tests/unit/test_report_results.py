@@ -1,11 +1,13 @@
 """Rows from files: what is read, what counts once, what is refused and how it is named."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.report_rows import labelled_row
 from weightcast.experiments import figure4, figure5, rica, speech_trials
+from weightcast.experiments.rows import OWN_RATE
 from weightcast.report.results import distinct, located, read_results
 from weightcast.report.series import make_lines, samples
 
@@ -168,6 +170,14 @@ class TestOneTraining:
         with pytest.raises(ValueError, match=message):
             distinct(located(rows))
 
+    def test_rates_may_differ_where_each_curve_chose_its_own(self):
+        faster = ("training", "learning_rate")
+        rows = [trained_row(**OWN_RATE), trained_row(0.1, faster, 0.5, **OWN_RATE)]
+        assert len(make_lines(samples(distinct(located(rows))))) == 1
+        rows = [trained_row(), trained_row(0.1, faster, 0.5)]
+        with pytest.raises(ValueError, match=r"config\.training\.learning_rate \(.* and 0\.5\)"):
+            distinct(located(rows))
+
     @pytest.mark.parametrize("other", [{"passes": 30}, {"dataset": "digits"}])
     def test_a_label_or_other_data_keep_them_apart(self, other):
         rows = [trained_row(), trained_row(0.1, ("training", "epochs"), 30, **other)]
@@ -204,3 +214,8 @@ class TestOneTraining:
             for config in configs
         ]
         assert len(distinct(located(rows))) == len(rows)
+
+
+def test_all_our_rows_can_be_reported_together():
+    files = sorted((Path(__file__).parents[2] / "results").glob("*.jsonl"))
+    assert distinct(read_results(files))

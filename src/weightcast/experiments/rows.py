@@ -14,6 +14,9 @@ import torch
 
 SCHEMA = 1
 
+OWN_RATE = {"learning_rate": "chosen"}
+"""The label of runs whose learning rate validation data chose for their own curve and share."""
+
 Row = dict[str, Any]
 """A row as JSON data; :func:`make_row` says what it holds."""
 

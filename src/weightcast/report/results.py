@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from weightcast.experiments.rows import SCHEMA
+from weightcast.experiments.rows import OWN_RATE, SCHEMA
 from weightcast.report.entries import Row, entry
 
 BENCHMARKS = frozenset({"training_step", "bench"})
@@ -163,9 +163,10 @@ def _check_training(results: Sequence[Result]) -> None:
         own = {name: value for name, value in labels.items() if name not in _KNOWN_LABELS}
         figure = _canonical([result.experiment, entry(result.row, result.where, "dataset"), own])
         names = (*_TRAINING, "pretraining") if labels.get("pretrained") is True else _TRAINING
+        skipped = _PLACES | OWN_RATE.keys() if labels.items() >= OWN_RATE.items() else _PLACES
         for name in (name for name in names if name in config):
             first = first_of.setdefault((figure, name), result)
-            difference = _difference(first, result, f"config.{name}", _PLACES)
+            difference = _difference(first, result, f"config.{name}", skipped)
             if difference:
                 raise ValueError(
                     f"{first.where} and {result.where} would stand in one figure of "
