@@ -285,17 +285,21 @@ class Study:
 
     def rows(self, done: set[tuple[Any, ...]]) -> Iterator[Row]:
         """What is missing."""
-        if (self.network, "dense", 1.0, self.seed) not in done:
+
+        def missing(method: str, fraction: float) -> bool:
+            return (self.network, method, fraction, self.seed) not in done
+
+        if missing("dense", 1.0):
             yield self.row("dense", 1.0, self.model)
         for fraction in self.fractions:
             for method in (SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED):
-                tuned = method in (ASVD, OUTPUTS)
-                wanted = [method, method + TUNED] if tuned else [method]
-                if all((self.network, name, fraction, self.seed) in done for name in wanted):
+                tunes = method in (ASVD, OUTPUTS) and missing(method + TUNED, fraction)
+                if not (tunes or missing(method, fraction)):
                     continue
                 small = self.make(method, fraction)
-                yield self.row(method, fraction, small)
-                if tuned:
+                if missing(method, fraction):
+                    yield self.row(method, fraction, small)
+                if tunes:
                     yield self.row(method + TUNED, fraction, self.tune(small))
 
     def row(self, method: str, fraction: float, model: nn.Module) -> Row:
