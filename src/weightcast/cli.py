@@ -131,30 +131,23 @@ def _make_parsers(with_train: bool) -> tuple[ArgumentParser, dict[str, ArgumentP
     report.add_argument("--images", type=bool, default=True, help="write SVG and PNG files too")
     export = make(f"{export_command.SUMMARY} {export_command.HELP}")
     export_command.add_options(export)
-    parser = make("Learn a few of a network's weights and predict the rest.", prog="weightcast")
-    commands = parser.add_subcommands(required=True)
-    commands.add_subcommand("demo", demo, help=DEMO_SUMMARY)
-    commands.add_subcommand("train", train, help=TRAIN_SUMMARY)
-    commands.add_subcommand("convert", convert, help=model_options.CONVERT_SUMMARY)
-    commands.add_subcommand("compress", compress, help=model_options.COMPRESS_SUMMARY)
-    commands.add_subcommand("probe", probe, help=model_options.PROBE_SUMMARY)
-    commands.add_subcommand("reproduce", reproduce, help=reproduce_options.SUMMARY)
-    commands.add_subcommand("bench", bench, help=bench_options.SUMMARY)
-    commands.add_subcommand("report", report, help=REPORT_SUMMARY)
-    commands.add_subcommand("export", export, help=export_command.SUMMARY)
-    commands.add_subcommand("doctor", doctor_command, help=doctor.SUMMARY)
-    return parser, {
-        "demo": demo,
-        "train": train,
-        "convert": convert,
-        "compress": compress,
-        "probe": probe,
-        "reproduce": reproduce,
-        "bench": bench,
-        "report": report,
-        "export": export,
-        "doctor": doctor_command,
+    commands = {
+        "demo": (demo, DEMO_SUMMARY),
+        "train": (train, TRAIN_SUMMARY),
+        "convert": (convert, model_options.CONVERT_SUMMARY),
+        "compress": (compress, model_options.COMPRESS_SUMMARY),
+        "probe": (probe, model_options.PROBE_SUMMARY),
+        "reproduce": (reproduce, reproduce_options.SUMMARY),
+        "bench": (bench, bench_options.SUMMARY),
+        "report": (report, REPORT_SUMMARY),
+        "export": (export, export_command.SUMMARY),
+        "doctor": (doctor_command, doctor.SUMMARY),
     }
+    parser = make("Learn a few of a network's weights and predict the rest.", prog="weightcast")
+    subcommands = parser.add_subcommands(required=True)
+    for name, (command, summary) in commands.items():
+        subcommands.add_subcommand(name, command, help=summary)
+    return parser, {name: command for name, (command, _) in commands.items()}
 
 
 def _explain(message: str, known: Iterable[str]) -> str:
