@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 
+MOST_AXES = 32
+"""Of a grid: two million inputs have no more axes of two points or more than 20."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """Coordinates of ``n_visible = channels * prod(shape)`` inputs.
@@ -25,7 +29,7 @@ class Grid:
         channels: number of channels.
 
     Raises:
-        ValueError: no axis, or an extent below 1.
+        ValueError: no axis or more than 32, or an extent below 1.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +45,12 @@ class Grid:
             raise ValueError(
                 f"grid {self.shape} with {self.channels} channel(s): a grid has at least one axis, "
                 "and every extent counts points and must be at least 1"
+            )
+
+        if len(self.shape) > MOST_AXES:
+            raise ValueError(
+                f"a grid of {len(self.shape)} axes: at most {MOST_AXES}; leave out those of one "
+                "point, which change nothing"
             )
 
     @classmethod

@@ -105,15 +105,26 @@ class Matern(CoordinateKernel):
         return polynomial * torch.exp(-t)
 
 
+MOST_PARTS = 32
+"""Kernels that one may be made of: each takes the time of a whole matrix, and a file names them."""
+
+
 @dataclass(frozen=True)
 class ScikitLearnKernel(CoordinateKernel):
     """Any kernel of ``sklearn.gaussian_process.kernels`` (sums and products too), as it is.
 
     Args:
         kernel: scikit-learn's; its noise terms are left out.
+
+    Raises:
+        ValueError: a kernel of more than 32 kernels.
     """
 
     kernel: sklearn_kernels.Kernel
+
+    def __post_init__(self) -> None:
+        if (n := _n_parts(self.kernel)) > MOST_PARTS:
+            raise ValueError(f"a kernel of {n} kernels: at most {MOST_PARTS}")
 
     @override
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
@@ -184,13 +195,28 @@ def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
     return {"kind": type(kernel).__name__, **parameters}
 
 
-def _sklearn_from_data(data: dict[str, Any], where: str) -> sklearn_kernels.Kernel:
+def _n_parts(kernel: Any) -> int:
+    """Kernels in a kernel: itself, and those that it is a sum, a product or a power of."""
+    count, left = 0, [kernel]
+    while left:
+        parts = left.pop().get_params(deep=False).values()
+        left += [part for part in parts if isinstance(part, sklearn_kernels.Kernel)]
+        count += 1
+    return count
+
+
+def _sklearn_from_data(data: Any, where: str) -> sklearn_kernels.Kernel:
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+        raise ValueError(
+            f"{where}: {data!r:.40} is no kernel of scikit-learn: write its class and parameters "
+            "as an object, {'kind': 'RBF', 'length_scale': 2.0}"
+        )
     known = {
         name: cls
         for name, cls in vars(sklearn_kernels).items()
         if isinstance(cls, type) and issubclass(cls, sklearn_kernels.Kernel)
     }
-    name = data.get("kind", "")
+    name = data["kind"]
     if name not in known:
         raise ValueError(f"{where}: scikit-learn has no kernel {name!r}{nearest(name, known)}")
     parameters = {

@@ -99,6 +99,22 @@ def lying_facts(files: Files, choose: random.Random, count: int) -> Iterator[tup
         yield what, files | {JSON_NAME: sealed(facts)}
 
 
+def slow_plans(files: Files) -> Iterator[tuple[str, Files]]:
+    """Plans that say the same in so many words that to do as they say would take long."""
+    kernel: dict[str, Any] = {"kind": "RBF"}
+    for _ in range(100):
+        kernel = {"kind": "Sum", "k1": kernel, "k2": {"kind": "RBF"}}
+    facts = json.loads(files[JSON_NAME])
+    for name, rule in facts["plan"]["rules"].items():
+        grid = rule["grid"] or {"kind": "Grid", "shape": [facts["layers"][name]["n_visible"]]}
+        longer = grid | {"shape": [*grid["shape"], *[1] * 4000]}
+        nested = {"kind": "Kernel", "kernel": {"kind": "ScikitLearnKernel", "kernel": kernel}}
+        for what, change in (("axes", {"grid": longer}), ("kernels", {"dictionary": nested})):
+            rules = facts["plan"]["rules"] | {name: rule | change}
+            changed = facts | {"plan": facts["plan"] | {"rules": rules}}
+            yield f"{name} has a thousand {what}", files | {JSON_NAME: sealed(changed)}
+
+
 def other_files(files: Files) -> Iterator[tuple[str, Files]]:
     """Files of other kinds under these names."""
 

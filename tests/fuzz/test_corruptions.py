@@ -101,6 +101,12 @@ def test_other_files(saved, tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_slow_plans(saved, tmp_path):
+    files, expected = saved
+    for what, case in corruptions.slow_plans(files):
+        assert check(what, case, expected, tmp_path / "m", True), what
+
+
 def test_a_million_modules(saved, tmp_path):
     files, expected = saved
     million = ",".join(f'"{number}":{{}}' for number in range(1_000_000)).encode()

@@ -64,6 +64,12 @@ def test_empty_grids_are_refused(shape, channels):
         Grid(shape, channels)
 
 
+def test_axes_of_one_point_come_to_an_end():
+    Grid((1,) * 32)
+    with pytest.raises(ValueError, match=r"33 axes: at most 32; leave out those of one point"):
+        Grid((28, 28) + (1,) * 31)
+
+
 @pytest.mark.parametrize("shape", [(2.5, 2), (2, 2.9), ("a",)])
 def test_a_shape_counts_whole_points(shape):
     with pytest.raises(ValueError):  # noqa: PT011 - int's own message will do for words

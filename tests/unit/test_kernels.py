@@ -98,6 +98,8 @@ def test_scikit_learn_kernels_have_a_json_form(kernel):
         ({"kind": "ScikitLearnKernel", "kernel": {"kind": "RFB"}}, "did you mean 'RBF'"),
         ({"kind": "ScikitLearnKernel", "kernel": {"kind": "RBF", "lengthscale": 1}}, "lengthscale"),
         ({"kind": "ScikitLearnKernel"}, "one field, 'kernel'"),
+        ({"kind": "ScikitLearnKernel", "kernel": "RBF"}, "'RBF' is no kernel of scikit-learn"),
+        ({"kind": "ScikitLearnKernel", "kernel": {"kind": ["RBF"]}}, "is no kernel of scikit-"),
         ({}, "add 'kind'"),
     ],
 )
@@ -105,3 +107,12 @@ def test_json_mistakes_are_named(kernel, message):
     dictionary = {"kind": "Kernel", "kernel": kernel}
     with pytest.raises(ValueError, match=message):
         wc.Plan.from_dict({"rules": {"0": {"dictionary": dictionary, "fraction": 0.5}}})
+
+
+def test_kernels_of_kernels_come_to_an_end():
+    kernel = sk.RBF()
+    for _ in range(15):
+        kernel = kernel + sk.RBF()
+    k.ScikitLearnKernel(kernel)  # 16, and the 15 sums of two
+    with pytest.raises(ValueError, match="a kernel of 33 kernels: at most 32"):
+        k.ScikitLearnKernel(kernel + sk.RBF())
