@@ -13,6 +13,7 @@ from weightcast.benchmark.presets import PRESETS, ROUNDS, check_preset
 from weightcast.benchmark.protocol import Protocol
 from weightcast.benchmark.run import run
 from weightcast.benchmark.table import render
+from weightcast.benchmark.timing import MIN_SECONDS
 
 
 def run_bench(
@@ -28,6 +29,7 @@ def run_bench(
     device: str = "auto",
     fused: bool = False,
     memory: bool = True,
+    min_seconds: float = MIN_SECONDS,
     rows: str | Path | None = None,
     markdown: bool = False,
 ) -> None:
@@ -46,6 +48,7 @@ def run_bench(
         device: cpu, cuda, or auto: a GPU where there is one.
         fused: AdamW's fused kernel.
         memory: whether peak memory is measured, in processes of their own.
+        min_seconds: of one timing: shorter work is repeated until it takes that.
         rows: a file to append the rows to; what it holds already is not measured again.
         markdown: print the tables in Markdown.
 
@@ -71,6 +74,7 @@ def run_bench(
         device=_find_device(device),
         fused=fused,
         memory=memory,
+        min_seconds=min_seconds,
     )
     file = None if rows is None else Path(rows).expanduser()
     found = run(selection.blocks(_say), protocol, file, _say)

@@ -46,5 +46,8 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=bool, default=True, help="peak memory, each in a process of its own"
     )
+    parser.add_argument(
+        "--min-seconds", type=float, default=0.1, help="of one timing; 0.02 is enough on a GPU"
+    )
     parser.add_argument("--rows", metavar="FILE", help="append the rows (JSON lines)")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")

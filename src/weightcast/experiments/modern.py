@@ -77,11 +77,15 @@ def trials(network: str, preset: Preset, seeds: int, data: str) -> list[Trial]:
         ValueError: an unknown preset, or no seeds.
     """
     setting = _SETTINGS[check_preset(preset, seeds)][network]
-    return with_seeds(
-        _points(setting),
-        seeds,
-        lambda point, seed: Trial("train", make_config(*point, setting, seed, data)),
-    )
+    return [
+        trial
+        for points in (_points(setting), _halves(setting))  # what matters most comes first
+        for trial in with_seeds(
+            points,
+            seeds,
+            lambda point, seed: Trial("train", make_config(*point, setting, seed, data)),
+        )
+    ]
 
 
 def cpu_setting(network: str) -> Setting:
@@ -95,10 +99,14 @@ def cpu_setting(network: str) -> Setting:
 
 def _points(setting: Setting) -> Iterator[tuple[str, float]]:
     yield DENSE, 1.0
-    for curves in ((INFORMED, RANDOM, NARROW), (RANDOM_HALF,)):  # what matters most comes first
-        for fraction in setting.fractions:
-            for curve in curves:
-                yield curve, fraction
+    for fraction in setting.fractions:
+        for curve in (INFORMED, RANDOM, NARROW):
+            yield curve, fraction
+
+
+def _halves(setting: Setting) -> Iterator[tuple[str, float]]:
+    for fraction in setting.fractions:
+        yield RANDOM_HALF, fraction
 
 
 def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: str) -> TrainConfig:
@@ -259,15 +267,13 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
     "full": {
         "resnet20": Setting(
             ModelSettings("resnet20"),
-            _training(60, 128, 4e-3, decay=0.05),
+            _training(10, 256, 4e-3, decay=0.05),
             n_validation=5_000,
-            n_inputs=1_000,
         ),
         "vit": Setting(
             ModelSettings("vit"),
-            _training(60, 128, 1e-3, decay=0.05),
+            _training(10, 256, 1e-3, decay=0.05),
             n_validation=5_000,
-            n_inputs=1_000,
         ),
         "gpt": Setting(
             ModelSettings("gpt"),
