@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 MOST_AXES = 32
 """Of a grid: two million inputs have no more axes of two points or more than 20."""
 
