@@ -310,8 +310,6 @@ class Study:
             "training": encode(self.settings),
             "examples": NETWORKS[self.network].examples,
         }
-        if method.startswith("compress") and method != SHARED:
-            config["plan"] = self.plan.to_dict()
         if method.endswith(TUNED):
             config["fine_tuning"] = encode(FINE_TUNING)
         row = make_row(
@@ -325,7 +323,7 @@ class Study:
             metrics={"test_error": score.error, "test_loss": score.loss},
         )
         row["labels"] = {"network": self.network, "curve": method, "fraction": fraction}
-        if method == SHARED:  # a result: how the budget was shared depends on the network
+        if method.startswith("compress"):  # a result: what was chosen depends on the network
             row["plan"] = self.plan.to_dict()
         return row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -425,6 +426,17 @@ def test_initial_weights_have_the_dense_layers_variance(name):
         [row.build(fraction=1, seed=seed).weight.detach().flatten() for seed in range(60)]
     )
     assert float(drawn.var()) == pytest.approx(float(dense.var()), rel=0.15)
+
+
+def test_convolutions_are_materialised_on_a_gpu(monkeypatch):
+    layer = LAYERS["Conv2d"].build("Kernel", 0.25, columns=2)
+    cost = layer._costs["factored"]
+    layer._counted = layer._costs | {"factored": dataclasses.replace(cost, per_row=0, planes=0)}
+    assert layer.choose_path(10_000) == "factored"
+    monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True, raising=False)
+    assert layer.choose_path(10_000) == "materialised"
+    layer.path = "factored"
+    assert layer.choose_path(10_000) == "factored"
 
 
 def test_a_look_up_does_not_make_the_table():

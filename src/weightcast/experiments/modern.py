@@ -52,6 +52,7 @@ class Setting:
         n_inputs: training images or windows from which informed dictionaries are made.
         context: characters in a window.
         fractions: shares of the predicted layers' weights that are learned.
+        ending: of the experiment's name, which tells its rows from those of other networks.
     """
 
     model: ModelSettings
@@ -61,6 +62,7 @@ class Setting:
     n_inputs: int = 200
     context: int = 64
     fractions: tuple[float, ...] = FRACTIONS
+    ending: str = ""
 
 
 def trials(network: str, preset: Preset, seeds: int, data: str) -> list[Trial]:
@@ -136,7 +138,7 @@ def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: 
         n_train=setting.n_train,
         n_inputs=setting.n_inputs,
         context=setting.context,
-        experiment=f"modern-{name}",
+        experiment=f"modern-{name}{setting.ending}",
         variant=describe(labels),
         labels=labels,
     )
@@ -269,17 +271,20 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
             ModelSettings("resnet20"),
             _training(10, 256, 4e-3, decay=0.05),
             n_validation=5_000,
+            ending="-full",
         ),
         "vit": Setting(
             ModelSettings("vit"),
             _training(10, 256, 1e-3, decay=0.05),
             n_validation=5_000,
+            ending="-full",
         ),
         "gpt": Setting(
             ModelSettings("gpt"),
             _training(10, 64, 1e-3, decay=0.1),
             n_validation=400,
             context=256,
+            ending="-full",
         ),
     },
 }

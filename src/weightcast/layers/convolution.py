@@ -134,6 +134,17 @@ class PredictedConvolution(PredictedLayer):
             )
         return x.dim() == self.n_axes + 1
 
+    @override
+    def choose_path(self, batch: int) -> Path:
+        """As for a linear layer; on a GPU, ``auto`` is always materialised.
+
+        Its convolutions by dense filters take a small part of what it counts, and depthwise ones
+        much more: factored steps were 1.3 to 19 times slower (docs/performance.md).
+        """
+        if self.path == "auto" and self.V.is_cuda:
+            return "materialised"
+        return super().choose_path(batch)
+
     def _convolve(self, x: Tensor, padding: Any, positions: int) -> Tensor:
         """Along the path that takes less time at this many positions of the filters."""
         if self.choose_path(positions) == "materialised":
