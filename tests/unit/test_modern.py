@@ -29,7 +29,8 @@ def test_every_trial_is_there_once_and_survives_its_json(network, preset):
     trials = modern.trials(network, preset, 2, "some data")
     places = Counter((*sorted(t.config.labels.items()), t.config.seed) for t in trials)
     assert set(places.values()) == {1}
-    assert {t.config.experiment for t in trials} == {f"modern-{network}" + "-full" * (preset == "full")}
+    name = f"modern-{network}" + "-full" * (preset == "full")  # its rows are of other networks
+    assert {t.config.experiment for t in trials} == {name}
     for trial in trials[:4]:
         assert Trial.from_json(trial.to_json()).key == trial.key
     steps = {(t.config.training, t.config.n_train) for t in trials}
