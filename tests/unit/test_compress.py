@@ -290,7 +290,7 @@ def test_reports_print_and_say_what_they_cannot_compare():
     assert rows[-1]["learned"] == sum(p.numel() for p in small.parameters())
     with pytest.raises(ValueError, match="no predicted layer"):
         wc.compression_report(model, model)
-    with pytest.raises(ValueError, match=r"layer '0' is a Linear that was compressed"):
+    with pytest.raises(ValueError, match=r"layer '0' is a PredictedLinear, and the dense"):
         wc.compression_report(small, small)
 
 
@@ -344,3 +344,19 @@ def test_layers_of_one_weight_stay_tied():
     assert small.table.V is small.head.V
     with pytest.raises(ValueError, match="no layer"):
         wc.suggest(model, 0.3)
+
+
+def test_a_layer_without_a_class_of_its_own_in_torch_is_reported():
+    transformers = pytest.importorskip("transformers.pytorch_utils")
+    torch.manual_seed(0)
+    model, x = nn.Sequential(transformers.Conv1D(7, 20)), _rows()
+    small = wc.compress(model, {"0": wc.Rule(d.DCT(), 0.3)}, x, progress=False)
+    assert 0 < wc.compression_report(model, small, x).rows[0].output_error < 1
+
+
+def test_an_output_that_does_not_vary_has_no_error():
+    model, x = _mlp(), torch.ones(30, 20)
+    small = wc.compress(model, PLAN, x, progress=False)
+    report = wc.compression_report(model, small, x)
+    assert [row.output_error for row in report.rows] == [None, None, None]
+    assert str(report).splitlines()[-1].split()[-1] == "-"

@@ -1,7 +1,7 @@
 """The checks for strangers catch what is broken, and say what is."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import weightcast as wc
 from weightcast.dictionaries import Atoms, DenseBase, Dictionary
 from weightcast.dictionaries.base import check_enough
 from weightcast.dictionaries.selection import deal_random
+from weightcast.layers import PredictedMultiheadAttention
 from weightcast.testing import check_dictionary, check_layer
 
 
@@ -295,10 +296,18 @@ def test_a_layer_without_an_example_is_asked_for_one():
     class Odd(wc.PredictedLinear):
         dense_class = nn.Identity
 
-    with pytest.raises(ValueError, match=r"no example of a Identity: pass dense= and inputs="):
+    with pytest.raises(ValueError, match=r"no example for Identity: pass dense= and inputs="):
         check_layer(Odd)
     with pytest.raises(ValueError, match="pass dense= and inputs="):
         check_layer(wc.PredictedLinear, nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="for PredictedTransposedLinear: pass dense= and inputs="):
+        check_layer(wc.PredictedTransposedLinear)
+
+
+def test_a_module_that_is_split_into_layers_is_none_itself():
+    attention: Any = PredictedMultiheadAttention
+    with pytest.raises(ValueError, match=r"MultiheadAttention'>, no subclass of PredictedLayer"):
+        check_layer(attention)
 
 
 def test_the_checks_leave_the_random_state_alone(unmoved_randomness):

@@ -68,6 +68,9 @@ def test_a_network(family, name):
         plan = plan_of(model, WHOLE)
         whole = wc.compress(model, plan, progress=False)
         assert_close(outputs(whole, inputs), expected)
+        rows = wc.compression_report(model, whole, inputs).rows
+        assert [row.layer for row in rows] == [*predicted_layers(whole), "model"]
+        assert all(row.weight_error < 1e-6 for row in rows[:-1])
 
     # Nothing stays dense in silence.
     explained = plan.explain(model)

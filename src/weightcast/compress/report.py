@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
 from weightcast.convertible import convertible_layers
-from weightcast.layers import splitting
+from weightcast.layers import predicted_class, splitting
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.ledger import ledger
 from weightcast.statistics import as_batches, call, evaluating
@@ -33,7 +33,7 @@ class CompressionRow:
         stored: numbers that a saved folder holds: with indices, and bases that cannot be rebuilt.
         weight_error: |W - U V|^2 / |W|^2.
         output_error: of the layer's output y in the compressed network beside y~ in the dense one,
-            |y - y~|^2 / |y~ - mean of each unit|^2; None without inputs.
+            |y - y~|^2 / |y~ - mean of each unit|^2; None without inputs, or where y~ does not vary.
     """
 
     layer: str
@@ -85,10 +85,11 @@ def compression_report(
         raise ValueError("the compressed model has no predicted layer: nothing was compressed")
     modules = convertible_layers(model)
     for name, layer in layers.items():
-        if type(modules.get(name)) is not layer.dense_class:
+        dense = modules.get(name)
+        if dense is None or predicted_class(dense) is not type(layer):
             raise ValueError(
-                f"layer {name!r} is a {layer.dense_class.__name__} that was compressed, and the "
-                "dense model has none there: pass the model that compress was given"
+                f"layer {name!r} is a {type(layer).__name__}, and the dense model has no layer "
+                "there that was compressed to it: pass the model that compress was given"
             )
     counts = {row.layer: row for row in ledger(compressed).rows}
     total = ledger(compressed).total
@@ -133,7 +134,8 @@ def _output_errors(
                     new = _sums(y, other, axis)
                     old = sums.get(name, (torch.zeros(()),) * len(new))
                     sums[name] = tuple(a + b for a, b in zip(old, new, strict=True))
-    return {name: _ratio(*total) for name, total in sums.items()}
+    ratios = {name: _ratio(*total) for name, total in sums.items()}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
 @contextmanager
@@ -174,8 +176,10 @@ def _sums(y: Tensor, other: Tensor, axis: int) -> tuple[Tensor, ...]:
     return n_rows, by_unit.sum(dim=0), y.square().sum(), (y - other).square().sum()
 
 
-def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float:
-    return float(difference / (squares - sums.square().sum() / n_rows).clamp_min(1e-300))
+def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float | None:
+    """The difference as a share of the variance; None where there is none but by rounding."""
+    variance = squares - sums.square().sum() / n_rows
+    return float(difference / variance) if variance > 1e-12 * squares else None
 
 
 def _cells(row: CompressionRow) -> tuple[str, ...]:

@@ -41,15 +41,22 @@ def check_layer(
 
     Raises:
         AssertionError: naming the check that fails, the numbers, and what they should have been.
-        ValueError: a class without an example, and no ``dense`` and ``inputs``.
+        ValueError: no subclass of ``PredictedLayer``; a class without an example, and no ``dense``
+            and ``inputs``.
     """
-    example = example_layer(layer_class.dense_class) if dense is None else None
+    if not isinstance(layer_class, type) or not issubclass(layer_class, PredictedLayer):
+        raise ValueError(
+            f"layer_class is {layer_class!r}, no subclass of PredictedLayer: of a module that is "
+            "split into layers check these, such as PredictedParameter, and their dense weights"
+        )
+    # A class may leave its dense counterpart open, as that of an optional package.
+    kind = getattr(layer_class, "dense_class", None)
+    example = example_layer(kind) if dense is None and kind is not None else None
     if dense is not None and inputs is not None:
         example = dense, tuple(inputs)
     if example is None:
-        raise ValueError(
-            f"there is no example of a {layer_class.dense_class.__name__}: pass dense= and inputs="
-        )
+        missing = layer_class if kind is None else kind
+        raise ValueError(f"there is no example for {missing.__name__}: pass dense= and inputs=")
     tried = _Tried(layer_class, *example, rule or Rule(RandomGaussian("orthonormal"), 0.5, 2))
     checks: dict[str, Callable[[], None]] = {
         "it stands in for its dense class": tried.stands_in,
@@ -86,7 +93,6 @@ class _Tried:
         return self.layer_class.from_dense(self.dense, rule or self.rule, seed=seed)
 
     def stands_in(self) -> None:
-        # A class may leave its dense counterpart open, as that of an optional package.
         kind = getattr(self.layer_class, "dense_class", type(self.dense))
         require(type(self.dense) is kind, f"dense is a {type(self.dense).__name__}, not {kind}")
         layer = self.layer()
