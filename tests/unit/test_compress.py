@@ -360,3 +360,40 @@ def test_an_output_that_does_not_vary_has_no_error():
     report = wc.compression_report(model, small, x)
     assert [row.output_error for row in report.rows] == [None, None, None]
     assert str(report).splitlines()[-1].split()[-1] == "-"
+
+
+class Tied(nn.Module):
+    """A language model whose head is the table, and whose table's rows are far from isotropic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(60, 32), nn.Linear(32, 60, bias=False)
+        self.hidden = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 32))
+        self.table.weight.data *= torch.logspace(0, -2, 32)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        return self.head(x + self.hidden(x))
+
+
+@pytest.mark.parametrize("dictionary", [d.DCT(), d.LowRank(), d.SingularVectors()])
+def test_inputs_help_a_network_with_a_tied_table(dictionary):
+    model, tokens = Tied(), torch.randint(60, (40, 6), generator=torch.Generator().manual_seed(1))
+    plan = {"*": wc.Rule(d.DCT(), 0.5), "table": wc.Rule(dictionary, 0.5)}
+    plain = wc.compress(model, plan, progress=False)
+    informed = wc.compress(model, plan, tokens, progress=False)
+    torch.testing.assert_close(informed.table.weight, plain.table.weight)
+    assert informed.table.V is informed.head.V
+    lost = [wc.compression_report(model, m, tokens).rows[-1] for m in (plain, informed)]
+    assert lost[1].output_error < lost[0].output_error
+
+
+def test_a_tied_table_takes_atoms_made_from_its_heads_inputs():
+    model, tokens = Tied(), torch.randint(60, (40, 6), generator=torch.Generator().manual_seed(1))
+    rule = wc.Rule(d.Covariance(selection="leading", mixing="orthonormal"), 0.5)
+    small = wc.compress(model, {"table": rule}, tokens, selection="plan", progress=False)
+    by_hand = wc.convert(model, {"head": rule}, tokens)
+    by_hand.head.fit(model.head.weight)
+    torch.testing.assert_close(small.table.weight, by_hand.head.weight)

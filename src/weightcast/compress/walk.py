@@ -40,7 +40,8 @@ def compress(
 
     Without inputs V is the least-squares solution of U V = W. With inputs V minimises the error of
     the layer's output: layer by layer, in the order in which the model runs them, each from its
-    inputs x in the network whose lower layers are compressed already,
+    inputs x in the network whose lower layers are compressed already (layers whose inputs cannot be
+    seen, such as embeddings, and what is tied to them are fitted to W before all others),
 
         min_V |x U V + b' - (x~ W + b)|^2
 
@@ -78,23 +79,25 @@ def compress(
     if not rules.keys() <= dict(model.named_modules()).keys():
         model = split_named(copy.deepcopy(model), rules)
     dense: dict[str, Any] = {name: model.get_submodule(name) for name in rules}
-    seeing = {name: layer for name, layer in dense.items() if not _is_blind(layer)}
-    order = list(seeing) if batches is None else list(execution_order(model, seeing, batches[0]))
+    before, walk = _turns(model, dense, batches)
     holder = nn.ModuleDict({"model": copy.deepcopy(model)})
     bases = SharedBases()
     made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
     with Progress("compressing", len(rules), show=progress) as shown:
-        for number, name in enumerate([*order, *(name for name in rules if name not in order)]):
+        for number, name in enumerate([*before, *walk]):
             job = _Job(settings, name, rules[name], dense[name], bases)
-            data, twin = None, made.get(id(dense[name].weight))
-            if batches is not None and name in order and twin is None:
+            data, twin = _Data(), made.get(id(dense[name].weight))
+            if batches is not None and twin is None and name in walk:
                 changed = number > 0 and target == "dense"
                 data = job.observe(holder["model"], model if changed else None, batches)
+            elif batches is not None and twin is None and job.needs_inputs:
+                data = _Data(job.observe(holder["model"], None, batches).statistics)
             layer, left = job.run(data) if twin is None else (job.follow(twin), 0.0)
             made[id(dense[name].weight)] = layer
             replace_module(holder, holder["model"].get_submodule(name), layer)
             shown.step()
-            shown.say(f"{name}: {left:.2%} of its {'weights' if data is None else 'output'} left")
+            what = "weights" if data.metric is None else "output"
+            shown.say(f"{name}: {left:.2%} of its {what} left")
     return holder["model"]
 
 
@@ -120,11 +123,11 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Data:
-    """What is known of a layer's inputs."""
+    """What is known of a layer's inputs; with moments and metric V is fitted to them, else to W."""
 
-    moments: PairedMoments
-    metric: Metric
-    statistics: InputStatistics
+    statistics: InputStatistics | None = None
+    moments: PairedMoments | None = None
+    metric: Metric | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,12 @@ class _Job:
     rule: Rule
     dense: Any
     bases: SharedBases
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether atoms cannot be made without inputs, as those made from W can."""
+        needs = self.rule.dictionary.needs
+        return bool(needs) and "weight" not in needs
 
     def observe(self, model: nn.Module, dense_model: nn.Module | None, batches: list[Any]) -> _Data:
         """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
@@ -153,21 +162,20 @@ class _Job:
                 moments.update(x, dense_x)
                 accumulator.update(x.unflatten(1, (moments.groups, -1)).flatten(0, 1))
             statistics = accumulator.result()
-            return _Data(moments, moments.metric(self.settings.ridge), statistics)
+            return _Data(statistics, moments, moments.metric(self.settings.ridge))
         except ValueError as error:
             raise ValueError(f"layer {self.name!r}: {error}") from error
 
-    def run(self, data: _Data | None) -> tuple[PredictedLayer, float]:
+    def run(self, data: _Data) -> tuple[PredictedLayer, float]:
         """The fitted layer, and the share of what was to be met that it leaves."""
         try:
             layer, W = self._make(data)
         except ValueError as error:
             raise ValueError(f"layer {self.name!r}: {error}") from error
-        metric = None if data is None else data.metric
         if layer.atoms.base.is_learned:
-            _learn_base(layer, W, metric)
-        left = layer.fit_filters(W, metric)
-        if data is not None and layer.bias is not None:
+            _learn_base(layer, W, data.metric)
+        left = layer.fit_filters(W, data.metric)
+        if data.moments is not None and layer.bias is not None:
             shift = data.moments.bias_shift(
                 layer.check_weight(self.dense.weight), layer.check_weight(layer.weight)
             )
@@ -181,13 +189,13 @@ class _Job:
         layer.tie(twin)
         return layer
 
-    def _make(self, data: _Data | None) -> tuple[PredictedLayer, Tensor]:
+    def _make(self, data: _Data) -> tuple[PredictedLayer, Tensor]:
         """The layer with V not fitted yet, and the weights that it is to meet."""
         seed = layer_seed(self.settings.seed, self.name)
         kind = class_of(self.dense)
         weight = kind.unit_rows(self.dense, self.dense.weight.detach()).to("cpu", torch.float64)
-        statistics = None if data is None else data.statistics
-        if data is not None:
+        statistics = data.statistics
+        if data.moments is not None and data.metric is not None:
             weight = data.moments.target(weight, data.metric)
             if "weight" in self.rule.dictionary.needs:
                 C = data.metric.moments.mean(dim=0)
@@ -198,8 +206,7 @@ class _Job:
         if self.settings.selection == "plan" or not self._has_choice(layer.atoms):
             return layer, weight
         base = copy.deepcopy(layer.atoms.base).to("cpu", torch.float64)
-        metric = None if data is None else data.metric
-        indices = choose_atoms(base, layer.unit_slices(), weight, layer.atoms.n_atoms, metric)
+        indices = choose_atoms(base, layer.unit_slices(), weight, layer.atoms.n_atoms, data.metric)
         atoms = self.rule.build(
             layer.n_visible,
             layer.n_units,
@@ -216,6 +223,21 @@ class _Job:
         base = atoms.base
         free = self.rule.dictionary.chooses and not base.is_learned
         return free and base.n_base > atoms.n_atoms
+
+
+def _turns(
+    model: nn.Module, layers: Mapping[str, Any], batches: list[Any] | None
+) -> tuple[list[str], list[str]]:
+    """Layers to fit to W, and layers to fit to their outputs, in the order in which they run.
+
+    To W all without inputs; with inputs those whose inputs are not seen, with what is tied to them,
+    and those that do not run. They come first, since their weights change the others' inputs.
+    """
+    unseen = {id(layer.weight) for layer in layers.values() if _is_blind(layer)}
+    seen = {name: layer for name, layer in layers.items() if id(layer.weight) not in unseen}
+    walk = [] if batches is None else list(execution_order(model, seen, batches[0]))
+    before = [name for name in layers if name not in walk]
+    return sorted(before, key=lambda name: _is_blind(layers[name])), walk
 
 
 def _is_blind(layer: nn.Module) -> bool:
