@@ -349,12 +349,19 @@ def layer_inputs(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[T
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is restored."""
+    """Evaluation mode without gradients; every module's own mode is restored.
+
+    Attention runs in plain torch: its fast path calls no module, and so no hook, and makes nested
+    tensors of padded sequences, of which rows cannot be taken.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes:
             module.training = training

@@ -321,6 +321,7 @@ def test_modules_that_read_their_weights_themselves_are_taken_apart():
     rows = wc.compression_report(network, small, x).rows
     assert {"parts.body.self_attn.in_proj", "parts.lstm.hh_l0"} < {row.layer for row in rows}
     assert all(row.weight_error < 1e-9 for row in rows[:-1])
+    assert all(row.output_error < 1e-9 for row in rows)
     probed = wc.probe(network, (0.25,), inputs=x, progress=False)
     assert {row.layer for row in probed.rows} == {row.layer for row in rows[:-1]}
     assert all(row.output_r2 is not None for row in probed.rows)
@@ -397,3 +398,32 @@ def test_a_tied_table_takes_atoms_made_from_its_heads_inputs():
     by_hand = wc.convert(model, {"head": rule}, tokens)
     by_hand.head.fit(model.head.weight)
     torch.testing.assert_close(small.table.weight, by_hand.head.weight)
+
+
+class Padded(nn.Module):
+    """A transformer on sequences of different lengths, which torch would run on nested tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(32, 5)
+
+    def forward(self, x, padding):
+        return self.head(self.encoder(x, src_key_padding_mask=padding))
+
+
+def test_padded_sequences_are_taken():
+    model = Padded().eval()
+    lengths = 1 + torch.arange(20).view(20, 1) % 6
+    batch = {"x": torch.randn(20, 6, 32), "padding": torch.arange(6) >= lengths}
+    plan = wc.suggest(model, 0.3, [batch])
+    parts = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
+    names = [f"encoder.layers.{number}.{part}" for number in (0, 1) for part in parts]
+    assert list(plan.rules) == [*names, "*"]
+    small = wc.compress(model, plan, [batch], progress=False)
+    report = wc.compression_report(model, small, [batch])
+    assert all(0 < row.output_error < 1 for row in report.rows)
+    probed = wc.probe(model, (0.25,), inputs=[batch], progress=False)
+    assert all(row.output_r2 is not None for row in probed.rows)
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -66,7 +66,8 @@ class PredictedModule(nn.Module, ABC):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns, with the weights that the layers compute."""
-        if any(layer._forward_pre_hooks for layer in self.layers().values()):
+        layers = self.layers().values()
+        if any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers):
             self.observe(*args, **kwargs)
         return self._call(self._tensors(), *args, **kwargs)
 
