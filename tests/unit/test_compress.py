@@ -427,3 +427,16 @@ def test_padded_sequences_are_taken():
     probed = wc.probe(model, (0.25,), inputs=[batch], progress=False)
     assert all(row.output_r2 is not None for row in probed.rows)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("dictionary", [d.DCT(), d.SingularVectors(), d.LowRank()])
+@pytest.mark.parametrize("inputs", [None, "rows"])
+def test_weights_that_are_not_finite_are_refused(dictionary, inputs):
+    model, x = _mlp(), _rows()
+    plan = {"4": wc.Rule(dictionary, 0.5)}
+    with torch.no_grad():
+        model[4].weight[1, 2:4] = math.nan
+    with pytest.raises(ValueError, match=r"layer '4': 2 of its 48 weights are NaN .* leave the"):
+        wc.compress(model, plan, x if inputs else None, progress=False)
+    with pytest.raises(ValueError, match=r"2 of its 48 weights are NaN .* leave the layer out"):
+        wc.probe(model, progress=False)

@@ -137,8 +137,8 @@ def test_bad_arguments_are_refused(refuses):
     model = _smooth()
     for options, message in (
         ({"fractions": ()}, "give at least one fraction"),
-        ({"fractions": (0.5, 2.0)}, r"layer '0': fraction is 2.0"),
-        ({"fractions": (0.01,)}, r"layer '1': fraction 0.01 of 30 inputs .* below one atom"),
+        ({"fractions": (0.5, 2.0)}, r"fraction is 2.0"),
+        ({"fractions": (0.01,), "layers": ["1"]}, r"layer '1': fraction .* below one atom"),
         ({"columns": 0}, "1 column or more"),
         ({"layers": ["3"]}, "no layer '3' can be probed"),
         ({"grids": {"0": (8, 9)}}, r"layer '0': the grid \(8, 9\).* has 72 inputs"),
@@ -157,3 +157,17 @@ def test_progress_is_shown_on_stderr(capsys):
     wc.probe(_smooth(), (0.2,))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["probing 0", "probing 1", "probing 2"]
+
+
+def test_a_layer_too_small_for_an_atom_says_so_and_the_others_are_measured(capsys):
+    model = nn.Sequential(nn.Linear(64, 30), nn.Linear(30, 4), nn.Linear(4, 2))
+    probe = wc.probe(model, (0.1, 0.25))
+    rows = _by_name(probe, "2", 0.1)
+    assert {row.r2 for row in rows.values()} == {None}
+    assert "below one atom" in rows["floor"].reason
+    assert rows["DCT"].n_atoms == 0
+    assert _by_name(probe, "2", 0.25)["DCT"].r2 is not None
+    assert _by_name(probe, "1", 0.1)["DCT"].r2 is not None
+    assert "2, DCT: fraction 0.1 of 4 inputs" in str(probe)
+    wc.probe(model, (0.1,))
+    assert "probing 2: fraction 0.1 of 4 inputs" in capsys.readouterr().err

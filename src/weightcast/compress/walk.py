@@ -194,6 +194,11 @@ class _Job:
         seed = layer_seed(self.settings.seed, self.name)
         kind = class_of(self.dense)
         weight = kind.unit_rows(self.dense, self.dense.weight.detach()).to("cpu", torch.float64)
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"{int((~weight.isfinite()).sum())} of its {weight.numel()} weights are NaN or "
+                "infinite: load weights that are finite, or leave the layer dense"
+            )
         statistics = data.statistics
         if data.moments is not None and data.metric is not None:
             weight = data.moments.target(weight, data.metric)

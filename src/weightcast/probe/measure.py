@@ -16,6 +16,7 @@ from weightcast.dictionaries import (
     RandomGaussian,
     SharedBases,
     SingularVectors,
+    check_fraction,
     count_atoms,
 )
 from weightcast.grid import Grid
@@ -77,8 +78,9 @@ def probe(
         A :class:`Probe`: ``print`` it, or take ``.rows``, ``.to_dict()``.
 
     Raises:
-        ValueError: no layer, one that the model lacks, a fraction outside (0, 1] or below one
-            atom, or inputs on which the model fails, naming the module.
+        ValueError: no layer, one that the model lacks, a fraction outside (0, 1], one below one
+            atom of a layer that ``layers`` names (others then have rows with the reason), or inputs
+            on which the model fails, naming the module.
 
     References: Denil et al. 2013, section 2 and figure 1.
     """
@@ -88,8 +90,9 @@ def probe(
             "1 column or more"
         )
     sites = find_sites(model, layers, grids or {})
-    for name, site in sites.items():
-        for fraction in fractions:
+    for fraction in fractions:
+        check_fraction(fraction)
+        for name, site in sites.items() if layers is not None else ():
             checked(name, count_atoms, fraction, site.n_visible)
     named = None if dictionaries is None else _named(dictionaries)
     if inputs is not None and not isinstance(model, nn.Module):
@@ -108,8 +111,9 @@ def probe(
                     rule = Rule(dictionary, fraction, min(columns, site.n_units), site.grid)
                     rows.append(site.measure(kind, rule, layer_seed(seed, name), bases))
             shown.step()
-            found = [row.r2 for row in rows if row.layer == name and row.dictionary != CEILING]
-            shown.say(f"{name}: r2 up to {max(r2 for r2 in found if r2 is not None):.3f}")
+            own = [row for row in rows if row.layer == name and row.dictionary != CEILING]
+            best = max((row.r2 for row in own if row.r2 is not None), default=None)
+            shown.say(f"{name}: {own[0].reason if best is None else f'r2 up to {best:.3f}'}")
     return Probe(tuple(rows), seed)
 
 

@@ -74,10 +74,10 @@ class ProbeSite:
 
     def measure(self, dictionary: str, rule: Rule, seed: int, bases: SharedBases) -> ProbeRow:
         """Predict all weights by one rule; a dictionary that cannot be built says why."""
-        n_atoms = count_atoms(rule.fraction, self.n_visible)
         facts: dict[str, Any] = {"layer": self.name, "dictionary": dictionary}
-        facts |= {"fraction": rule.fraction, "n_atoms": n_atoms}
+        facts |= {"fraction": rule.fraction, "n_atoms": 0}
         try:
+            facts["n_atoms"] = count_atoms(rule.fraction, self.n_visible)
             weight = self._best(rule) if dictionary == CEILING else self._build(rule, seed, bases)
         except ValueError as error:
             return ProbeRow(**facts, r2=None, reason=str(error))
@@ -136,7 +136,10 @@ def find_sites(
         weight, grid = found[name]
         W = weight.detach().to("cpu", torch.float64)
         if not bool(W.isfinite().all()):
-            raise ValueError(f"layer {name!r}: its weights hold NaN or infinite values")
+            raise ValueError(
+                f"layer {name!r}: {int((~W.isfinite()).sum())} of its {W.numel()} weights are NaN "
+                "or infinite: load weights that are finite, or leave the layer out"
+            )
         if name in grids:
             grid = checked(name, Grid.of(grids[name]).check, W.shape[1])
         sites[name] = ProbeSite(name, W, grid)

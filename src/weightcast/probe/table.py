@@ -19,7 +19,7 @@ class ProbeRow:
         layer: its name.
         dictionary: its name; ``ceiling`` and ``floor`` are those of as many atoms.
         fraction: share of the weights that is known.
-        n_atoms: known weights of each filter.
+        n_atoms: known weights of each filter; 0 where the fraction is less than one.
         r2: share of the weights' variance that is predicted, 1 at best; None where the dictionary
             cannot be built for this layer.
         output_r2: share of the variance of the layer's output that is kept where V is fitted to
