@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import InputStatistics
 from weightcast.dictionaries.inputs import Need
 from weightcast.layers import layer_rows
+from weightcast.undisturbed import evaluating
 
 MAX_ROWS_PER_CALL = 16_384
 """A convolution has one row per output position; more rows than these are thinned at random."""
@@ -236,7 +237,7 @@ def _watch(
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         try:
-            take(module, *layer_inputs(arguments, keywords))
+            take(module, *layer_inputs(module, arguments, keywords))
         except ValueError as error:
             raise _InputsError(str(error)) from error
 
@@ -259,8 +260,8 @@ def execution_order(
     seen: dict[str, Tensor] = {}
 
     def record(name: str) -> Any:
-        def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            seen.setdefault(name, layer_inputs(arguments, keywords)[0].detach())
+        def hook(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            seen.setdefault(name, layer_inputs(layer, arguments, keywords)[0].detach())
 
         return hook
 
@@ -302,17 +303,37 @@ def as_batches(inputs: Any) -> list[Any]:
 def call(model: nn.Module, batch: Any) -> Any:
     """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
 
+    It gets a copy, for it may change what it is given, and the batch is for other runs too.
+
     Raises:
         ValueError: the model fails on it; the message names the module that failed.
     """
     try:
         if isinstance(batch, Mapping):
-            return model(**batch)
-        return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            return model(**_copied(dict(batch), {}))
+        return model(_copied(batch[0] if isinstance(batch, (tuple, list)) else batch, {}))
     except (torch.OutOfMemoryError, _InputsError):
         raise
     except Exception as error:
         raise ValueError(_failure(model, batch, error)) from error
+
+
+def _copied(value: Any, copies: dict[int, Tensor]) -> Any:
+    """The same with copies of the tensors, also those in tuples, lists and dictionaries.
+
+    Args:
+        value: to copy.
+        copies: made so far, by the tensor: one that is given twice stays one.
+    """
+    if isinstance(value, Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = value.clone()
+        return copies[id(value)]
+    if type(value) in (tuple, list):
+        return type(value)(_copied(entry, copies) for entry in value)
+    if type(value) is dict:
+        return {key: _copied(entry, copies) for key, entry in value.items()}
+    return value
 
 
 def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
@@ -342,26 +363,9 @@ def _shapes(batch: Any) -> str:
     return f"of type {type(batch).__name__}"
 
 
-def layer_inputs(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor]:
-    """The tensors that a layer was called with, by place or by name, in this order."""
-    return [x for x in (*arguments, *keywords.values()) if isinstance(x, Tensor)]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is restored.
-
-    Attention runs in plain torch: its fast path calls no module, and so no hook, and makes nested
-    tensors of padded sequences, of which rows cannot be taken.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes:
-            module.training = training
+def layer_inputs(
+    layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[Tensor]:
+    """The tensors that a layer was called with, by place or by name, in its forward's order."""
+    bound = inspect.signature(layer.forward).bind(*arguments, **keywords)
+    return [x for x in bound.arguments.values() if isinstance(x, Tensor)]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
 from weightcast.layers import PredictedModule
 from weightcast.statistics import as_batches, call
+from weightcast.undisturbed import randomness_kept
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def verify(model: nn.Module, inputs: Any) -> tuple[Verified, ...]:
     if not layers:
         raise ValueError("the model has no predicted layer: convert it first")
     batches = as_batches(inputs)
-    with _randomness_kept(model):
+    with randomness_kept(model):
         trial = copy.deepcopy(model).eval()
         gradients = _gradients(trial, batches)
         with torch.no_grad():
@@ -159,16 +157,3 @@ def _tensors(result: Any) -> Iterator[Tensor]:
     elif is_dataclass(result) and not isinstance(result, type):
         for field in fields(result):
             yield from _tensors(getattr(result, field.name))
-
-
-@contextmanager
-def _randomness_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever is drawn within leaves the global random states as they were."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -16,9 +16,9 @@ from weightcast.statistics import (
     call,
     collect_rows,
     collect_statistics,
-    evaluating,
     execution_order,
 )
+from weightcast.undisturbed import evaluating
 
 EVERYTHING = ("covariance", "squared_covariance", "sample")
 
@@ -234,3 +234,38 @@ def test_rows_are_kept_in_order_and_in_their_dtype():
     assert torch.equal(collect_rows(model, layer, rows.split(7), 1000), rows)
     assert collect_rows(model, layer, rows.split(7), 8).shape == (8, 4)
     assert not layer._forward_pre_hooks
+
+
+class Products(nn.Module):
+    """A bilinear layer that is called by name, the second input first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Bilinear(2, 3, 4)
+
+    def forward(self, x):
+        return self.both(input2=x[:, 2:], input1=x[:, :2])
+
+
+def test_inputs_by_name_are_in_the_layers_own_order():
+    model, x = Products(), torch.randn(9, 5)
+    expected = (x[:, :2, None] * x[:, None, 2:]).flatten(1)
+    assert torch.equal(collect_rows(model, model.both, [x], 9), expected)
+
+
+def test_a_model_that_changes_its_input_leaves_the_batches_alone():
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x, more=None):
+            return self.fc(x.add_(1) if more is None else more["list"][0].add_(1))
+
+    model, x = InPlace(), torch.randn(20, 4)
+    batches = [x.clone(), (x.clone(), None), {"x": x, "more": {"list": [x.clone()]}}]
+    rows = collect_rows(model, model.fc, batches, 100)
+    assert torch.equal(rows, (x + 1).repeat(3, 1))
+    assert torch.equal(batches[0], x)
+    assert torch.equal(batches[1][0], x)
+    assert torch.equal(batches[2]["more"]["list"][0], x)

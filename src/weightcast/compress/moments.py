@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from weightcast.convert import layer_seed
 from weightcast.layers import layer_rows
 from weightcast.least_squares import Metric
-from weightcast.statistics import call, check_finite, evaluating, layer_inputs, thinned
+from weightcast.statistics import call, check_finite, layer_inputs, thinned
+from weightcast.undisturbed import evaluating
 
 
 class PairedMoments:
@@ -138,7 +139,7 @@ def _recording(layer: nn.Module, seed: int) -> Iterator[list[Tensor]]:
     generator = torch.Generator().manual_seed(seed)
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        rows = layer_rows(module, *layer_inputs(arguments, keywords), side_by_side=True)
+        rows = layer_rows(module, *layer_inputs(module, arguments, keywords), side_by_side=True)
         # A copy: the network may change its input in place later on.
         rows = thinned(rows.detach(), generator).to("cpu", copy=True)
         recorded.append(check_finite(rows))

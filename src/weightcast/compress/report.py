@@ -15,8 +15,9 @@ from weightcast.convertible import convertible_layers
 from weightcast.layers import predicted_class, splitting
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.ledger import ledger
-from weightcast.statistics import as_batches, call, evaluating
+from weightcast.statistics import as_batches, call
 from weightcast.tables import aligned
+from weightcast.undisturbed import evaluating
 
 _HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
 

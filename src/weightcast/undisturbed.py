@@ -1,0 +1,94 @@
+"""evaluating: run a model, and leave it and all random states as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; modes, attributes, buffers and random states are restored.
+
+    Attention runs in plain torch: its fast path calls no module, and so no hook, and makes nested
+    tensors of padded sequences, of which rows cannot be taken. What was compiled runs as it was
+    written, since hooks that come later are not called in compiled code.
+
+    Args:
+        model: to run within.
+    """
+    kept = [_Kept(module) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        model.eval()
+        with torch.no_grad(), randomness_kept(model), _eagerly(model):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module in kept:
+            module.restore()
+
+
+@contextmanager
+def randomness_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever is drawn within leaves the global random states as they were.
+
+    Args:
+        model: whose devices' states are meant, beside those of the CPU, Python and NumPy.
+    """
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+class _Kept:
+    """What a forward pass may change of one module: attributes, its mode among them, and buffers.
+
+    Both, for they may belong together, as a table and the length up to which it is filled do.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.kind, self.training = module, type(module), module.training
+        self.attributes, self.buffers = dict(vars(module)), dict(module._buffers)
+        self.values = [
+            (buffer, buffer.clone(), buffer._version)
+            for buffer in self.buffers.values()
+            if buffer is not None and not buffer.is_inference()
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        self.module.training = self.training
+        if type(self.module) is not self.kind:
+            return  # it was lazy, and became what it was meant to be
+        own: dict[str, Any] = vars(self.module)
+        for name in own.keys() - self.attributes.keys():
+            del own[name]
+        own.update(self.attributes)
+        if isinstance(self.module._buffers, dict):  # those of a script are not Python's
+            self.module._buffers.clear()
+            self.module._buffers.update(self.buffers)
+        for buffer, value, version in self.values:
+            if buffer._version != version:  # a copy where nothing changed would upset autograd
+                buffer.copy_(value)
+
+
+def _eagerly(model: nn.Module) -> AbstractContextManager[Any]:
+    """Within, nothing of the model runs compiled."""
+    compiled = any(
+        hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
