@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from weightcast.convertible import has_hooks
+from weightcast.convertible import copied, has_hooks
 from weightcast.dictionaries import SharedBases
 from weightcast.layers import (
     PredictedLayer,
@@ -64,7 +63,7 @@ def convert(
     batches = None if inputs is None else as_batches(inputs)
     if inplace and (predicted_class(model) or split_class(model)) and rules:
         raise ValueError(SINGLE_LAYER)
-    holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
+    holder = nn.ModuleDict({"model": model if inplace else copied(model)})
     done: list[tuple[nn.Module, nn.Module]] = []
     try:
         done += _split(holder, rules)
@@ -97,7 +96,7 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
     for name, module in model.named_modules():
         if isinstance(module, (PredictedLayer, PredictedModule)):
             _refuse_hooks(name, module)
-    holder = nn.ModuleDict({"model": model if inplace else copy.deepcopy(model)})
+    holder = nn.ModuleDict({"model": model if inplace else copied(model)})
     weights: dict[int, nn.Parameter] = {}  # of layers that share V
     for layer in [m for m in holder.modules() if isinstance(m, PredictedLayer)]:
         dense = layer.to_dense()

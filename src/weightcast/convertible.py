@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,12 +135,39 @@ def is_quantised(module: nn.Module) -> bool:
     package = type(module).__module__
     if ".quantized" in package or package.split(".")[0] in ("bitsandbytes", "torchao"):
         return True
+    if parametrize.is_parametrized(module):
+        return False  # and its weight, if read, would be computed, by one more step of a norm's
     weight = getattr(module, "weight", None)
     if callable(weight) or not isinstance(weight, torch.Tensor):
         return False
     return weight.is_quantized or (
         not isinstance(module, nn.Embedding) and weight.dtype in (torch.int8, torch.uint8)
     )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of a model.
+
+    Args:
+        model: to copy.
+
+    Raises:
+        ValueError: a module keeps a tensor that was computed from others, which torch does not
+            copy: by pruning or weight norm of the old style, for example.
+    """
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        for name, module in model.named_modules():
+            for key, value in (*vars(module).items(), *module._buffers.items()):
+                if isinstance(value, torch.Tensor) and not value.is_leaf:
+                    raise ValueError(
+                        f"the model cannot be copied, because {key!r} of module {name!r} "
+                        f"({type(module).__name__}) is computed from its parameters: remove that "
+                        "first (torch.nn.utils.prune.remove, remove_weight_norm or "
+                        "remove_spectral_norm), or run the model under torch.no_grad() once"
+                    ) from error
+        raise
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -172,11 +200,30 @@ def _layer_refusal(layer: nn.Module) -> str | None:
             "is frozen (requires_grad=False), and V, drawn anew, would never be learned: call "
             "requires_grad_(True) first and freeze V later, or leave the layer dense"
         )
-    if has_hooks(layer):
-        return "has hooks, which a replaced layer would lose: remove them first"
     kind = predicted_class(layer)
     assert kind is not None
-    return kind.refusal(layer)
+    return _addition_refusal(layer, weight) or kind.refusal(layer)
+
+
+def _addition_refusal(layer: nn.Module, weight: nn.Parameter) -> str | None:
+    """What was added to a layer, or to its weight, and would be lost with it."""
+    if has_hooks(layer):
+        return "has hooks, which a replaced layer would lose: remove them first"
+    if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+        return "has hooks on its weight, which V would not have: remove them first"
+    if "forward" in vars(layer):
+        return (
+            "has a forward of its own in place of its class's, and what it computes is not known: "
+            "delete that attribute first (accelerate: remove_hook_from_module), or leave the layer "
+            "dense"
+        )
+    own = {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}
+    if own:
+        return (
+            f"has {', '.join(map(repr, sorted(own)))} beside its weight and bias, which a replaced "
+            "layer would lose: leave it dense, or hold that elsewhere"
+        )
+    return None
 
 
 def _tie_refusal(names: list[str], group: list[nn.Module]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
+from weightcast.convertible import copied
 from weightcast.layers import PredictedModule
 from weightcast.statistics import as_batches, call
 from weightcast.undisturbed import randomness_kept
@@ -62,7 +62,7 @@ def verify(model: nn.Module, inputs: Any) -> tuple[Verified, ...]:
         raise ValueError("the model has no predicted layer: convert it first")
     batches = as_batches(inputs)
     with randomness_kept(model):
-        trial = copy.deepcopy(model).eval()
+        trial = copied(model).eval()
         gradients = _gradients(trial, batches)
         with torch.no_grad():
             expected = _run(trial, batches)

@@ -441,6 +441,27 @@ def test_pruned_weights(refuses):
         wc.convert(layer, {"*": DCT})
 
 
+@pytest.mark.parametrize("wrap", [nn.utils.weight_norm, prune.identity])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_models_that_torch_cannot_copy(wrap, refuses):
+    model, x = nn.Sequential(nn.Linear(8, 8), wrap(nn.Linear(8, 8), "weight")), torch.randn(9, 8)
+    model(x)
+    uses = {
+        "convert": lambda: wc.convert(model, {"0": DCT}),
+        "compress": lambda: wc.compress(model, {"0": DCT}, progress=False),
+        "merge": lambda: wc.merge(model),
+        "verify": lambda: wc.verify(model, x),
+    }
+    for name, use in uses.items():
+        if name == "verify":
+            wc.convert(model, {"0": DCT}, inplace=True)
+        with refuses(model, "copied, because 'weight' of module '1' .Linear.", "remove"):
+            use()
+    with torch.no_grad():
+        model(x)
+    wc.merge(model)
+
+
 def test_parametrised_weights(refuses):
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 3))
     with refuses(model, "'0'", "cannot be predicted"):

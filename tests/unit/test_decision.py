@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -47,9 +48,46 @@ def _quantised() -> nn.Module:
     return layer
 
 
+def _with(name: str, value: Any) -> nn.Linear:
+    layer = nn.Linear(8, 8)
+    setattr(layer, name, value)
+    return layer
+
+
+def _hooked_weight(register: str) -> nn.Linear:
+    layer = nn.Linear(8, 8)
+    getattr(layer.weight, register)(lambda *_: None)
+    return layer
+
+
+def _own_forward() -> nn.LSTM:
+    lstm = nn.LSTM(8, 8)
+    lstm.forward = lstm.forward  # as accelerate does
+    return lstm
+
+
 REFUSED = {
     "frozen": (_frozen, r"is frozen \(requires_grad=False\).*requires_grad_\(True\)"),
     "hooks": (_hooked, "has hooks, .*remove them first"),
+    "weight hooks": (
+        lambda: _hooked_weight("register_hook"),
+        "has hooks on its weight.*remove them first",
+    ),
+    "gradient hooks": (
+        lambda: _hooked_weight("register_post_accumulate_grad_hook"),
+        "has hooks on its weight",
+    ),
+    "forward": (lambda: _with("forward", abs), "has a forward of its own.*delete that attribute"),
+    "forward of an lstm": (_own_forward, "has a forward of its own.*delete that attribute"),
+    "more parameters": (
+        lambda: _with("gain", nn.Parameter(torch.ones(1))),
+        "has 'gain' beside its weight and bias",
+    ),
+    "more modules": (lambda: _with("adapter", nn.Identity()), "has 'adapter' beside its weight"),
+    "more buffers": (
+        lambda: _with("mask", nn.Buffer(torch.ones(8))),
+        "has 'mask' beside.*leave it dense",
+    ),
     "lazy": (lambda: nn.LazyLinear(8), "is lazy.*run the model once"),
     "pruned": (lambda: prune.identity(nn.Linear(8, 8), "weight"), "no plain parameter.*remove"),
     "weight norm": (
@@ -161,3 +199,12 @@ def test_layers_too_small_for_a_rule_stay_dense_beside_others(refuses):
     for key in ("*", "re:.*"):
         with refuses(model, "matches no layer that can be predicted", "'big': fraction 0.01 of 20"):
             wc.convert(model, {key: wc.Rule(d.DCT(), 0.01)}, inplace=True)
+
+
+def test_explaining_takes_no_step_of_a_spectral_norm():
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Linear(8, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plan = wc.Plan({"1": DCT})
+    plan.explain(model)
+    wc.convert(model, plan)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from weightcast.compress.moments import PairedMoments, paired_rows
 from weightcast.convert import layer_seed, split_named
+from weightcast.convertible import copied
 from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.layers import PredictedLayer, class_of, layer_grid, replace_module
@@ -77,10 +78,10 @@ def compress(
     batches = None if inputs is None else as_batches(inputs)
     # Modules that read their weights themselves are taken apart, in copies of the model.
     if not rules.keys() <= dict(model.named_modules()).keys():
-        model = split_named(copy.deepcopy(model), rules)
+        model = split_named(copied(model), rules)
     dense: dict[str, Any] = {name: model.get_submodule(name) for name in rules}
     before, walk = _turns(model, dense, batches)
-    holder = nn.ModuleDict({"model": copy.deepcopy(model)})
+    holder = nn.ModuleDict({"model": copied(model)})
     bases = SharedBases()
     made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
     with Progress("compressing", len(rules), show=progress) as shown:

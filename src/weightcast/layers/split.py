@@ -41,6 +41,11 @@ def split_module(module: nn.Module) -> PredictedModule | None:
 def split_refusal(module: nn.Module) -> str | None:
     """Why a module that reads its weights itself cannot be split, and the remedy, or None."""
     found = split_class(module)
+    if found is not None and "forward" in vars(module):
+        return (
+            "has a forward of its own in place of its class's, which reads the weights of this "
+            "very module: delete that attribute first, or leave the module dense"
+        )
     try:
         if found is not None:
             found.weights_of(module)
