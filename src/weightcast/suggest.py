@@ -16,7 +16,7 @@ from weightcast.kernels import SquaredExponential
 from weightcast.layers import class_of, layer_size, splitting
 from weightcast.plan import Plan
 from weightcast.rule import Rule
-from weightcast.statistics import as_batches, execution_order
+from weightcast.statistics import as_batches, layers_run
 
 MIN_WEIGHTS = 1_000
 """Layers with fewer weights stay dense: there is nothing to save."""
@@ -128,7 +128,7 @@ def _predictable(
         return layers, list(layers)
     with splitting(model) as split:
         own = {name: split.get_submodule(name) for name in layers}
-        return layers, list(execution_order(split, own, batches[0]))
+        return layers, layers_run(split, own, batches)
 
 
 def _image_shape(batch: Any) -> tuple[int, ...]:

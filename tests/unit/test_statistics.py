@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import weightcast as wc
 from weightcast.statistics import (
     MAX_ROWS_PER_CALL,
     RowSample,
@@ -17,6 +18,7 @@ from weightcast.statistics import (
     collect_rows,
     collect_statistics,
     execution_order,
+    layers_run,
 )
 from weightcast.undisturbed import evaluating
 
@@ -269,3 +271,48 @@ def test_a_model_that_changes_its_input_leaves_the_batches_alone():
     assert torch.equal(batches[0], x)
     assert torch.equal(batches[1][0], x)
     assert torch.equal(batches[2]["more"]["list"][0], x)
+
+
+class Routed(nn.Module):
+    """A mixture: rows of one sign go to one expert, the third gets none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(40, 3)
+        self.experts = nn.ModuleList(nn.Linear(40, 40) for _ in range(3))
+
+    def forward(self, x):
+        y, choice = x.clone(), (x[:, 0] < 0).long()
+        for number, expert in enumerate(self.experts):
+            rows = choice == number
+            if bool(rows.any()):
+                y[rows] = expert(x[rows])
+        return self.head(y)
+
+
+def test_layers_run_are_those_of_all_batches_in_the_models_order():
+    model = Routed()
+    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    x = torch.rand(10, 40) + 0.1
+    assert layers_run(model, layers, [x]) == ["experts.0", "head"]
+    assert layers_run(model, layers, [x, -x]) == ["experts.1", "experts.0", "head"]
+    assert layers_run(model, layers, [x, -x[:1]]) == ["experts.0", "head"]
+    assert layers_run(model, layers, [x, -x[:1], -x[:1]]) == ["experts.1", "experts.0", "head"]
+    assert layers_run(model, layers, [x[:1]]) == ["experts.0", "head"]
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2])
+def test_experts_of_too_few_rows_are_taken_as_not_run(n_rows):
+    model, x = Routed(), torch.rand(90, 40) + 0.1
+    batches = [x, -x[:n_rows]]
+    plan = {"re:experts.*": wc.Rule(wc.dictionaries.DCT(), 0.5)}
+    small = wc.compress(model, plan, batches, progress=False)
+    plain = wc.compress(model, plan, progress=False)
+    same = torch.equal(small.experts[1].V, plain.experts[1].V)
+    assert same == (n_rows < 2)
+    rows = wc.probe(model, (0.5,), inputs=batches, progress=False).rows
+    known = {row.layer for row in rows if row.output_r2 is not None}
+    assert known == {"experts.0", "head"} | ({"experts.1"} if n_rows > 1 else set())
+    plan = wc.suggest(model, budget=0.9, inputs=batches, progress=False)
+    assert set(plan.rules) <= {"*", *known}

@@ -20,7 +20,7 @@ from weightcast.least_squares import Metric, choose_atoms
 from weightcast.plan import Plan
 from weightcast.progress import Progress
 from weightcast.rule import Rule
-from weightcast.statistics import StatisticsAccumulator, as_batches, execution_order
+from weightcast.statistics import StatisticsAccumulator, as_batches, layers_run
 
 Selection = Literal["fitted", "plan"]
 Target = Literal["dense", "compressed"]
@@ -241,7 +241,7 @@ def _turns(
     """
     unseen = {id(layer.weight) for layer in layers.values() if _is_blind(layer)}
     seen = {name: layer for name, layer in layers.items() if id(layer.weight) not in unseen}
-    walk = [] if batches is None else list(execution_order(model, seen, batches[0]))
+    walk = [] if batches is None else layers_run(model, seen, batches)
     before = [name for name in layers if name not in walk]
     return sorted(before, key=lambda name: _is_blind(layers[name])), walk
 

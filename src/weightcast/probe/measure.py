@@ -25,7 +25,7 @@ from weightcast.probe.sites import ProbeSite, checked, find_sites
 from weightcast.probe.table import CEILING, FLOOR, Probe, ProbeRow
 from weightcast.progress import Progress
 from weightcast.rule import Rule
-from weightcast.statistics import StatisticsAccumulator, as_batches, execution_order
+from weightcast.statistics import StatisticsAccumulator, as_batches, layers_run
 
 RIDGE = 1e-3
 """Of the outputs' least squares, in units of the inputs' mean variance; compress has the same."""
@@ -135,7 +135,7 @@ def _observed(
     with splitting(model) as split:
         layers = {name: split.get_submodule(name) for name in sites}
         seen = {n: layer for n, layer in layers.items() if not class_of(layer).data_refusal(layer)}
-        run = execution_order(split, seen, batches[0])
+        run = layers_run(split, seen, batches)
         for name, site in sites.items():
             yield observe(split, site, batches, tuple(needs), seed) if name in run else site
 
