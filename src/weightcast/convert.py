@@ -177,7 +177,8 @@ def _convert_layer(
     seed = layer_seed(seed, name)
     try:
         statistics = None
-        if rule.dictionary.needs and batches is not None:
+        blind = class_of(layer).data_refusal(layer) is not None
+        if rule.dictionary.needs and batches is not None and not blind:
             generator = torch.Generator().manual_seed(seed)
             statistics = collect_statistics(
                 model, layer, batches, rule.dictionary.needs, generator=generator

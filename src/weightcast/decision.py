@@ -212,9 +212,12 @@ def _settle(choices: dict[str, _Choice], group: list[str]) -> None:
 
 
 def _check_data(choices: dict[str, _Choice], name: str, group: list[nn.Module]) -> None:
-    """No dictionary made from data where none of the layers of one weight has inputs."""
+    """No dictionary made from data where none of the layers of one weight has inputs.
+
+    One made from the weights does without, as SingularVectors: inputs would only tell it more.
+    """
     rule = choices[name].rule
-    if rule is None or not rule.dictionary.needs:
+    if rule is None or not rule.dictionary.needs or "weight" in rule.dictionary.needs:
         return
     reasons = []
     for layer in group:

@@ -208,3 +208,17 @@ def test_explaining_takes_no_step_of_a_spectral_norm():
     plan.explain(model)
     wc.convert(model, plan)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("inputs", [None, torch.arange(9)])
+def test_dictionaries_made_from_weights_need_no_inputs(inputs):
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4))
+    rule = wc.Rule(d.SingularVectors(), 0.5)
+    best = torch.linalg.svd(model[0].weight.detach().double()).Vh[:4].t()
+    for small in (
+        wc.convert(model, {"*": rule}, inputs),
+        wc.convert(model, {"0": rule}, inputs),
+        wc.compress(model, {"*": rule}, inputs, progress=False),
+    ):
+        U = small[0].atoms.dictionary(0).double()
+        torch.testing.assert_close(best @ (best.t() @ U), U, rtol=0, atol=1e-5)
