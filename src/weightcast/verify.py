@@ -24,7 +24,7 @@ class Verified:
         layer: its name.
         gradient: norm of the gradient of a random sum of the outputs by V.
         change: the largest change of an output when V is changed by about its own size, beside the
-            largest output.
+            largest output; of outputs that are finite before and after, as masked ones are not.
     """
 
     layer: str
@@ -54,18 +54,24 @@ def verify(model: nn.Module, inputs: Any) -> tuple[Verified, ...]:
         One row per predicted layer.
 
     Raises:
-        ValueError: layers whose V does not learn, by name; no predicted layer; a model that fails
-            on the inputs, or returns no floating-point tensor.
+        ValueError: layers whose V does not learn, by name; no predicted layer; inputs that hold
+            NaN; a model that fails on the inputs, or returns no finite floating-point number.
     """
     layers = predicted_layers(model)
     if not layers:
         raise ValueError("the model has no predicted layer: convert it first")
     batches = as_batches(inputs)
+    _refuse_nan(batches)
     with randomness_kept(model):
         trial = copied(model).eval()
         gradients = _gradients(trial, batches)
         with torch.no_grad():
             expected = _run(trial, batches)
+            if not any(bool(y.isfinite().any()) for y in expected):
+                raise ValueError(
+                    "none of the numbers that the model returns is finite: pass smaller inputs, or "
+                    "look for weights that are not finite"
+                )
             rows = tuple(
                 Verified(name, gradients[name], _change(trial, name, batches, expected))
                 for name in layers
@@ -122,12 +128,26 @@ def _change(model: nn.Module, name: str, batches: list[Any], expected: list[Tens
     V.add_(size * noise.to(V))
     changed = _run(model, batches)
     V.copy_(kept)
-    largest = max(float(y.abs().max()) for y in expected)
-    differences = [
-        float((one.double() - two.double()).abs().max())
-        for one, two in zip(changed, expected, strict=True)
-    ]
-    return max(differences) / max(largest, torch.finfo(torch.float64).tiny)
+    largest = difference = 0.0
+    known = False
+    for one, two in zip(changed, expected, strict=True):
+        finite = one.isfinite() & two.isfinite()
+        if bool(finite.any()):
+            one, two, known = one[finite].double(), two[finite].double(), True
+            largest = max(largest, float(two.abs().max()))
+            difference = max(difference, float((one - two).abs().max()))
+    return difference / max(largest, torch.finfo(torch.float64).tiny) if known else float("inf")
+
+
+def _refuse_nan(batches: list[Any]) -> None:
+    """Raise ValueError for inputs that hold NaN; infinite ones may be masks."""
+    for batch in batches:
+        given = batch[0] if isinstance(batch, (tuple, list)) else batch
+        for x in _tensors(given):
+            if x.is_floating_point() and bool(x.isnan().any()):
+                raise ValueError(
+                    f"{int(x.isnan().sum())} of {x.numel()} input values are NaN: clean the inputs"
+                )
 
 
 def _run(model: nn.Module, batches: list[Any]) -> list[Tensor]:

@@ -123,3 +123,56 @@ def test_randomness_of_python_and_numpy_is_left_alone(unmoved_randomness):
     model = wc.convert(nn.Sequential(nn.Linear(8, 8), Draws(8, 8)), {"0": DCT})
     torch.set_rng_state(state)
     wc.verify(model, torch.linspace(-1, 1, 24).view(3, 8))
+
+
+class Ends(nn.Module):
+    """A layer, and what is done to its input or its output."""
+
+    def __init__(self, end) -> None:
+        super().__init__()
+        self.fc, self.end = nn.Linear(8, 8), end
+
+    def forward(self, x, mask=None):
+        y = self.fc(x if mask is None else x.masked_fill(mask == -torch.inf, 0))
+        return self.end(y)
+
+
+def test_outputs_that_are_masked_are_left_out():
+    causal = torch.ones(8, 8).triu(1).bool()
+    ends = [
+        lambda y: y.masked_fill(causal, -torch.inf),
+        lambda y: y.masked_fill(y < y.topk(3).values[:, -1:], -torch.inf),
+    ]
+    for end in ends:
+        (row,) = wc.verify(wc.convert(Ends(end), {"*": DCT}), torch.randn(8, 8))
+        assert 0 < row.change < 1e3
+    model = wc.convert(Ends(lambda y: y), {"*": DCT})
+    mask = torch.zeros(8, 8).masked_fill(causal, -torch.inf)
+    assert wc.verify(model, {"x": torch.randn(8, 8), "mask": mask})
+
+
+def test_what_is_not_finite_is_said(refuses):
+    model, x = wc.convert(Ends(lambda y: y), {"*": DCT}), torch.randn(3, 8)
+    x[1, 2:4] = torch.nan
+    for batch in (x, (x, torch.zeros(3)), {"x": x}):
+        with refuses(model, "2 of 24 input values are NaN: clean the inputs"):
+            wc.verify(model, [batch])
+    model.end = lambda y: y / 0
+    with refuses(model, "none of the numbers that the model returns is finite"):
+        wc.verify(model, torch.randn(3, 8))
+
+
+def test_a_model_that_works_in_place_on_its_input():
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.good, self.idle = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.good(x.mul_(2))
+
+    model, x = wc.convert(InPlace(), {"*": DCT}), torch.randn(3, 8)
+    before = x.clone()
+    with pytest.raises(ValueError, match=r"'idle' \(gradient 0, change 0\)"):
+        wc.verify(model, x)
+    assert torch.equal(x, before)
