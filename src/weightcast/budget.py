@@ -25,7 +25,7 @@ from weightcast.dictionaries import (
 )
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import splitting
+from weightcast.layers import class_of, splitting
 from weightcast.ledger import ledger
 from weightcast.plan import Plan
 from weightcast.probe.measure import observe
@@ -73,7 +73,8 @@ def plan_for_budget(
     offers: dict[str, list[Offer]] = {}
     with splitting(model) as split, Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
-            if batches is not None:
+            layer = split.get_submodule(name)
+            if batches is not None and not class_of(layer).data_refusal(layer):
                 site = observe(split, site, batches, ("covariance",), seed)
             maker = _Offers(site, min(columns, site.n_units), count, left, layer_seed(seed, name))
             offers[name] = [*maker.all(), maker.dense()]
@@ -117,10 +118,11 @@ def _left_for(
             key=lambda row: row.dense,
             default=counts.rows[0],
         )
+        share = math.ceil(1e3 * rest / total) / 1e3
         raise ValueError(
             f"budget {budget} is {number:,} of {total:,} weights, but {rest:,} stay dense (the "
             f"most in layer {dense.layer!r}, {dense.dense:,}): take a budget above "
-            f"{rest / total:.3g}"
+            f"{share if isinstance(budget, float) else rest:,}"
         )
     return number - rest
 

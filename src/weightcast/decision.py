@@ -299,7 +299,8 @@ def _no_match(key: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> st
         if shared is not None:
             return f"rule {key!r}: this module is shared; name it by its first name {shared!r}"
         kind, why = type(modules[key]).__name__, module_refusal(modules[key])
-        return f"rule {key!r} names a {kind}, which cannot be predicted: it {why}{could}"
+        why = why if why.startswith("its ") else f"it {why}"
+        return f"rule {key!r} names a {kind}, which cannot be predicted: {why}{could}"
     hint = nearest(key, layers) if _is_name(key) else ""
     others = "" if layers else "".join(f"; {r.layer!r} {r.reason}" for r in _other_rows(model, {}))
     return f"rule {key!r} matches no layer{hint if hint.startswith('; did') else ''}{could}{others}"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from weightcast.budget import Count, plan_for_budget
+from weightcast.budget import FEW_CHANNELS, Count, plan_for_budget
 from weightcast.convertible import convertible_layers, refusals, tied_layers
-from weightcast.dictionaries import DCT, Covariance, Dictionary, Kernel, check_fraction
+from weightcast.dictionaries import (
+    DCT,
+    ChannelCovariance,
+    Covariance,
+    Dictionary,
+    Kernel,
+    check_fraction,
+)
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import class_of, layer_size, splitting
+from weightcast.layers import class_of, layer_grid, layer_size, splitting
 from weightcast.plan import Plan
 from weightcast.rule import Rule
 from weightcast.statistics import as_batches, layers_run
@@ -57,8 +64,9 @@ def suggest(
             neither it nor a budget is given.
         inputs: example batches as for ``convert``. With them the layers' order is that in
             which the model runs them, the first layer's grid is that of the images it is given,
-            and layers without coordinates take the covariance of their inputs. Without them,
-            layers are taken in the order of their registration, and those take DCT atoms.
+            layers without coordinates take the covariance of their inputs, and convolutions of more
+            than 4 channels that of their channels times a kernel on space. Without them, layers
+            are taken in the order of their registration, and those take DCT atoms and kernels.
         columns: groups of units with atoms of their own, fewer where a layer has fewer units.
         budget: numbers that the whole network learns (or stores) at most, what stays dense
             included: a share of all its weights in (0, 1), or a whole number.
@@ -80,11 +88,11 @@ def suggest(
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
     batches = None if inputs is None else as_batches(inputs)
-    layers, seen = _predictable(model, batches)
+    layers, order = _in_order(model, batches)
     image = _image_shape(batches[0]) if batches else ()
     found = {
-        name: _grid(layers[name], image if number == 0 else ())
-        for number, name in enumerate(list(seen)[:-1])
+        name: _grid(layers[name], image if name == order[0] else ())
+        for name in _predictable(model, layers, order)
         if layers[name].weight.numel() >= MIN_WEIGHTS
     }
     if budget is not None and found:
@@ -96,39 +104,85 @@ def suggest(
         n_visible, n_units = layer_size(layers[name])
         if round(fraction * n_visible) < 1:
             continue
-        have_rows = inputs is not None and class_of(layers[name]).data_refusal(layers[name]) is None
+        have_rows = inputs is not None and not _is_hidden(layers[name])
         dictionary = _dictionary(layers[name], grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
-        raise ValueError(
-            f"no layer to predict at fraction {fraction}: of the model's {len(seen)} layer(s) "
-            f"that can be predicted, the last one, those under {MIN_WEIGHTS:,} weights and those "
-            "under one atom stay dense"
-        )
+        raise ValueError(_nothing_left(layers, order, found, None if budget else fraction))
     return Plan({**rules, "*": None})
 
 
-def _predictable(
-    model: nn.Module, batches: list[Any] | None
-) -> tuple[dict[str, Any], Sequence[str]]:
-    """Layers that multiply their inputs by weights of their own, and the order they run in.
+def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, Any], Sequence[str]]:
+    """Layers that multiply their inputs, and the order in which they run, or are registered.
 
-    Embeddings only look up, and stay dense, as do layers that are tied to another.
+    Embeddings only look up. A layer whose inputs are hidden runs after the other weights of its
+    module.
     """
-    layers: dict[str, Any] = convertible_layers(model)
-    left_out = {name for group in tied_layers(layers) for name in group} | {
-        *refusals(model, layers)
-    }
-    layers = {
+    tables = (nn.Embedding, nn.EmbeddingBag)
+    layers: dict[str, Any] = {
         name: layer
-        for name, layer in layers.items()
-        if name not in left_out and not class_of(layer).data_refusal(layer)
+        for name, layer in convertible_layers(model).items()
+        if not isinstance(layer, tables)
     }
     if batches is None:
         return layers, list(layers)
     with splitting(model) as split:
-        own = {name: split.get_submodule(name) for name in layers}
-        return layers, layers_run(split, own, batches)
+        own = {n: split.get_submodule(n) for n, layer in layers.items() if not _is_hidden(layer)}
+        order = layers_run(split, own, batches)
+    for name in layers.keys() - own.keys():
+        parent = name.rpartition(".")[0]
+        last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]
+        for place in last:
+            order.insert(place + 1, name)
+    return layers, order
+
+
+def _is_hidden(layer: nn.Module) -> bool:
+    """Whether a layer's inputs cannot be seen."""
+    return class_of(layer).data_refusal(layer) is not None
+
+
+def _predictable(
+    model: nn.Module, layers: Mapping[str, nn.Module], order: Sequence[str]
+) -> list[str]:
+    """The layers that may be predicted, in their order.
+
+    All but the classifier, which runs last whether it could be predicted or not, and those that are
+    tied to another, or refused.
+    """
+    every = convertible_layers(model)
+    tied = {name for group in tied_layers(every) for name in group}
+    refused = refusals(model, every)
+    return [name for name in order[:-1] if name not in tied and name not in refused]
+
+
+def _nothing_left(
+    layers: Mapping[str, Any],
+    order: Sequence[str],
+    large: Collection[str],
+    fraction: float | None,
+) -> str:
+    """Why no layer is left to predict, and the remedy.
+
+    Args:
+        layers: all that there are.
+        order: names of those that run.
+        large: names of those that may be predicted, but for their number of atoms.
+        fraction: of atoms; None for a budget.
+    """
+    message = (
+        f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply inputs, "
+        f"the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied or refused "
+        "stay dense"
+    )
+    if not large or fraction is None:
+        return f"{message}: name layers in a Plan of your own"
+    widest = max(layer_size(layers[name])[0] for name in large)
+    return (
+        f"no layer to predict at fraction {fraction}: the {len(large)} layer(s) that could be have "
+        f"at most {widest:,} inputs, and {fraction * widest:.2g} atoms are below one: take a "
+        f"fraction of at least {math.ceil(1e4 / widest) / 1e4:g}"
+    )
 
 
 def _image_shape(batch: Any) -> tuple[int, ...]:
@@ -152,6 +206,9 @@ def _grid(layer: Any, image: tuple[int, ...]) -> Grid | None:
 def _dictionary(layer: nn.Module, grid: Grid | None, have_inputs: bool) -> Dictionary:
     if grid is not None and isinstance(layer, nn.Linear):
         return Kernel(SquaredExponential(length_scale=2.0))
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) > 1:
-        return Kernel(SquaredExponential(length_scale=1.0))
+    own = layer_grid(layer)
+    if own is not None and own.n_points > 1:  # a convolution's filter
+        kernel = SquaredExponential(length_scale=1.0)
+        many = own.channels > FEW_CHANNELS
+        return ChannelCovariance(kernel) if many and have_inputs else Kernel(kernel)
     return Covariance(selection="leading", mixing="orthonormal") if have_inputs else DCT()

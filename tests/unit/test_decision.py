@@ -222,3 +222,11 @@ def test_dictionaries_made_from_weights_need_no_inputs(inputs):
     ):
         U = small[0].atoms.dictionary(0).double()
         torch.testing.assert_close(best @ (best.t() @ U), U, rtol=0, atol=1e-5)
+
+
+def test_a_reason_that_has_its_own_subject_is_given_no_other(refuses):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 3))
+    with refuses(model, "'0' names a ParametrizedLinear.* predicted: its weight is computed by"):
+        wc.convert(model, {"0": DCT}, inplace=True)
+    with refuses(model, "names a ParametrizationList.*: it holds no matrix|: it uses original"):
+        wc.convert(model, {"0.parametrizations.weight": DCT}, inplace=True)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import weightcast as wc
+from tests.contract.test_matrix import Experts
 from weightcast import dictionaries as d
 
 IMAGES = torch.randn(40, 1, 8, 8)
@@ -103,10 +104,14 @@ def test_fractions_outside_the_interval_are_refused(fraction, refuses):
 
 def test_nothing_left_to_predict(refuses):
     model = nn.Sequential(nn.Linear(64, 10))
-    with refuses(model, r"no layer to predict at fraction 0.05: of the model's 1 layer"):
+    with refuses(model, r"no layer to predict: of the model's 1 layer", "a Plan of your own"):
         wc.suggest(model)
-    with refuses(_mlp(), "no layer to predict at fraction 0.001"):
+    with refuses(model, "no layer to predict: of", "a Plan of your own"):
+        wc.suggest(model, budget=0.5)
+    message = r"at fraction 0.001: the 2 .* at most 64 inputs, and 0.064 atoms .* at least 0.0157"
+    with refuses(_mlp(), message):
         wc.suggest(_mlp(), 0.001)
+    assert "1" in wc.suggest(_mlp(), 0.0157).rules
 
 
 @pytest.mark.usefixtures("unmoved_randomness")
@@ -203,6 +208,7 @@ def test_budgets_that_cannot_be_are_refused(refuses):
     model = _network()
     for budget, message in (
         (0.01, r"but \d+ stay dense \(the most in layer '10', 155\): take a budget above 0.0"),
+        (20, r"but (\d+) stay dense .*: take a budget above \1$"),
         (300, r"\d+ numbers are left for 4 layers.* in layer '.*': raise the budget by"),
         (1.0, r"budget is 1.0: give a share of all weights in \(0, 1\)"),
         (0, "give a share of all weights"),
@@ -219,3 +225,54 @@ def test_budgets_that_cannot_be_are_refused(refuses):
         wc.suggest(model, budget=100_000, progress=False)
     with refuses(model, r"failed on its inputs \(2, 3, 3, 3\), in module '0'"):
         wc.suggest(model, budget=0.3, inputs=torch.rand(2, 3, 3, 3), progress=False)
+
+
+class Wide(Experts):
+    """Experts whose weights are worth predicting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.randn(3, 40, 32) * 0.1)
+        self.down_proj = nn.Parameter(torch.randn(3, 32, 20) * 0.1)
+
+
+class Tied(nn.Module):
+    """A language model of experts whose head is the table: no classifier of its own runs last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body, self.experts = nn.Embedding(60, 32), nn.Linear(32, 32), Wide()
+        self.head = nn.Linear(32, 60, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.experts(self.body(self.table(tokens))))
+
+
+TOKENS = torch.arange(60).view(10, 6)
+
+
+@pytest.mark.parametrize("inputs", [None, TOKENS])
+@pytest.mark.parametrize("how", [{"fraction": 0.25}, {"budget": 0.6}])
+def test_under_a_tied_head_every_layer_may_be_predicted(inputs, how):
+    model = Tied()
+    plan = wc.suggest(model, inputs=inputs, progress=False, **how)
+    names = ["body", "experts.gate_up_proj", "experts.down_proj"]
+    if "fraction" in how:
+        assert list(plan.rules) == [*names, "*"]
+    assert set(plan.rules) <= {*names, "*"}
+    kinds = {name: type(rule.dictionary) for name, rule in plan.rules.items() if rule}
+    assert kinds["experts.down_proj"] is d.DCT  # its inputs are not seen
+    assert kinds["experts.gate_up_proj"] is (d.DCT if inputs is None else d.Covariance)
+    wc.convert(model, plan, inputs)
+
+
+def test_convolutions_of_many_channels_take_their_covariance_where_there_are_inputs():
+    plan = wc.suggest(_network(), 0.25, inputs=COLOUR)
+    kinds = {name: type(rule.dictionary) for name, rule in plan.rules.items() if rule}
+    assert kinds == {
+        "0": d.Kernel, "2": d.ChannelCovariance, "6": d.Covariance, "8": d.Covariance,
+    }  # fmt: skip
+    wc.convert(_network(), plan, COLOUR)
+    plan = wc.suggest(_network(), 0.25)
+    assert isinstance(plan.rules["2"].dictionary, d.Kernel)
