@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import io
 import pickle
 
@@ -508,3 +509,10 @@ def test_arguments_that_torch_refuses():
         wc.PredictedEmbeddingBag(10, 4, mode="median", **rule)
     with pytest.raises(ValueError, match=r"inputs are \(2, 4\) and \(3, 6\)"):
         wc.PredictedBilinear(4, 6, 2, **rule)(torch.zeros(2, 4), torch.zeros(3, 6))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if not name.startswith("Parameter")])
+def test_inputs_have_the_dense_layers_names(name):
+    row = LAYERS[name]
+    dense, predicted = (inspect.signature(kind.forward) for kind in (row.dense, row.predicted))
+    assert list(predicted.parameters) == list(dense.parameters)

@@ -116,12 +116,12 @@ class PredictedConvolution(PredictedLayer):
     def _torch_layout(self, rows: Tensor) -> Tensor:
         return rows.view(-1, self.in_channels // self.groups, *self.kernel_size)
 
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
-        if self._has_no_batch(x):
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        positions = x.shape[0] * math.prod(output_size(x.shape[2:], self))
-        return self._convolve(*pad_input(x, self), positions)
+        if self._has_no_batch(input):
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        positions = input.shape[0] * math.prod(output_size(input.shape[2:], self))
+        return self._convolve(*pad_input(input, self), positions)
 
     def _has_no_batch(self, x: Tensor) -> bool:
         """Whether the input is one example without a batch axis; refuses what is no input."""

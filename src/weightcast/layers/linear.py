@@ -63,9 +63,9 @@ class PredictedLinear(PredictedLayer):
         )  # fmt: skip
         self.in_features, self.out_features = in_features, out_features
 
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """X U V + b: (..., in_features) to (..., out_features)."""
-        return super().forward(x, self.bias)
+        return super().forward(input, self.bias)
 
     @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:

@@ -70,21 +70,21 @@ class PredictedTransposedConvolution(PredictedConvolution):
             setattr(self, name, getattr(dense, name))
 
     @override
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve transposed, as torch's own.
 
         Args:
-            x: (batch, in_channels, *size) or (in_channels, *size).
+            input: (batch, in_channels, *size) or (in_channels, *size).
             output_size: of the output, where the stride leaves a choice.
         """
-        if self._has_no_batch(x):
-            return self.forward(x.unsqueeze(0), output_size).squeeze(0)
+        if self._has_no_batch(input):
+            return self.forward(input.unsqueeze(0), output_size).squeeze(0)
         torchs: Any = self.dense_class  # which knows how sizes follow
         padding = torchs._output_padding(
-            self, x, output_size, self.stride, self.padding, self.kernel_size, self.n_axes,
+            self, input, output_size, self.stride, self.padding, self.kernel_size, self.n_axes,
             self.dilation,
         )  # fmt: skip
-        return self._convolve(x, padding, x.shape[0] * math.prod(x.shape[2:]))
+        return self._convolve(input, padding, input.shape[0] * math.prod(input.shape[2:]))
 
     @override
     def _filter(
