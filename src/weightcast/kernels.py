@@ -123,7 +123,7 @@ class ScikitLearnKernel(CoordinateKernel):
     kernel: sklearn_kernels.Kernel
 
     def __post_init__(self) -> None:
-        if (n := _n_parts(self.kernel)) > MOST_PARTS:
+        if (n := n_kernels(self.kernel)) > MOST_PARTS:
             raise ValueError(f"a kernel of {n} kernels: at most {MOST_PARTS}")
 
     @override
@@ -195,8 +195,12 @@ def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
     return {"kind": type(kernel).__name__, **parameters}
 
 
-def _n_parts(kernel: Any) -> int:
-    """Kernels in a kernel: itself, and those that it is a sum, a product or a power of."""
+def n_kernels(kernel: Any) -> int:
+    """Kernels in a kernel: itself, and those that it is a sum, a product or a power of.
+
+    Args:
+        kernel: scikit-learn's.
+    """
     count, left = 0, [kernel]
     while left:
         parts = left.pop().get_params(deep=False).values()

@@ -15,6 +15,7 @@ import torch
 import weightcast as wc
 from tests.fuzz import corruptions
 from tests.fuzz.corruptions import Files
+from tests.fuzz.heavy import heavy_folders
 from tests.saved_folders import X, make_dense, make_model, save_quietly
 from weightcast.checkpoint import format as facts_format
 
@@ -105,6 +106,19 @@ def test_slow_plans(saved, tmp_path):
     files, expected = saved
     for what, case in corruptions.slow_plans(files):
         assert check(what, case, expected, tmp_path / "m", True), what
+
+
+@pytest.mark.parametrize(
+    ("dense", "files"),
+    [pytest.param(dense, files, id=what) for what, dense, files in heavy_folders()],
+)
+def test_heavy_folders(dense, files, tmp_path):
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    start = time.process_time()
+    with pytest.raises(wc.FormatError, match=r"layer '0'"):
+        wc.load(tmp_path, dense)
+    assert time.process_time() - start < 1
 
 
 def test_a_million_modules(saved, tmp_path):

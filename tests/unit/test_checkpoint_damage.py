@@ -134,18 +134,18 @@ def _rule(facts):
         (lambda f: f["layers"]["0"]["fingerprint"].update(sums=[1e3] * 4), "rebuilt dictionary"),
         (lambda f: f["layers"]["0"].update(n_units=10**9), r"with 24 inputs and 1000000000 units"),
         (lambda f: f["layers"]["0"].update(n_visible=10**30), "was saved with 1000000000"),
-        (lambda f: f["layers"]["0"].update(n_visible=12, n_units=48), "rule makes them"),
+        (lambda f: f["layers"]["0"].update(n_visible=12, n_units=48), "with 12 inputs and 48 units"),
         (lambda f: f["layers"]["0"].update(n_visible=0), "was saved with 0 inputs"),
-        (lambda f: f["layers"]["0"].update(layer="PredictedConv1d"), "saved as a PredictedConv1d"),
+        (lambda f: f["layers"]["0"].update(layer="PredictedConv1d"), "saved as a 'PredictedConv1d'"),
         (lambda f: f["layers"]["0"].update(dtype="nn"), "cannot be read: layer '0'"),
         (lambda f: _rule(f).update(fracton=1), "did you mean 'fraction'"),
         (lambda f: _rule(f).update(columns=0), "columns is 0"),
         (lambda f: _rule(f).update(columns=2), r"indices \(3, 7\).*its rule makes them \(2, 7\)"),
-        (lambda f: _rule(f).update(columns=10**9), "its rule makes them"),
-        (lambda f: _rule(f).update(fraction=0.9), "its rule makes them"),
+        (lambda f: _rule(f).update(columns=10**9), "1000000000 columns for 24 units"),
+        (lambda f: _rule(f).update(fraction=0.9), r"V \(7, 24\), its rule makes it"),
         (lambda f: _rule(f).update(fraction=1e300), "fraction is 1e"),
         (lambda f: _rule(f)["grid"].update(shape=[10**6, 10**6]), "the grid"),
-        (lambda f: _rule(f)["grid"].update(shape=[24] + [1] * 500), "layer '0'|fingerprint"),
+        (lambda f: _rule(f)["grid"].update(shape=[24] + [1] * 500), "a grid of 501 axes"),
         (lambda f: _rule(f)["dictionary"].update(kind="Kernal"), "'Kernel'"),
         (lambda f: _rule(f)["dictionary"].update(kind="Kern" * 20_000), "there is no Dictionary"),
         (lambda f: _rule(f)["dictionary"].update(kind=["Kernel"]), "there is no Dictionary"),
@@ -241,18 +241,18 @@ def test_damaged_blocks_of_mixing(tmp_path, change):
 @pytest.mark.parametrize(
     "base",
     [
-        {"form": "dense", "factors": [[24, 10**9]]},
-        {"form": "dense", "factors": [[10**9, 24]]},
-        {"form": "dense", "factors": [24]},
-        {"form": "dense", "factors": []},
-        {"form": "dense", "factors": [[24, 24], [24, 24]]},
-        {"form": "identity", "factors": [10**9]},
-        {"form": "identity", "factors": [24]},
-        {"form": "kronecker", "factors": [4, 6]},
-        {"form": "kronecker", "factors": [10**9, [24, 24]]},
-        {"form": "kronecker", "factors": [[24, 24, 24]]},
-        {"form": "kronecker", "factors": [-1, [24, 24]]},
-        {"form": "pickle", "factors": [24]},
+        {"kind_of_base": "dense", "factors": [[24, 10**9]]},
+        {"kind_of_base": "dense", "factors": [[10**9, 24]]},
+        {"kind_of_base": "dense", "factors": [24]},
+        {"kind_of_base": "dense", "factors": []},
+        {"kind_of_base": "dense", "factors": [[24, 24], [24, 24]]},
+        {"kind_of_base": "identity", "factors": [10**9]},
+        {"kind_of_base": "identity", "factors": [24]},
+        {"kind_of_base": "kronecker", "factors": [4, 6]},
+        {"kind_of_base": "kronecker", "factors": [10**9, [24, 24]]},
+        {"kind_of_base": "kronecker", "factors": [[24, 24, 24]]},
+        {"kind_of_base": "kronecker", "factors": [-1, [24, 24]]},
+        {"kind_of_base": "pickle", "factors": [24]},
     ],
 )
 def test_stored_bases_of_other_sizes(stored, base):
@@ -274,6 +274,15 @@ def test_stored_bases_of_other_sizes(stored, base):
 def test_another_model(folder, dense, refuses):
     with refuses(dense):
         wc.load(folder, dense)
+
+
+def test_a_rule_that_is_too_heavy_is_built_for_those_who_trust_it(folder, monkeypatch):
+    monkeypatch.setattr("weightcast.checkpoint.cost.ALLOWED", 0)
+    monkeypatch.setattr("weightcast.checkpoint.cost.ALLOWED_PER_WEIGHT", 10)
+    _refuse(folder, r"layer '0' takes about .* multiply-adds.*trusted=True.*bases=\"store\"")
+    wc.load(folder, make_dense(), trusted=True)
+    wc.save(make_model(), folder, bases="store")
+    wc.load(folder, make_dense())
 
 
 def test_loading_into_a_predicted_model_is_refused(folder, refuses):

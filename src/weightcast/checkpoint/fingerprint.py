@@ -62,11 +62,11 @@ def fingerprint(atoms: Atoms) -> Fingerprint:
     values = projected[indices].double()  # (columns, n_atoms, probes)
     if atoms.mixing is not None:
         for column in range(atoms.columns):  # one at a time: in float64 they are large
-            M = atoms.mixing_matrix(column)
-            assert M is not None
-            M = M.double()[None]
-            transposed = M.mT if M.dim() == 3 else M
-            values[column] = mix(transposed, values[column : column + 1])[0]
+            own, places = slice(column, column + 1), None
+            if atoms.block_atoms is not None and atoms.atom_places is not None:
+                places = atoms.block_atoms[own], atoms.atom_places[own]
+            M = atoms.mixing[own].double()
+            values[own] = mix(M.mT if M.dim() > 2 else M, values[own], places)
     values = values.cpu()
     weights = _scattered(indices.numel()).view(*indices.shape, 1)
     sums = (weights * values).sum(dim=(0, 1))

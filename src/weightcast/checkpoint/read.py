@@ -9,32 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from weightcast.checkpoint.bases import BaseFacts, unpack
-from weightcast.checkpoint.fingerprint import fingerprint
+from weightcast.checkpoint.cost import Allowance
 from weightcast.checkpoint.format import (
     JSON_NAME,
     MISTAKES,
     Facts,
     FormatError,
-    LayerFacts,
     largest,
     read_facts,
     shortened,
 )
 from weightcast.checkpoint.opened import opened, opened_files
+from weightcast.checkpoint.rebuild import Source, rebuild
 from weightcast.checkpoint.state import without_atoms
-from weightcast.checkpoint.tensors import DTYPES, TensorFile
+from weightcast.checkpoint.tensors import TensorFile
 from weightcast.convert import split_named
-from weightcast.dictionaries import Atoms, Base, LowRank, SharedBases, count_atoms
-from weightcast.layers import PredictedLayer, class_of
+from weightcast.layers import PredictedLayer
 from weightcast.plan import convertible_layers
-from weightcast.rule import Rule
 
 
-def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = False) -> nn.Module:
     """Read a model that :func:`save` wrote.
 
     On the machine that saved it, it gives the same outputs to the last bit. It takes the dtype and
@@ -43,20 +39,27 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Args:
         folder: to read; nothing in it is executed, and links in it are not followed.
         model: the dense model that was converted, with any weights; it is left as it is.
+        trusted: build dictionaries again whatever that takes, as for a folder of your own. All else
+            is checked as ever.
 
     Returns:
         A copy of ``model`` with predicted layers and the saved tensors.
 
     Raises:
         FormatError: files are missing, damaged, of another schema, or do not fit the model; or a
-            dictionary that is rebuilt is not the one that was saved.
+            dictionary that is rebuilt is not the one that was saved, or would take far more work
+            than models of this size need.
     """
     with _named(folder), opened(Path(folder)) as files:
-        return _load(*files, model)
+        return _load(*files, model, trusted=trusted)
 
 
 def load_files(
-    facts: str | os.PathLike[str], tensors: str | os.PathLike[str], model: nn.Module
+    facts: str | os.PathLike[str],
+    tensors: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    trusted: bool = False,
 ) -> nn.Module:
     """Read the two files of a saved model from wherever they are, such as a cache of links.
 
@@ -64,12 +67,13 @@ def load_files(
         facts: the JSON file.
         tensors: the safetensors file.
         model: as for :func:`load`.
+        trusted: as for :func:`load`.
 
     Raises:
         FormatError: as :func:`load` does.
     """
     with _named(facts), opened_files(Path(facts), Path(tensors)) as files:
-        return _load(*files, model)
+        return _load(*files, model, trusted=trusted)
 
 
 def read_sized(file: BinaryIO, names: Iterable[str]) -> Facts:
@@ -99,7 +103,9 @@ def _named(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise FormatError(f"{folder} {error}") from error.__cause__
 
 
-def _load(facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module) -> nn.Module:
+def _load(
+    facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
+) -> nn.Module:
     dense: dict[str, Any] = dict(convertible_layers(model))
     modules = {name for name, _ in model.named_modules()}
     facts = read_sized(facts_file, [*modules, *dense, *model.state_dict()])
@@ -108,7 +114,7 @@ def _load(facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module) -> nn.
         model = split_named(copy.deepcopy(model), facts.layers)
         dense = dict(convertible_layers(model))
     file = TensorFile(tensors_file, facts.tensors)
-    bases = _Bases(file, facts.ties)
+    source = Source(file, facts.ties, Allowance(model, trusted=trusted))
     copies: dict[int, Any] = {}  # by what the model has in their place
     made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
     for name, layer_facts in facts.layers.items():
@@ -117,7 +123,7 @@ def _load(facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module) -> nn.
         rule = facts.plan.rules[name]
         assert rule is not None
         try:
-            layer = _rebuild(name, dense[name], rule, layer_facts, bases)
+            layer = rebuild(name, dense[name], rule, layer_facts, source)
         except FormatError:
             raise
         except MISTAKES as error:
@@ -129,120 +135,8 @@ def _load(facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module) -> nn.
         copies[id(dense[name])] = layer
     # The copy takes the predicted layers where the model has those that they replace.
     loaded = copy.deepcopy(model, copies)
-    _fill(loaded, file, facts, bases.read)
+    _fill(loaded, file, facts, source.read)
     return loaded
-
-
-class _Bases:
-    """Indices, mixing and bases of a file; what several layers share is made once."""
-
-    def __init__(self, file: TensorFile, ties: dict[str, str]) -> None:
-        self.file = file
-        self.ties = ties
-        self.shared = SharedBases()
-        self.read: set[str] = set()
-
-    def tensor(self, name: str) -> Tensor:
-        """A tensor of any shape, by its name or that of one that is tied to it."""
-        source = self.ties.get(name, name)
-        self.read.update((name, source))
-        return self.file.read(source)
-
-    def base(self, prefix: str, facts: BaseFacts, *, learned: bool) -> Base:
-        """A stored base; where all its tensors are tied to another's, that one."""
-        names = [f"{prefix}base.{name}" for name in facts.names]
-        self.read.update(names)
-        key = (facts, *(self.ties.get(name, name) for name in names))
-        return self.shared.original(
-            key,
-            lambda: unpack(
-                facts, lambda name: self.tensor(f"{prefix}base.{name}"), learned=learned
-            ),
-        )
-
-
-def _rebuild(
-    name: str, dense: nn.Module, rule: Rule, facts: LayerFacts, bases: _Bases
-) -> PredictedLayer:
-    """The predicted layer for a dense one: base and mixing from rule and indices, or as stored."""
-    cls = class_of(dense)
-    if facts.layer != cls.__name__:
-        raise FormatError(
-            f"does not fit: layer {name!r} was saved as a {facts.layer}, the model has a "
-            f"{type(dense).__name__} there"
-        )
-    # Before anything is made of these numbers.
-    n_weights = sum(parameter.numel() for parameter in dense.parameters())
-    if min(facts.n_visible, facts.n_units) < 1 or facts.n_visible * facts.n_units > n_weights:
-        raise FormatError(
-            f"does not fit: layer {name!r} was saved with {facts.n_visible} inputs and "
-            f"{facts.n_units} units, the model's has {n_weights} weights"
-        )
-    prefix = f"{name}.atoms." if name else "atoms."
-    indices = _indices(bases.tensor(f"{prefix}indices"), name, rule, facts)
-    atoms = None
-    if facts.base is not None:
-        atoms = _stored_atoms(prefix, rule, facts, indices, bases)
-    layer: PredictedLayer = cls.from_dense(
-        dense, rule, seed=None, bases=bases.shared, indices=indices, atoms=atoms
-    )
-    if (layer.n_visible, layer.n_units) != (facts.n_visible, facts.n_units):
-        raise FormatError(
-            f"does not fit: layer {name!r} was saved with {facts.n_visible} inputs and "
-            f"{facts.n_units} units, the model has {layer.n_visible} and {layer.n_units}"
-        )
-    if atoms is None:
-        _check_fingerprint(name, layer, facts)
-    return layer
-
-
-def _indices(stored: Tensor, name: str, rule: Rule, facts: LayerFacts) -> Tensor:
-    """(columns, n_atoms) int64."""
-    expected = (rule.columns, count_atoms(rule.fraction, facts.n_visible))
-    if tuple(stored.shape) != expected or stored.is_floating_point() or stored.is_complex():
-        raise FormatError(
-            f"does not fit: layer {name!r} has indices {tuple(stored.shape)} of {stored.dtype}, "
-            f"its rule makes them {expected}"
-        )
-    indices = stored.to(torch.int64)
-    if int(indices.min()) < 0:
-        raise FormatError(f"does not fit: layer {name!r} has indices below 0")
-    return indices
-
-
-def _stored_atoms(
-    prefix: str, rule: Rule, facts: LayerFacts, indices: Tensor, bases: _Bases
-) -> Atoms:
-    """Atoms whose base and mixing the file holds."""
-    assert facts.base is not None
-    base = bases.base(prefix, facts.base, learned=isinstance(rule.dictionary, LowRank))
-    if base.n_visible != facts.n_visible:
-        raise FormatError(
-            f"does not fit: the base {prefix}base is for {base.n_visible} inputs, not "
-            f"{facts.n_visible}"
-        )
-    mixing = None
-    if facts.mixed:
-        mixing = bases.tensor(f"{prefix}mixing")
-        shapes = ((*indices.shape,), (*indices.shape, indices.shape[1]))
-        fits = mixing.dim() == 4 or tuple(mixing.shape) in shapes  # Atoms checks blocks
-        if not fits or not mixing.is_floating_point():
-            raise FormatError(f"does not fit: {prefix}mixing is {tuple(mixing.shape)}")
-    return Atoms(base, indices, mixing)
-
-
-def _check_fingerprint(name: str, layer: PredictedLayer, facts: LayerFacts) -> None:
-    stored = facts.fingerprint
-    dtype = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}[facts.dtype]
-    if stored is None:
-        raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
-    rebuilt = fingerprint(layer.atoms)
-    if not rebuilt.agrees(stored, (layer.V.dtype, dtype)):
-        raise FormatError(
-            f"does not fit: layer {name!r}: the rebuilt dictionary has fingerprint {rebuilt}, the "
-            f"saved one {stored}: it was saved by another version, or the file is damaged. Saved "
-            'with bases="store", dictionaries need not be rebuilt'
-        )
 
 
 def _fill(model: nn.Module, file: TensorFile, facts: Facts, read: set[str]) -> None:
