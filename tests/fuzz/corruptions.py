@@ -115,6 +115,21 @@ def slow_plans(files: Files) -> Iterator[tuple[str, Files]]:
             yield f"{name} has a thousand {what}", files | {JSON_NAME: sealed(changed)}
 
 
+def odd_keys(files: Files) -> Iterator[tuple[str, Files]]:
+    """Rules and layers under names that no layer has, some of which take long to make sense of."""
+    facts = json.loads(files[JSON_NAME])
+    name, rule = next(iter(facts["plan"]["rules"].items()))
+    for key in (
+        "*", "re:(", "re:" + "(" * 3000 + ")" * 3000, "re:" + "(?:a{1,99}){1,99}" * 2000,
+        "\ud800", "\x1b[2J", "x" * 20_000, "", ".", "../" * 1000,
+    ):  # fmt: skip
+        rules = facts["plan"] | {"rules": facts["plan"]["rules"] | {key: rule}}
+        layers = facts["layers"] | {key: facts["layers"][name]}
+        yield f"a rule {key:.20}", files | {JSON_NAME: sealed(facts | {"plan": rules})}
+        both = facts | {"plan": rules, "layers": layers}
+        yield f"a layer {key:.20}", files | {JSON_NAME: sealed(both)}
+
+
 def other_files(files: Files) -> Iterator[tuple[str, Files]]:
     """Files of other kinds under these names."""
 
@@ -140,6 +155,7 @@ def other_files(files: Files) -> Iterator[tuple[str, Files]]:
         ("nested without end", '{"schema": ' + "[" * 60_000),
         ("a number without end", '{"schema": ' + "9" * 60_000 + "}"),
         ("no number", text.replace(schema, '"schema": NaN')),
+        ("a number too large", text.replace(schema, '"schema": 1e999')),
         ("a surrogate", text.replace('"schema"', '"\\ud800"')),
         ("UTF-16", text),
     ):

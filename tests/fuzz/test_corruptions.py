@@ -61,6 +61,7 @@ def check(what: str, files: Files, expected: torch.Tensor, folder: Path, exact: 
     assert time.process_time() - start < 1, what
     assert message.startswith(str(folder)) or loaded is not None, what
     assert len(message) < 3000, what
+    assert message.isprintable(), what
     assert "allocate" not in message, f"{what}: {message}"
     if loaded is not None:
         with torch.no_grad():
@@ -104,7 +105,7 @@ def test_other_files(saved, tmp_path, capsys):
 
 def test_slow_plans(saved, tmp_path):
     files, expected = saved
-    for what, case in corruptions.slow_plans(files):
+    for what, case in (*corruptions.slow_plans(files), *corruptions.odd_keys(files)):
         assert check(what, case, expected, tmp_path / "m", True), what
 
 

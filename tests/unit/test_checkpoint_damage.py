@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -134,9 +135,9 @@ def _rule(facts):
         (lambda f: f["layers"]["0"]["fingerprint"].update(sums=[1e3] * 4), "rebuilt dictionary"),
         (lambda f: f["layers"]["0"].update(n_units=10**9), r"with 24 inputs and 1000000000 units"),
         (lambda f: f["layers"]["0"].update(n_visible=10**30), "was saved with 1000000000"),
-        (lambda f: f["layers"]["0"].update(n_visible=12, n_units=48), "with 12 inputs and 48 units"),
+        (lambda f: f["layers"]["0"].update(n_visible=12, n_units=48), "12 inputs and 48 units"),
         (lambda f: f["layers"]["0"].update(n_visible=0), "was saved with 0 inputs"),
-        (lambda f: f["layers"]["0"].update(layer="PredictedConv1d"), "saved as a 'PredictedConv1d'"),
+        (lambda f: f["layers"]["0"].update(layer="PredictedConv1d"), "as a 'PredictedConv1d'"),
         (lambda f: f["layers"]["0"].update(dtype="nn"), "cannot be read: layer '0'"),
         (lambda f: _rule(f).update(fracton=1), "did you mean 'fraction'"),
         (lambda f: _rule(f).update(columns=0), "columns is 0"),
@@ -283,6 +284,58 @@ def test_a_rule_that_is_too_heavy_is_built_for_those_who_trust_it(folder, monkey
     wc.load(folder, make_dense(), trusted=True)
     wc.save(make_model(), folder, bases="store")
     wc.load(folder, make_dense())
+
+
+@pytest.mark.parametrize("error", [MemoryError, ImportError, AssertionError])
+def test_whatever_building_raises_is_a_format_error(folder, error, monkeypatch):
+    def build(*_):
+        raise error("no pywt")
+
+    monkeypatch.setattr(wc.dictionaries.Kernel, "build", build)
+    _refuse(folder, "cannot be read: layer '0': no pywt")
+
+
+@pytest.mark.parametrize("key", ["re:(x+x+)+y", "re:(", "*", "9"])
+def test_keys_of_the_plan_that_are_no_layers(folder, key, monkeypatch):
+    monkeypatch.setattr("weightcast.plan.re", None)  # a stranger's expression would keep it busy
+    edit_facts(folder, lambda f: f["plan"]["rules"].update({key: _rule(f)}))
+    _refuse(folder, "plan and layers differ in")
+    edit_facts(folder, lambda f: f["layers"].update({key: f["layers"]["0"]}))
+    _refuse(folder, "plan and layers differ in|no dense layer")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+@pytest.mark.parametrize("place", ["ridge", "size"])
+def test_numbers_that_are_not_finite(folder, number, place):
+    text = (folder / "weightcast.json").read_text()
+    (folder / "weightcast.json").write_text(
+        re.sub(rf'("{place}": )[^,\n]*', rf"\g<1>{number}", text)
+    )
+    _refuse(folder, f"is damaged: weightcast.json: {number} is no")
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\x1b[31m", "\n", "x" * 10_000])
+def test_messages_are_short_and_can_be_printed(folder, odd):
+    text = (folder / "weightcast.json").read_bytes()
+    for change in (
+        lambda f: f["layers"]["0"].update(layer=odd),
+        lambda f: f["layers"]["0"].update(dtype=odd),
+        lambda f: _rule(f).update({odd: 3}),
+        lambda f: _rule(f)["dictionary"].update(kernel={"kind": "SquaredExponential", odd: 1}),
+        lambda f: _rule(f).update(dictionary={"kind": odd}),
+        lambda f: f["ties"].update({"0.V": odd}),
+        lambda f: f["ties"].update({odd: "0.V"}),
+        lambda f: f["tensors"].update({odd: "0"}),
+        lambda f: f["layers"].update({odd: f["layers"]["0"]}),
+        lambda f: f.update(schema=odd),
+        lambda f: f.update(plan={odd: 1}),
+    ):
+        (folder / "weightcast.json").write_bytes(text)
+        edit_facts(folder, change)
+        with pytest.raises(wc.FormatError) as raised:
+            wc.load(folder, make_dense())
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < 2000
 
 
 def test_loading_into_a_predicted_model_is_refused(folder, refuses):

@@ -69,3 +69,12 @@ def test_the_stated_tolerance():
     assert not Fingerprint((1.0 + 2e-4, 0.0), 10.0).agrees(found, FLOAT)
     assert not Fingerprint((1.0,), 10.0).agrees(found, FLOAT)
     assert not Fingerprint((float("nan"), 0.0), 10.0).agrees(found, FLOAT)
+
+
+@pytest.mark.parametrize("size", [float("inf"), float("nan")])
+def test_what_is_not_finite_agrees_with_nothing(size):
+    found = fingerprint(make_atoms("Kernel", 5, columns=3))
+    odd = Fingerprint((size,) * 4, size)
+    assert not odd.agrees(found, FLOAT)
+    assert not found.agrees(odd, FLOAT)
+    assert not odd.agrees(odd, FLOAT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,8 @@ class Fingerprint(Configuration):
         """
         rounding = max(torch.finfo(dtype).eps for dtype in dtypes)
         allowed = (TOLERANCE + 8 * rounding) * max(self.size, other.size)
+        if not math.isfinite(allowed):
+            return False
         pairs = [*zip(self.sums, other.sums, strict=False), (self.size, other.size)]
         return len(self.sums) == len(other.sums) and all(abs(a - b) <= allowed for a, b in pairs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,8 +27,18 @@ class FormatError(ValueError):
     """A folder that :func:`load` cannot read; the message says what is wrong with it."""
 
 
-MISTAKES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What Python, NumPy and torch raise when what they are given makes no sense."""
+MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What Python, NumPy and torch raise when what they are given makes no sense here."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Facts(Configuration):
     def __post_init__(self) -> None:
         if self.plan.rules.keys() != self.layers.keys() or None in self.plan.rules.values():
             odd = sorted(self.plan.rules.keys() ^ self.layers.keys())[:3]
-            raise ValueError(f"plan and layers differ in {odd}")
+            raise ValueError(f"plan and layers differ in {shortened(odd)}")
 
 
 def largest(names: Iterable[str]) -> int:
@@ -126,12 +137,23 @@ def read_facts(text: bytes) -> Facts:
     try:
         if data.pop("checksum", None) != _checksum(data):
             raise FormatError(f"is damaged: {JSON_NAME} was changed after it was saved (checksum)")
+        _check_keys(data)
         plan = Plan.from_dict(data.get("plan", {}))
         return decode(Facts, data | {"plan": plan}, JSON_NAME)
     except FormatError:
         raise
     except MISTAKES as error:
         raise FormatError(f"cannot be read: {shortened(error)}") from error
+
+
+def _check_keys(data: dict[str, Any]) -> None:
+    """Refuse rules of no layer before they are read: a regular expression would be compiled."""
+    plan, layers = data.get("plan"), data.get("layers")
+    rules = plan.get("rules") if isinstance(plan, dict) else None
+    if isinstance(rules, dict) and isinstance(layers, dict):
+        odd = [key for key in rules if key not in layers or key == "*" or key.startswith("re:")]
+        if odd:
+            raise FormatError(f"cannot be read: plan and layers differ in {shortened(odd[:3])}")
 
 
 def parse(text: bytes, name: str) -> Any:
@@ -151,11 +173,15 @@ def parse(text: bytes, name: str) -> Any:
             raise ValueError("a name comes twice")
         return found
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number:.40} is no finite number")
+        return value
 
     try:
-        return json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(
+            text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite
+        )
     except (ValueError, RecursionError) as error:
         raise FormatError(f"is damaged: {name}: {shortened(error)}") from error
 

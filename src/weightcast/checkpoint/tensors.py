@@ -122,7 +122,9 @@ class TensorFile:
         self.entries = _read_header(file.read(n_header), size - self._data)
         if self.entries.keys() != checksums.keys():
             odd = sorted(self.entries.keys() ^ checksums.keys())[:3]
-            raise FormatError(f"is damaged: {TENSORS_NAME} and its checksums differ in {odd}")
+            raise FormatError(
+                f"is damaged: {TENSORS_NAME} and its checksums differ in {shortened(odd)}"
+            )
 
     def entry(self, name: str) -> Entry:
         """What the header says of a tensor.
