@@ -17,18 +17,30 @@ every name must fit: there is no other way in, whatever a repository holds.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.constants import CONFIG_NAME
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
 from weightcast.checkpoint import FormatError, load, load_files
-from weightcast.checkpoint.format import JSON_NAME, TENSORS_NAME
+from weightcast.checkpoint.format import JSON_NAME, MISTAKES, TENSORS_NAME, parse, shortened
+from weightcast.checkpoint.opened import open_regular
 from weightcast.checkpoint.replace import replacing
 from weightcast.checkpoint.write import is_saved_model, write_model
 from weightcast.ledger import LedgerRow, ledger
+
+LARGEST_CONFIG = 1 << 16
+"""Bytes of a config.json."""
+
+# Names that huggingface_hub passes on beside a constructor's arguments.
+_RESERVED = {
+    "model_id", "revision", "cache_dir", "force_download", "local_files_only", "token"
+}  # fmt: skip
 
 CARD_NAME = "README.md"
 CARD = """---
@@ -103,6 +115,9 @@ class HubMixin(
                 config=options.get("config"),
                 model_card_kwargs=options.get("model_card_kwargs"),
             )
+            with _config_file(str(part), {}) as file:
+                if file is not None:
+                    _read_config(file)
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or target.name, **options)
@@ -120,6 +135,33 @@ class HubMixin(
         card = {"repo_id": repo_id} | (options.pop("model_card_kwargs", None) or {})
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> Self:
+        """Make a model of this class from a folder or a repository, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or the repository's name on the Hub.
+            options: ``force_download``, ``token``, ``cache_dir``, ``local_files_only``,
+                ``revision``, as huggingface_hub takes them; and arguments of the constructor, in
+                place of those in config.json.
+
+        Raises:
+            FormatError: what :func:`weightcast.load` refuses, or a config.json from which this
+                class cannot be made.
+        """
+        name = str(pretrained_model_name_or_path)
+        with _named(name), _config_file(name, options) as file:
+            if file is not None:
+                _read_config(file)
+        return super().from_pretrained(name, **options)
+
+    @classmethod
+    def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
+        with _refusing():
+            return super()._decode_arg(expected_type, value)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         write_model(_as_module(self), save_directory)
 
@@ -136,7 +178,9 @@ class HubMixin(
         **model_kwargs: Any,
     ) -> Self:
         """Make the dense model by the class's constructor, and load into it, in evaluation mode."""
-        dense = _as_module(cls(**model_kwargs))
+        with _named(model_id), _refusing():
+            made = cls(**model_kwargs)
+        dense = _as_module(made)
         if os.path.isdir(model_id):
             return load(model_id, dense).eval()  # pyright: ignore[reportReturnType]
         try:
@@ -163,6 +207,63 @@ class HubMixin(
         name = type(self).__name__
         facts = {"ledger": ledger_table(_as_module(self)), "model_name": name, "repo_id": name}
         return super().generate_model_card(*args, **(facts | kwargs))
+
+
+@contextmanager
+def _config_file(name: str, options: dict[str, Any]) -> Iterator[BinaryIO | None]:
+    """The file config.json of a folder or a repository, open; None where there is none."""
+    path = Path(name, CONFIG_NAME)
+    if not os.path.isdir(name):
+        known = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+        chosen = {key: options[key] for key in known if key in options}
+        try:
+            path = Path(hf_hub_download(repo_id=name, filename=CONFIG_NAME, **chosen))
+        except (HfHubHTTPError, EntryNotFoundError):  # which huggingface_hub will meet again
+            yield None
+            return
+        path = path.resolve()  # a link of the cache
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        yield None
+        return
+    with file:
+        yield file
+
+
+def _read_config(file: BinaryIO) -> None:
+    """Refuse what is not a short JSON object, before huggingface_hub reads it."""
+    text = file.read(LARGEST_CONFIG + 1)
+    if len(text) > LARGEST_CONFIG:
+        raise FormatError(f"is not read: {CONFIG_NAME} has more than {LARGEST_CONFIG} bytes")
+    config = parse(text, CONFIG_NAME)
+    if not isinstance(config, dict):
+        raise FormatError(f"is damaged: {CONFIG_NAME} is no object")
+    if odd := sorted(_RESERVED & config.keys()):
+        raise FormatError(
+            f"is not read: {CONFIG_NAME} has {odd}, which are no arguments of a model"
+        )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors begin with the folder or repository."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{name} {error}") from error.__cause__
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What a constructor raises is the fault of the arguments that it got."""
+    try:
+        yield
+    except MISTAKES as error:
+        raise FormatError(
+            f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given: "
+            f"{shortened(error)}"
+        ) from error
 
 
 def ledger_table(model: nn.Module) -> str:

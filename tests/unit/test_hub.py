@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,6 +153,60 @@ def test_names_must_fit(model, api, tmp_path):
     model.save_pretrained(tmp_path / "digits")
     with pytest.raises(wc.FormatError, match=r"missing \['extra.bias', 'extra.weight'\]"):
         Other.from_pretrained(tmp_path / "digits")
+
+
+ODD_CONFIGS = {
+    "nested": "[" * 30_000,
+    "long": '{"hidden": 12, "names": [' + "[]," * 100_000 + "[]]}",
+    "NaN": '{"hidden": NaN}',
+    "infinite": '{"hidden": 1e999}',
+    "twice": '{"hidden": 12, "hidden": 13}',
+    "list": "[12]",
+    "text": '{"hidden": "rm"}',
+    "negative": '{"hidden": -5}',
+    "huge": '{"hidden": 1e300}',
+    "UTF-16": '{"hidden": 12}'.encode("utf-16"),
+    "reserved": '{"hidden": 12, "model_id": "/etc"}',
+}
+
+
+@pytest.mark.parametrize("where", ["folder", "repository"])
+@pytest.mark.parametrize("text", ODD_CONFIGS.values(), ids=ODD_CONFIGS)
+def test_odd_configurations_are_refused(text, where, model, api, tmp_path):
+    model.push_to_hub("me/digits")
+    file = api.root / "me/digits/config.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    name = "me/digits" if where == "repository" else api.root / "me/digits"
+    with pytest.raises(wc.FormatError, match=r"config\.json") as raised:
+        Digits.from_pretrained(name)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.timeout(20)
+def test_links_and_pipes_in_place_of_the_configuration(model, tmp_path):
+    model.save_pretrained(tmp_path / "digits")
+    file = tmp_path / "digits" / "config.json"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(wc.FormatError, match=r"is not read: config\.json is no regular file"):
+        Digits.from_pretrained(tmp_path / "digits")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(wc.FormatError, match=r"is not read: config\.json is no regular file"):
+        Digits.from_pretrained(tmp_path / "digits")
+    file.unlink()
+    loaded = Digits.from_pretrained(tmp_path / "digits", hidden=12)  # it need not be there
+    assert torch.equal(loaded(X), model(X))
+
+
+def test_a_configuration_that_could_not_be_read_again_is_not_saved(tmp_path):
+    class Wide(Digits):
+        def __init__(self, hidden: int = 20, rate: float = float("inf")) -> None:
+            super().__init__(hidden)
+
+    with pytest.raises(ValueError, match=r"config\.json.*Infinity is no finite number"):
+        Wide().save_pretrained(tmp_path / "wide")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_mixin_wants_a_module():

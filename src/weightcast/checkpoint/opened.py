@@ -51,7 +51,7 @@ def opened_files(facts: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryI
     with ExitStack() as stack:
         try:
             first, second = (
-                stack.enter_context(_open(Path(os.path.realpath(path)), None))
+                stack.enter_context(open_regular(Path(os.path.realpath(path))))
                 for path in (facts, tensors)
             )
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -73,12 +73,12 @@ def _open_latest(folder: Path) -> tuple[BinaryIO, BinaryIO]:
 
 def _open_both(folder: Path) -> tuple[BinaryIO, BinaryIO]:
     if os.open not in os.supports_dir_fd:  # Windows
-        return _open(folder / JSON_NAME, None), _open(folder / TENSORS_NAME, None)
+        return open_regular(folder / JSON_NAME), open_regular(folder / TENSORS_NAME)
     descriptor = os.open(folder, _READ | os.O_DIRECTORY)
     try:
-        first = _open(Path(JSON_NAME), descriptor)
+        first = open_regular(Path(JSON_NAME), descriptor)
         try:
-            return first, _open(Path(TENSORS_NAME), descriptor)
+            return first, open_regular(Path(TENSORS_NAME), descriptor)
         except BaseException:
             first.close()
             raise
@@ -86,7 +86,17 @@ def _open_both(folder: Path) -> tuple[BinaryIO, BinaryIO]:
         os.close(descriptor)
 
 
-def _open(path: Path, folder: int | None) -> BinaryIO:
+def open_regular(path: Path, folder: int | None = None) -> BinaryIO:
+    """Open a file for reading, without waiting and without following a link.
+
+    Args:
+        path: of the file.
+        folder: the descriptor of a folder from which ``path`` leads to it.
+
+    Raises:
+        FormatError: it is a link, a folder, a pipe or a device.
+        OSError: it cannot be opened, or is not there.
+    """
     try:
         descriptor = os.open(path, _FILE, dir_fd=folder)
     except OSError as error:
