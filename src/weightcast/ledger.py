@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from weightcast.convert import predicted_layers
 from weightcast.layers import PREDICTED, PredictedLayer, predicted_class, split_module
@@ -111,6 +112,9 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
 
     Returns:
         A :class:`Ledger`: ``print`` it, or take ``.rows``, ``.total``, ``.to_dict()``.
+
+    Raises:
+        ValueError: a lazy module whose sizes are not known yet.
     """
     rows = []
     inside = {id(m) for layer in predicted_layers(model).values() for m in layer.modules()}
@@ -124,6 +128,11 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
             continue
         own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
         counted.update(map(id, own))
+        if any(map(is_lazy, own)):
+            raise ValueError(
+                f"layer {name!r} has no shape yet: call the model once, on example inputs, so that "
+                "its lazy modules know their sizes"
+            )
         if own:
             rows.append(_dense_row(name, module, own))
     return Ledger(tuple(rows))

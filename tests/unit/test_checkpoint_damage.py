@@ -19,6 +19,7 @@ from tests.saved_folders import (
     make_model,
     save_quietly,
 )
+from weightcast.checkpoint import checkpoint_bytes
 
 
 @pytest.fixture
@@ -342,3 +343,73 @@ def test_loading_into_a_predicted_model_is_refused(folder, refuses):
     model = make_model()
     with refuses(model, "no dense layer '0'"):
         wc.load(folder, model)
+
+
+class Tied(nn.Module):
+    """Two predicted layers and two dense ones, which share their weights or do not."""
+
+    def __init__(self, tied: bool, device: str | None = None) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(24, 24, device=device) for _ in range(4))
+        if tied:
+            self.b.weight, self.d.weight = self.a.weight, self.c.weight
+
+
+TIED_PLAN = {
+    "a": wc.Rule(make_dictionary("Kernel", 24), 0.3, 3, (4, 6)),
+    "b": wc.Rule(make_dictionary("Kernel", 24), 0.3, 3, (4, 6)),
+    "*": None,
+}
+
+
+def test_weights_that_a_tied_model_cannot_hold(tmp_path, refuses):
+    wc.save(wc.convert(Tied(False), TIED_PLAN), tmp_path / "model")
+    dense = Tied(True)
+    with refuses(dense, "'b.V' is a tensor of its own.* the same as 'a.V'"):
+        wc.load(tmp_path / "model", dense)
+    wc.save(Tied(False), tmp_path / "dense")
+    with refuses(dense, "'b.weight' is a tensor of its own.* the same as 'a.weight'"):
+        wc.load(tmp_path / "dense", dense)
+
+
+def test_an_untied_model_may_hold_the_same_twice(tmp_path):
+    model = wc.convert(Tied(True), TIED_PLAN)
+    wc.save(model, tmp_path / "model")
+    loaded = wc.load(tmp_path / "model", Tied(False))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_model_without_values(folder):
+    with torch.device("meta"):
+        dense = make_dense()
+    with pytest.raises(wc.FormatError, match=r"'0\.weight' is on meta .*to_empty"):
+        wc.load(folder, dense)
+
+
+class Extra(nn.Linear):
+    """A layer with state beside its tensors."""
+
+    def get_extra_state(self):
+        return torch.ones(3)
+
+    def set_extra_state(self, state):
+        assert state is not None
+
+
+def test_state_that_is_no_tensor_of_the_model(folder, tmp_path):
+    dense = nn.Sequential(*make_dense(), Extra(5, 5))
+    with pytest.raises(wc.FormatError, match=r"'5\._extra_state'.*extra state"):
+        wc.load(folder, dense)
+    with pytest.raises(ValueError, match=r"'5\._extra_state'.*extra state"):
+        wc.save(dense, tmp_path / "extra")
+
+
+def test_lazy_modules(folder, tmp_path):
+    dense = nn.Sequential(*make_dense(), nn.LazyLinear(5))
+    message = r"'5\.weight' has no shape yet: call the model once"
+    with pytest.raises(wc.FormatError, match=message):
+        wc.load(folder, dense)
+    for use in (lambda: wc.save(dense, tmp_path / "lazy"), lambda: checkpoint_bytes(dense)):
+        with pytest.raises(ValueError, match=message):
+            use()

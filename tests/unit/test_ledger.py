@@ -135,3 +135,11 @@ def test_counting_changes_nothing():
     for batch in (1, 10, 1000):
         row = wc.ledger(model, batch=batch).rows[0]
         assert row.multiply_adds * batch >= model[0].multiply_adds(batch)
+
+
+def test_lazy_modules():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(5))
+    with pytest.raises(ValueError, match="layer '1' has no shape yet: call the model once"):
+        wc.ledger(model)
+    model(torch.zeros(1, 4))
+    assert wc.ledger(model).total.learned == 45

@@ -23,7 +23,7 @@ from weightcast.checkpoint.format import (
 )
 from weightcast.checkpoint.opened import opened, opened_files
 from weightcast.checkpoint.rebuild import Source, rebuild
-from weightcast.checkpoint.state import without_atoms
+from weightcast.checkpoint.state import check_state, identity, without_atoms
 from weightcast.checkpoint.tensors import TensorFile
 from weightcast.convert import split_named
 from weightcast.layers import PredictedLayer
@@ -106,6 +106,7 @@ def _named(folder: str | os.PathLike[str]) -> Iterator[None]:
 def _load(
     facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
 ) -> nn.Module:
+    _check_model(model)
     dense: dict[str, Any] = dict(convertible_layers(model))
     modules = {name for name, _ in model.named_modules()}
     facts = read_sized(facts_file, [*modules, *dense, *model.state_dict()])
@@ -139,6 +140,21 @@ def _load(
     return loaded
 
 
+def _check_model(model: nn.Module) -> None:
+    """Refuse a model into which nothing can be loaded."""
+    state = model.state_dict()
+    try:
+        check_state(state)
+    except ValueError as error:
+        raise FormatError(f"is not loaded into this model: {error}") from error
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise FormatError(
+                f"is not loaded into this model: {name!r} is on meta and holds no values: make it "
+                "with to_empty(device=...), or without torch.device('meta')"
+            )
+
+
 def _fill(model: nn.Module, file: TensorFile, facts: Facts, read: set[str]) -> None:
     """Copy the other tensors into the model; every name must have its place and shape."""
     state = without_atoms(model, model.state_dict())
@@ -149,5 +165,13 @@ def _fill(model: nn.Module, file: TensorFile, facts: Facts, read: set[str]) -> N
         raise FormatError(
             f"does not fit the model: missing {missing[:5]}, unexpected {shortened(unknown[:5])}"
         )
+    first: dict[Any, str] = {}
     for name, place in state.items():
-        file.read_into(saved[name], place)
+        other = first.setdefault(identity(place), name) if place.numel() else name
+        if saved[other] != saved[name]:
+            raise FormatError(
+                f"does not fit the model: {name!r} is a tensor of its own, but in the model the "
+                f"same as {other!r}: load it into a model whose weights are not tied there"
+            )
+        if other == name:
+            file.read_into(saved[name], place)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from weightcast.checkpoint.bases import BaseFacts, pack
 from weightcast.layers import PredictedLayer
@@ -25,12 +27,7 @@ def saved_tensors(
         ValueError: a state that is no tensor.
     """
     state = without_atoms(model, model.state_dict())
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{name!r} in the model's state is a {type(value).__name__}, and only tensors are "
-                "saved: keep it in a buffer, or leave it out of state_dict"
-            )
+    check_state(state)
     bases = {}
     for name, layer in layers.items():
         prefix = f"{name}.atoms." if name else "atoms."
@@ -41,6 +38,33 @@ def saved_tensors(
             if layer.atoms.mixing is not None:
                 state[f"{prefix}mixing"] = layer.atoms.mixing
     return state, bases
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Refuse a state of which these files would hold, or give back, less than all.
+
+    Args:
+        state: of a model, dense or predicted.
+
+    Raises:
+        ValueError: a value that is no tensor, that is some module's extra state, or a parameter
+            without a shape yet, named.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name!r} in the model's state is a {type(value).__name__}, and only tensors are "
+                "saved: keep it in a buffer, or leave it out of state_dict"
+            )
+        if name.rpartition(".")[2] == "_extra_state":
+            raise ValueError(
+                f"{name!r} is a module's extra state, which is not saved: keep it in a buffer"
+            )
+        if is_lazy(value):
+            raise ValueError(
+                f"{name!r} has no shape yet: call the model once, on example inputs, so that its "
+                "lazy modules know their sizes"
+            )
 
 
 def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +82,11 @@ def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in state.items() if not name.startswith(prefixes)}
 
 
+def identity(tensor: Tensor) -> Any:
+    """What two tensors have in common that are the same."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
 def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors once each, and the names that are tied to another.
 
@@ -68,7 +97,7 @@ def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]
     ties: dict[str, str] = {}
     first: dict[Any, str] = {}
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        key = identity(tensor)
         if tensor.numel() and key in first:
             ties[name] = first[key]
         else:

@@ -25,7 +25,7 @@ from weightcast.checkpoint.format import (
     write_facts,
 )
 from weightcast.checkpoint.replace import replacing
-from weightcast.checkpoint.state import saved_tensors, untied, without_atoms
+from weightcast.checkpoint.state import check_state, saved_tensors, untied, without_atoms
 from weightcast.checkpoint.tensors import write_tensors
 from weightcast.convert import predicted_layers
 from weightcast.layers import PredictedLayer
@@ -115,7 +115,9 @@ def checkpoint_bytes(model: nn.Module) -> int:
         if predicted_layers(model):
             write_model(model, Path(folder))
         else:
-            write_tensors(Path(folder) / TENSORS_NAME, untied(dict(model.state_dict()))[0])
+            state = dict(model.state_dict())
+            check_state(state)
+            write_tensors(Path(folder) / TENSORS_NAME, untied(state)[0])
         return saved_bytes(folder)
 
 
