@@ -130,6 +130,21 @@ def odd_keys(files: Files) -> Iterator[tuple[str, Files]]:
         yield f"a layer {key:.20}", files | {JSON_NAME: sealed(both)}
 
 
+def many_names(files: Files) -> Iterator[tuple[str, Files]]:
+    """Names of empty tensors and of ties, as many as the JSON may hold, in both files."""
+    facts = json.loads(files[JSON_NAME])
+    data = files[TENSORS_NAME]
+    n_header = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + n_header]), data[8 + n_header :]
+    names = [f"{number}" for number in range(3000)]
+    tensors = facts["tensors"] | dict.fromkeys(names, "00000000")
+    entries = header | dict.fromkeys(names, {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]})
+    named = files | {JSON_NAME: sealed(facts | {"tensors": tensors})}
+    yield "3,000 more tensors", _with_header(named, entries, body)
+    ties = facts["ties"] | dict.fromkeys(names, next(iter(header)))
+    yield "3,000 more ties", files | {JSON_NAME: sealed(facts | {"ties": ties})}
+
+
 def other_files(files: Files) -> Iterator[tuple[str, Files]]:
     """Files of other kinds under these names."""
 

@@ -18,6 +18,7 @@ from tests.fuzz.corruptions import Files
 from tests.fuzz.heavy import heavy_folders
 from tests.saved_folders import X, make_dense, make_model, save_quietly
 from weightcast.checkpoint import format as facts_format
+from weightcast.checkpoint.tensors import TensorFile
 
 pytestmark = [
     # What nonsense in a kernel's parameters makes NumPy and scikit-learn say.
@@ -120,6 +121,13 @@ def test_heavy_folders(dense, files, tmp_path):
     with pytest.raises(wc.FormatError, match=r"layer '0'"):
         wc.load(tmp_path, dense)
     assert time.process_time() - start < 1
+
+
+def test_many_names(saved, tmp_path, monkeypatch):
+    files, expected = saved
+    monkeypatch.setattr(TensorFile, "__init__", None)  # which reads the header
+    for what, case in corruptions.many_names(files):
+        assert check(what, case, expected, tmp_path / "m", True), what
 
 
 def test_a_million_modules(saved, tmp_path):

@@ -114,13 +114,12 @@ def _load(
         # Layers that are weights of a module, which is taken apart.
         model = split_named(copy.deepcopy(model), facts.layers)
         dense = dict(convertible_layers(model))
+    _check_names(facts, dense, model)
     file = TensorFile(tensors_file, facts.tensors)
     source = Source(file, facts.ties, Allowance(model, trusted=trusted))
     copies: dict[int, Any] = {}  # by what the model has in their place
     made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
     for name, layer_facts in facts.layers.items():
-        if name not in dense:
-            raise FormatError(f"does not fit: the model has no dense layer {shortened(name)}")
         rule = facts.plan.rules[name]
         assert rule is not None
         try:
@@ -153,6 +152,18 @@ def _check_model(model: nn.Module) -> None:
                 f"is not loaded into this model: {name!r} is on meta and holds no values: make it "
                 "with to_empty(device=...), or without torch.device('meta')"
             )
+
+
+def _check_names(facts: Facts, dense: dict[str, Any], model: nn.Module) -> None:
+    """Refuse layers that the model does not have, and more tensors than it can have with them."""
+    for name in facts.layers:
+        if name not in dense:
+            raise FormatError(f"does not fit: the model has no dense layer {shortened(name)}")
+    # V stands for the weight; indices, mixing and the factors of a base are added.
+    added = (2 + len(layer.base.factors if layer.base else ()) for layer in facts.layers.values())
+    n_names, most = len(facts.tensors) + len(facts.ties), len(model.state_dict()) + sum(added)
+    if n_names > most:
+        raise FormatError(f"does not fit: it names {n_names} tensors, the model has up to {most}")
 
 
 def _fill(model: nn.Module, file: TensorFile, facts: Facts, read: set[str]) -> None:
