@@ -138,7 +138,8 @@ def many_names(files: Files) -> Iterator[tuple[str, Files]]:
     header, body = json.loads(data[8 : 8 + n_header]), data[8 + n_header :]
     names = [f"{number}" for number in range(3000)]
     tensors = facts["tensors"] | dict.fromkeys(names, "00000000")
-    entries = header | dict.fromkeys(names, {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]})
+    empty = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    entries = header | dict.fromkeys(names, empty)
     named = files | {JSON_NAME: sealed(facts | {"tensors": tensors})}
     yield "3,000 more tensors", _with_header(named, entries, body)
     ties = facts["ties"] | dict.fromkeys(names, next(iter(header)))

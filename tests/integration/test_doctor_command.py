@@ -56,7 +56,7 @@ def test_a_diverged_model(tmp_path, capsys):
         model[2].V[0, 0] = torch.inf
     save_quietly(model, tmp_path / "model")
     assert main(["doctor", str(tmp_path / "model")]) == 1
-    assert "NaN or infinite: 2.V" in capsys.readouterr().out
+    assert "NaN or infinite: '2.V'" in capsys.readouterr().out
 
 
 def test_what_is_missing_and_how_to_get_it(monkeypatch, capsys):

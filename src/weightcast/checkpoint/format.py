@@ -187,8 +187,14 @@ def parse(text: bytes, name: str) -> Any:
 
 
 def shortened(value: Any) -> str:
-    """At most about 500 characters, for messages about what may be very long."""
+    """At most about 500 printable characters, for messages about what a stranger may have written.
+
+    Args:
+        value: an exception, whose text is taken, or anything else.
+    """
     text = str(value) if isinstance(value, Exception) else repr(value)
+    if not text.isprintable():
+        text = repr(text)[1:-1]
     return text if len(text) <= 500 else f"{text[:500]} ..."
 
 

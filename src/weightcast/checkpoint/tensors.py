@@ -214,6 +214,8 @@ def _read_entry(data: Any) -> Entry:
         raise ValueError(f"shape {shape} at {begin} to {end}")
     if len(shape) > 64 or math.prod(shape) * dtype.itemsize != end - begin:
         raise ValueError(f"{end - begin} bytes for {shape} of {dtype}")
+    if math.prod(max(1, extent) for extent in shape) * dtype.itemsize >= 2**63:
+        raise ValueError(f"{shape} of {dtype}: no such tensor can be, even if it is empty")
     return Entry(dtype, tuple(shape), begin, end)
 
 

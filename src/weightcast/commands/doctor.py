@@ -242,6 +242,7 @@ _STEPS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 def _folder_check(folder: Path) -> Check:
     from weightcast.checkpoint import FormatError
+    from weightcast.checkpoint.format import shortened
     from weightcast.checkpoint.inspect import inspect
 
     try:
@@ -252,12 +253,11 @@ def _folder_check(folder: Path) -> Check:
     stored = sum(layer.base is not None for layer in facts.layers.values())
     by = ", ".join(f"{name} {number}" for name, number in facts.versions.items())
     detail = (
-        f"{folder}: schema {facts.schema}, written by {by}; {len(facts.layers)} predicted layers "
-        f"({stored} with stored bases), {facts.counts.get('learned', 0):,} learned numbers, "
-        f"{found.n_bytes:,} bytes, all checksums right"
+        f"{folder}: schema {facts.schema}, written by {shortened(by)}; "
+        f"{len(facts.layers)} predicted layers ({stored} with stored bases), "
+        f"{facts.counts['learned']:,} learned numbers, {found.n_bytes:,} bytes, all checksums right"
     )
     if found.not_finite:
-        return Check(
-            "folder", "failed", f"{detail}; NaN or infinite: {', '.join(found.not_finite[:3])}"
-        )
+        names = ", ".join(map(shortened, found.not_finite[:3]))
+        return Check("folder", "failed", f"{detail}; NaN or infinite: {names}")
     return Check("folder", "ok", detail)
