@@ -164,7 +164,7 @@ def test_five_percent_of_the_weights_take_little_more_than_five_percent_of_the_b
 
 def test_a_model_that_grew_is_saved_with_a_warning(tmp_path):
     model = make_model("Covariance")
-    with pytest.warns(UserWarning, match=r"take [\d,]+ bytes in this file, the dense ones would"):
+    with pytest.warns(UserWarning, match=r"take [\d,]+ bytes in .* the dense ones would"):
         wc.save(model, tmp_path / "model")
     wc.load(tmp_path / "model", make_dense())
 
@@ -289,3 +289,10 @@ def test_half_precision_loads_into_single(tmp_path, dtype):
     loaded = wc.load(tmp_path / "m", dense)
     assert loaded[0].V.dtype == torch.float32
     torch.testing.assert_close(loaded[0].V, model[0].V.float())
+
+
+def test_many_small_layers_take_more_words_than_weights(tmp_path):
+    dense = nn.Sequential(*(nn.Linear(8, 8) for _ in range(60)))
+    model = wc.convert(dense, {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)})
+    with pytest.warns(UserWarning, match=r"bytes in this folder, [\d,]+ of them rules and names"):
+        wc.save(model, tmp_path / "model")

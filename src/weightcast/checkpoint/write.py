@@ -34,6 +34,8 @@ from weightcast.plan import Plan
 Bases = Literal["rebuild", "store"]
 """``rebuild``: bases that follow from the plan are made anew by load. ``store``: all are saved."""
 
+_WORDS = 1 << 14  # bytes of JSON and header that nobody minds, some ten layers' worth
+
 
 def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "rebuild") -> None:
     """Write a model to a folder, whole or not at all; an existing model folder is replaced.
@@ -95,7 +97,8 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
             f"{allowed} are sure to be loaded: keep long data out of the dictionaries' fields"
         )
     (folder / JSON_NAME).write_bytes(text)
-    _warn_of_size(tensors, layers)
+    n_data = sum(tensor.nbytes for tensor in tensors.values())
+    _warn_of_size(tensors, layers, saved_bytes(folder) - n_data)
 
 
 def is_saved_model(folder: Path) -> bool:
@@ -134,18 +137,27 @@ def _layer_facts(layer: PredictedLayer, base: BaseFacts | None) -> LayerFacts:
     )
 
 
-def _warn_of_size(tensors: dict[str, Tensor], layers: dict[str, PredictedLayer]) -> None:
-    """Say so where predicting layers made the file larger."""
+def _warn_of_size(
+    tensors: dict[str, Tensor], layers: dict[str, PredictedLayer], words: int
+) -> None:
+    """Say so where predicting layers made the folder larger, by more than some words.
+
+    Args:
+        tensors: that are saved.
+        layers: the predicted ones.
+        words: bytes of the JSON and of the tensors' header.
+    """
     dense = saved = 0
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""
         bias = 0 if layer.bias is None else layer.n_units
         dense += (layer.n_visible * layer.n_units + bias) * layer.V.element_size()
         saved += sum(t.nbytes for key, t in tensors.items() if key.startswith(prefix))
-    if saved > dense:
+    if layers and saved + max(0, words - _WORDS) > dense:
         warnings.warn(
-            f"the predicted layers take {saved:,} bytes in this file, the dense ones would take "
-            f"{dense:,}: dictionaries made from data or at random are saved too. Take fewer atoms "
-            "or selection='leading', or a dictionary that can be rebuilt",
+            f"the predicted layers take {saved + words:,} bytes in this folder, {words:,} of them "
+            f"rules and names, the dense ones would take {dense:,}: dictionaries made from data or "
+            "at random are saved too. Take fewer atoms or selection='leading', or a dictionary "
+            "that can be rebuilt, and leave small layers dense",
             stacklevel=3,
         )
