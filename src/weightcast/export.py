@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from weightcast.convert import merge
+from weightcast.layers.layer import full_precision
 from weightcast.predicted import PredictedWeight
 from weightcast.whole import whole
 
@@ -28,6 +30,9 @@ Form = Literal["factored", "merged"]
 
 _GROWTH = 64
 """Numbers by which folding one constant expression of an ONNX graph may make the file larger."""
+
+_SAMPLE = 2**16
+"""Bytes of a .pt2 file's entry that tell whether to compress it."""
 
 
 def export(
@@ -41,10 +46,9 @@ def export(
 ) -> Path:
     """Write a model as a file that runs without weightcast, whole or not at all.
 
-    ``factored`` keeps the file small: it holds V, biases and dense weights, and of every dictionary
-    the base, indices and mixing. All predicted layers then take the factored path, whatever the
-    batch (a layer's own choice depends on it), and M_j V_j is multiplied out rather than M_j
-    applied to the rows. ``merged`` is the dense network.
+    ``factored`` keeps the file small: it holds M_j V_j, biases and dense weights, and of every
+    dictionary the base and indices. All predicted layers then take the factored path, whatever the
+    batch (a layer's own choice depends on it). ``merged`` is the dense network.
 
     Args:
         model: with predicted layers, or none; it is left as it is, and exported in evaluation mode.
@@ -85,10 +89,27 @@ def _prepare(model: nn.Module, form: Form) -> nn.Module:
     if form != "factored":
         raise ValueError(f"form is {form!r}: take 'factored' or 'merged'")
     model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        if isinstance(module, PredictedWeight):
-            module.fix_path("factored")
+    layers = [module for module in model.modules() if isinstance(module, PredictedWeight)]
+    _fold_mixing([layer for layer in layers if layer.atoms.pending_mixing is not None])
+    for layer in layers:
+        layer.fix_path("factored")
     return model
+
+
+@torch.no_grad()
+def _fold_mixing(layers: Sequence[PredictedWeight]) -> None:
+    """Let V be M_j V_j, as many numbers, and every M_j the identity, which no file need hold."""
+    mixed: dict[tuple[int, int], nn.Parameter] = {}  # tied layers have one V and one M
+    for layer in layers:
+        key = id(layer.V), id(layer.atoms)
+        if key not in mixed:
+            with full_precision(layer.V):
+                mixed[key] = nn.Parameter(layer.coefficients(), layer.V.requires_grad)
+    for layer in layers:
+        layer.V = mixed[id(layer.V), id(layer.atoms)]
+    for layer in layers:
+        layer.atoms.mixing = None
+        layer.atoms.refresh()
 
 
 def _as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -130,16 +151,24 @@ def _trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) ->
 
 
 def _write_program(program: ExportedProgram, path: Path) -> None:
-    """A .pt2 file whose graph, some hundred bytes of JSON a node, is compressed."""
+    """A .pt2 file that is compressed where that pays: the graph's JSON, and indices of int64."""
     with TemporaryFile(dir=path.parent) as draft:
         torch.export.save(program, draft)  # pyright: ignore[reportArgumentType]
         with ZipFile(draft) as plain, ZipFile(path, "w") as archive:
             for name in plain.namelist():
                 entry = ZipInfo(name)  # without the time
-                entry.compress_type = ZIP_DEFLATED if name.endswith(".json") else ZIP_STORED
                 entry.file_size = plain.getinfo(name).file_size
-                with plain.open(name) as source, archive.open(entry, "w") as target:
-                    shutil.copyfileobj(source, target)
+                with plain.open(name) as source:
+                    start = source.read(_SAMPLE)
+                    entry.compress_type = ZIP_DEFLATED if _shrinks(start) else ZIP_STORED
+                    with archive.open(entry, "w") as target:
+                        target.write(start)
+                        shutil.copyfileobj(source, target)
+
+
+def _shrinks(sample: bytes) -> bool:
+    """Whether bytes like these take half as many compressed, as weights never do."""
+    return 2 * len(zlib.compress(sample)) < len(sample)
 
 
 def _onnx_bytes(program: ExportedProgram) -> bytes:
@@ -169,18 +198,40 @@ def _onnx_bytes(program: ExportedProgram) -> bytes:
 
 
 def _tidy_constants(model: Any) -> None:
-    """Rows in C's order, and indices that only say what to gather as int32: half the bytes."""
+    """Rows in C's order, and integers as int32 where they fit: half the bytes."""
     import numpy as np
     import onnx_ir as ir
 
-    for value in model.graph.initializers.values():
-        uses = list(value.uses())
-        gathers = all(node.op_type == "Gather" and position == 1 for node, position in uses)
+    for value in list(model.graph.initializers.values()):
         array = np.ascontiguousarray(value.const_value.numpy())
-        if value.dtype == ir.DataType.INT64 and uses and gathers and not value.is_graph_output():
+        array = array.reshape(value.const_value.shape)
+        if value.dtype == ir.DataType.INT64 and not value.is_graph_output() and _fits(array):
+            _cast_uses(model, value)
             array = array.astype(np.int32)
             value.dtype = ir.DataType.INT32
-        value.const_value = ir.tensor(array.reshape(value.const_value.shape), name=value.name)
+        value.const_value = ir.tensor(array, name=value.name)
+
+
+def _fits(integers: Any) -> bool:
+    """Whether an array of int64 is worth, and can be, held as int32."""
+    return integers.size > _GROWTH and abs(integers).max() < 2**31
+
+
+def _cast_uses(model: Any, value: Any) -> None:
+    """Cast an initialiser that is to be int32 back for the operations that take int64 only."""
+    import onnx_ir as ir
+
+    others = [(node, position) for node, position in value.uses() if not _gathers(node, position)]
+    if others:
+        wide = ir.node("Cast", [value], {"to": ir.DataType.INT64})
+        model.graph.insert_before(model.graph[0], wide)
+        for node, position in others:
+            node.replace_input_with(position, wide.outputs[0])
+
+
+def _gathers(node: Any, position: int) -> bool:
+    """Whether an operation takes this input as indices of either size."""
+    return position == 1 and node.op_type in ("Gather", "GatherElements", "ScatterElements")
 
 
 @contextmanager

@@ -231,6 +231,13 @@ class PredictedWeight(nn.Module):
             for start in range(run.units.start, run.units.stop, run.size):
                 yield slice(start, start + run.size)
 
+    def coefficients(self) -> Tensor:
+        """M_j V_j, what every filter takes of its column's atoms before mixing: V's shape.
+
+        Where U is stacked it holds M, and this is V.
+        """
+        return torch.cat([A.transpose(0, 1).flatten(1) for A in self._mixed()], dim=1)
+
     def _mixed(self) -> list[Tensor]:
         """M_j V_j for every run of columns, (columns of the run, n_atoms, units of each).
 

@@ -345,7 +345,7 @@ class KroneckerBase(Base):
     @override
     def synthesise(self, coefficients: Tensor) -> Tensor:
         # Block by block, last one first: (n * m_1 ... m_i, n_(i+1) ...) times F_i^T on block i.
-        n, after = len(coefficients), 1
+        n, after = coefficients.shape[0], 1
         for block in reversed(self._blocks):
             factors = [self.factor(axis) for axis in range(block.start, block.stop)]
             if factors[0] is not None:

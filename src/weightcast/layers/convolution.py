@@ -160,7 +160,7 @@ class PredictedConvolution(PredictedLayer):
 
     def _forward_factored(self, x: Tensor, padding: Any) -> Tensor:
         """Convolve with the atoms, then mix and combine them by V at every position."""
-        V = torch.cat([A.transpose(0, 1).flatten(1) for A in self._mixed()], dim=1)
+        V = self.coefficients()
         outputs = []
         for group, channels in enumerate(x.chunk(self.groups, dim=1)):
             for columns, units in self._segments(group):

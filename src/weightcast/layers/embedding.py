@@ -121,7 +121,7 @@ class PredictedTable(PredictedLayer):
         elif M is not None:
             v = _by_column(atoms.mix(v.t().expand(atoms.columns, -1, -1)).mT, column)
         indices = atoms.indices[column]
-        zeros = v.new_zeros(len(v), atoms.base.n_base)
+        zeros = v.new_zeros(v.shape[0], atoms.base.n_base)
         return atoms.base.synthesise(zeros.scatter_add(1, indices, v))
 
     def _column_of(self, units: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ class PredictedEmbeddingBag(PredictedTable):
         """
         # The rows of these tokens become a table of their own, one more row being the padding.
         rows = self.look_up(input.reshape(-1))
-        n = len(rows)
+        n = rows.shape[0]
         table = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
         places = torch.arange(n, device=input.device).view(input.shape)
         if self.padding_idx is not None:
@@ -281,4 +281,4 @@ def _by_column(products: Tensor, column: Tensor) -> Tensor:
     """
     if len(products) == 1:
         return products[0]
-    return products[column, torch.arange(len(column), device=column.device)]
+    return products[column, torch.arange(column.shape[0], device=column.device)]
