@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -152,6 +153,35 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names[1:])
 
 
+def test_the_next_save_removes_what_a_killed_one_left_but_not_what_is_being_written(tmp_path):
+    path = tmp_path / "epoch=1[2].ckpt"
+    dead = path.with_name(f".{path.name}.0123456789abcdef")
+    dead.touch()
+    with whole.whole(path) as living:
+        IO.save_checkpoint({"a": torch.ones(3)}, path)
+        assert not dead.exists()
+        assert living.exists()
+        living.write_bytes(b"later")
+    assert path.read_bytes() == b"later"
+
+
+def test_a_file_that_is_taken_for_a_dead_ones_is_made_anew(tmp_path, monkeypatch):
+    lock, taken = whole._lock, []
+
+    def take(descriptor, *, wait):
+        if wait and not taken:
+            taken.extend(tmp_path.iterdir())
+            whole.remove_partial(tmp_path / "a")
+        return lock(descriptor, wait=wait)
+
+    monkeypatch.setattr(whole, "_lock", take)
+    with whole.whole(tmp_path / "a") as partial:
+        assert partial not in taken
+        partial.write_text("x")
+    assert len(taken) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
 def test_permissions_are_those_of_any_file(tmp_path):
     IO.save_checkpoint({"a": torch.ones(3)}, tmp_path / "a.ckpt")
     (tmp_path / "other").touch()
@@ -166,6 +196,48 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
         path.write_bytes(data[:n_bytes])
         with pytest.raises(wc.FormatError, match=r"checkpoint .*a\.ckpt is damaged"):
             IO.load_checkpoint(path)
+
+
+def flip(path, offset):
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_a_bit_that_was_flipped_is_an_error_that_names_the_tensor(dtype, tmp_path):
+    path = tmp_path / "a.ckpt"
+    value = {"a": torch.zeros(30), "b": torch.zeros(50, dtype=dtype), "rate": 0.125}
+    for n_back in (1, 100, 50 * dtype.itemsize):
+        IO.save_checkpoint({"state_dict": value}, path)
+        with safe_open(path, "pt") as file:
+            last = list(file.offset_keys())[-1]
+        flip(path, -n_back)
+        with pytest.raises(wc.FormatError, match=r"a\.ckpt is damaged: '.*' was changed") as error:
+            IO.load_checkpoint(path)
+        assert n_back > 1 or repr(last) in str(error.value)
+        assert "Take another checkpoint, or start anew without resuming" in str(error.value)
+    IO.save_checkpoint({"state_dict": value}, path)
+    flip(path, path.read_bytes().index(b"0.125") + 3)
+    with pytest.raises(wc.FormatError, match="what is beside the tensors was changed"):
+        IO.load_checkpoint(path)
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    tree = json.dumps({"dict": [["a", {"tensor": "a"}]]})
+    metadata = {"kind": "weightcast checkpoint 1", "tree": tree}
+    save_file({"a": torch.ones(2)}, tmp_path / "a.ckpt", metadata)
+    assert_same(IO.load_checkpoint(tmp_path / "a.ckpt"), {"a": torch.ones(2)})
+
+
+def test_a_checkpoint_may_hold_what_looks_like_the_end_of_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", "b")
+    data = torch.frombuffer(bytearray((tmp_path / "a.zip").read_bytes()), dtype=torch.uint8)
+    IO.save_checkpoint({"a": data}, tmp_path / "a.ckpt")
+    assert zipfile.is_zipfile(tmp_path / "a.ckpt")
+    assert_same(IO.load_checkpoint(tmp_path / "a.ckpt"), {"a": data})
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,16 @@ class TensorFile:
             raise FormatError(f"is damaged: {name!r} was changed after it was saved (checksum)")
 
 
+def tensor_checksum(tensor: Tensor) -> str:
+    """CRC-32 of a tensor's dtype, shape and bytes.
+
+    Args:
+        tensor: contiguous, on the CPU.
+    """
+    start = zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    return f"{zlib.crc32(_bytes(tensor), start):08x}"
+
+
 def _read_header(text: bytes, n_data: int) -> dict[str, Entry]:
     """The entries of a header, whose tensors must fill the data without gap or overlap."""
     header = parse(text, TENSORS_NAME)
@@ -262,5 +272,10 @@ class _Checksum:
 
 def _chunks(tensor: Tensor) -> Iterable[memoryview]:
     """The bytes of a contiguous tensor on the CPU, as views of it."""
-    data = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    data = _bytes(tensor)
     return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """All bytes of a contiguous tensor on the CPU, as a view of it."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data

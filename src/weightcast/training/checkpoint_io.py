@@ -3,16 +3,18 @@
 The tensors of a checkpoint are the file's tensors, under their paths such as
 ``state_dict/model.hidden1.V``. The rest, dictionaries, lists and numbers, is JSON in the file's
 header, where ``{"tensor": name}`` stands for a tensor. So reading a checkpoint runs no code,
-whatever the file holds.
+whatever the file holds. Checksums of both are in the header too, since a file that is whole may
+still have changed where it lay.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from weightcast.checkpoint import FormatError
-from weightcast.whole import whole
+from weightcast.checkpoint.tensors import tensor_checksum
+from weightcast.whole import remove_partial, whole
 
 _KIND = "weightcast checkpoint 1"
+_LARGE = 1 << 18
+"""Bytes of a tensor from which on a thread for its checksum pays."""
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -62,8 +67,10 @@ class SafetensorsCheckpointIO(CheckpointIO):
         tree = json.dumps(_encode(checkpoint, (), tensors))
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial(path)
+        sums = json.dumps({"tree": _text_checksum(tree), "tensors": _checksums(tensors.named)})
         with whole(path) as partial:
-            save_file(tensors.named, partial, {"kind": _KIND, "tree": tree})
+            save_file(tensors.named, partial, {"kind": _KIND, "tree": tree, "checksums": sums})
 
     @override
     def load_checkpoint(
@@ -86,7 +93,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         if weights_only is False:
             raise ValueError("SafetensorsCheckpointIO unpickles nothing: weights_only must be True")
         try:
-            if zipfile.is_zipfile(path):  # by Lightning's own plugin
+            if _is_archive(path):  # by Lightning's own plugin
                 return torch.load(path, map_location=map_location or "cpu", weights_only=True)
             tree, tensors = _read(path)
             device = torch.device(map_location or "cpu")
@@ -94,7 +101,10 @@ class SafetensorsCheckpointIO(CheckpointIO):
         except (FileNotFoundError, PermissionError, FormatError):
             raise
         except Exception as error:  # whatever the readers and the data have to say
-            raise FormatError(f"the checkpoint {path} is damaged: {error}") from error
+            raise FormatError(
+                f"the checkpoint {path} is damaged: {error}. Take another checkpoint, or start "
+                "anew without resuming"
+            ) from error
 
     @override
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -141,7 +151,46 @@ def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
             raise FormatError(f"{path} holds no training checkpoint of {_KIND!r}")
         # Copies: these tensors lie in the mapped file, at any alignment.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    if "checksums" in metadata:  # older files have none
+        _check(metadata["tree"], tensors, json.loads(metadata["checksums"]))
     return json.loads(metadata["tree"]), tensors
+
+
+def _is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is what ``torch.save`` writes; one that only ends like it is none."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _check(tree: str, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    """Compare with the checksums that were saved.
+
+    Raises:
+        ValueError: something has another.
+    """
+    if _text_checksum(tree) != saved["tree"]:
+        raise ValueError("what is beside the tensors was changed after it was saved (checksum)")
+    for name, found in _checksums(tensors).items():
+        if found != saved["tensors"].get(name):
+            raise ValueError(f"{name!r} was changed after it was saved (checksum)")
+
+
+def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of all tensors; of several large ones at once, since each takes as long as reading it."""
+    with ThreadPoolExecutor() as threads:
+        large = {
+            name: threads.submit(tensor_checksum, tensor)
+            for name, tensor in tensors.items()
+            if tensor.nbytes > _LARGE
+        }
+        small = {
+            name: tensor_checksum(tensor) for name, tensor in tensors.items() if name not in large
+        }
+        return small | {name: sum_.result() for name, sum_ in large.items()}
+
+
+def _text_checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _encode(value: Any, path: tuple[Any, ...], tensors: _Tensors) -> Any:
