@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import shutil
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,11 +15,12 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from weightcast.convert import merge
 from weightcast.layers.layer import full_precision
 from weightcast.predicted import PredictedWeight
+from weightcast.tracing import quiet, trace
 from weightcast.whole import whole
 
 Format = Literal["onnx", "torch"]
@@ -72,7 +70,7 @@ def export(
     path = Path(path)
     if format == "torch" and path.suffix != ".pt2":
         raise ValueError(f"{path} must end in .pt2, by which torch.export.load knows such a file")
-    program = _trace(_prepare(model, form), _as_tuple(inputs), dynamic_batch)
+    program = trace(_prepare(model, form), _as_tuple(inputs), dynamic_batch)
     data = _onnx_bytes(program) if format == "onnx" else None
     with whole(path) as partial:
         if data is None:
@@ -120,36 +118,6 @@ def _as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return inputs
 
 
-def _trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) -> ExportedProgram:
-    """The model as a graph without weightcast's code, and without traces of this machine.
-
-    Raises:
-        ValueError: torch.export does not understand the model.
-    """
-    shapes = None
-    if dynamic_batch:
-        batch = [x.dim() > 0 and x.shape[0] == inputs[0].shape[0] for x in inputs]
-        # An axis of length 1 would be taken for one that is to be broadcast.
-        inputs = tuple(
-            x.repeat(2, *[1] * (x.dim() - 1)) if free and len(x) < 2 else x
-            for x, free in zip(inputs, batch, strict=True)
-        )
-        shapes = tuple({0: Dim.DYNAMIC} if free else None for free in batch)
-    try:
-        with torch.no_grad(), _quiet():
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ValueError(
-            f"torch.export cannot trace this model{' with a free batch' * dynamic_batch}: {reason}"
-        ) from error
-    program.example_inputs = None  # would be part of the file
-    for node in program.graph.nodes:  # as would be where in the source each node comes from
-        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
-            node.meta.pop(key, None)
-    return program
-
-
 def _write_program(program: ExportedProgram, path: Path) -> None:
     """A .pt2 file that is compressed where that pays: the graph's JSON, and indices of int64."""
     with TemporaryFile(dir=path.parent) as draft:
@@ -177,7 +145,7 @@ def _onnx_bytes(program: ExportedProgram) -> bytes:
     from onnx_ir.passes import common
     from onnxscript.optimizer import optimize_ir
 
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
     assert exported is not None
     model = exported.model
@@ -232,20 +200,3 @@ def _cast_uses(model: Any, value: Any) -> None:
 def _gathers(node: Any, position: int) -> bool:
     """Whether an operation takes this input as indices of either size."""
     return position == 1 and node.op_type in ("Gather", "GatherElements", "ScatterElements")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on packages that they could use and their own deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # Recurrent layers keep a list of their weights, which is put back after tracing.
-            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
-            yield
-    finally:
-        logger.setLevel(level)

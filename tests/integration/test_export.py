@@ -305,6 +305,59 @@ class Asks(nn.Module):
         return x if bool(x.sum() > 0) else -x
 
 
+class Repeats(nn.Module):
+    def forward(self, x):
+        return x.new_ones(len(x), 1)
+
+
+class Misfits(nn.Module):
+    def forward(self, x):
+        return x @ x.new_ones(7, 7)
+
+
+class Detaches(nn.Module):
+    def forward(self, x):
+        return torch.from_numpy(x.numpy())
+
+
+def above(module):
+    """A network with a module in the midst of it."""
+    return nn.Sequential(nn.ReLU(), nn.ModuleDict({"part": module})["part"])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (
+            Asks(),
+            {},
+            r"torch.export cannot trace this model with a free batch: Asks, line \d+: .*"
+            r"data-dependent .* What it computes depends on the numbers .* choose with torch.where",
+        ),
+        (above(Asks()), {"dynamic_batch": False}, r"this model: '1' \(Asks\), line \d+: Could not"),
+        (
+            above(Repeats()),
+            {},
+            r"Constraints violated \(.*\)\. .* write x.shape\[0\] there, or take",
+        ),
+        (
+            above(Detaches()),
+            {},
+            r"batch: '1' \(Detaches\), .*numpy.* Write that part in operations",
+        ),
+        (
+            above(Misfits()),
+            {},
+            r"the model itself fails on inputs of shape \(2, 3\): '1' \(Misfits\), line \d+: .*"
+            r"2x3 and 7x7\)\. Give inputs that it takes",
+        ),
+    ],
+)
+def test_what_cannot_be_traced_is_named_with_a_remedy(model, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        wc.export(model, tmp_path / "m.onnx", torch.ones(2, 3), **options)
+
+
 @pytest.mark.parametrize(
     ("model", "name", "options", "message"),
     [
@@ -312,7 +365,6 @@ class Asks(nn.Module):
         (nn.ReLU(), "m.onnx", {"form": "dense"}, "form is 'dense': take 'factored' or 'merged'"),
         (nn.ReLU(), "m.pt", {"format": "torch"}, r"m\.pt must end in \.pt2"),
         (Asks(), "m.onnx", {}, "torch.export cannot trace this model with a free batch: "),
-        (Asks(), "m.onnx", {"dynamic_batch": False}, "torch.export cannot trace this model: "),
     ],
 )
 def test_what_cannot_be_exported_is_refused(model, name, options, message, tmp_path):
