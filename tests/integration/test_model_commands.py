@@ -100,6 +100,86 @@ def test_compress_a_state_dict_alone(place, capsys, file):
     assert "weights lost" in out
 
 
+class Turned(nn.Module):
+    """A matrix that lies as those of transformers' GPT-2 do: inputs, units."""
+
+    def __init__(self, n_inputs, n_units):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_inputs, n_units))
+        self.bias = nn.Parameter(torch.zeros(n_units))
+
+
+class Scaled(nn.Module):
+    """A matrix of its own, and a layer below it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(40, 50))
+        self.inner = nn.Linear(50, 40)
+
+
+def of(**modules):
+    """A network of modules by name."""
+    return nn.ModuleDict(modules)
+
+
+STATE_DICTS = {
+    "attention": (lambda: nn.TransformerEncoderLayer(32, 4, 64), ["linear1", "linear2"]),
+    "transposed convolution": (
+        lambda: of(a=nn.ConvTranspose2d(8, 24, 3), b=nn.Conv2d(24, 24, 3), c=nn.Conv2d(24, 8, 3)),
+        ["c"],  # the square one may be transposed, too
+    ),
+    "transposed matrix": (
+        lambda: of(c=Turned(48, 40), proj=Turned(40, 40), k=nn.Conv1d(9, 40, 5)),
+        ["k"],
+    ),
+    "table": (lambda: of(emb=nn.Embedding(60, 32), out=nn.Linear(32, 40)), ["emb", "out"]),
+    "wrapped": (lambda: nn.DataParallel(of(a=nn.Linear(40, 40), b=nn.Linear(40, 9))), ["a", "b"]),
+    "weight and children": (lambda: of(a=Scaled(), z=nn.Linear(40, 9)), ["a.inner", "z"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the predicted layers take:UserWarning")
+@pytest.mark.parametrize("name", STATE_DICTS)
+def test_the_real_model_loads_what_a_state_dict_gave(name, place, capsys):
+    make, predicted = STATE_DICTS[name]
+    torch.manual_seed(0)
+    model = make()
+    torch.save(model.state_dict(), "state.pt")
+    (place / "plan.yaml").write_text('"*": {dictionary: {kind: DCT}, fraction: 0.3}')
+    out, _ = _run(capsys, "compress", "state.pt", "--plan", "plan.yaml", "--output", "small")
+    assert "guessed from shapes and names" in out
+    assert "--factory package.module:function" in out
+    model = model.module if name == "wrapped" else model
+    loaded = wc.load("small", model)
+    found = [n for n, m in loaded.named_modules() if isinstance(m, wc.PredictedLayer)]
+    assert found == predicted
+    for key, tensor in model.state_dict().items():  # what stayed dense is what it was
+        assert key not in loaded.state_dict() or torch.equal(tensor, loaded.state_dict()[key])
+
+
+def test_names_that_no_model_has_are_an_error(place, capsys):
+    torch.save({"x": torch.ones(3), "x.y": torch.ones(3)}, "odd.pt")
+    _, err = _run(capsys, "compress", "odd.pt", "--output", "small", code=2)
+    assert "no model has a tensor called 'x.y'" in err
+
+
+def test_a_state_dict_without_layers_says_what_to_name(place, capsys):
+    torch.save(nn.LSTM(16, 16).state_dict(), "lstm.pt")
+    _, err = _run(capsys, "compress", "lstm.pt", "--output", "small", code=2)
+    assert "no layer to predict" in err
+    assert "--factory package.module:function" in err
+
+
+def test_a_wrapped_state_dict_fits_what_the_factory_makes(place, capsys):
+    torch.save(nn.DataParallel(_make(place)).state_dict(), "wrapped.pt")
+    _run(
+        capsys, "compress", "wrapped.pt", "--factory", "of_mine:make", "--allow-import",
+        "--fraction", "0.3", "--output", "small",
+    )  # fmt: skip
+    wc.load("small", _make(place))
+
+
 @pytest.mark.filterwarnings("ignore:the predicted layers take:UserWarning")
 def test_a_state_dict_and_its_factory(place, capsys):
     trained = _make(place)

@@ -11,7 +11,8 @@ from torch import nn
 
 from weightcast.budget import Count
 from weightcast.checkpoint import JSON_NAME, save
-from weightcast.commands.sources import load_inputs, load_source, named_layers
+from weightcast.commands.sources import load_inputs, load_source
+from weightcast.commands.stand_in import StandIn
 from weightcast.convert import convert
 from weightcast.experiments.rows import append_row, make_row
 from weightcast.experiments.train import row_counts
@@ -76,8 +77,13 @@ class Job:
         if self.inputs is not None:
             batches = load_inputs(self.inputs, self.allow_import, self.batch)
         if not isinstance(model, nn.Module):
-            model = named_layers(model)
-        return model, self._find_plan(model, batches), batches
+            model = StandIn(model)
+        try:
+            return model, self._find_plan(model, batches), batches
+        except ValueError as error:
+            if isinstance(model, StandIn):
+                raise ValueError(f"{error}. {model.caveat}") from error
+            raise
 
     def finish(self, model: nn.Module, plan: Plan, command: str, metrics: Mapping[str, Any]) -> str:
         """Save the model and its row; say where."""
@@ -96,7 +102,10 @@ class Job:
                 metrics=dict(metrics),
             )
             append_row(Path(self.rows).expanduser(), row)
-        return f"The model is in {folder}: weightcast.load({str(folder)!r}, model) reads it."
+        caveat = f" {model.caveat}" if isinstance(model, StandIn) else ""
+        return (
+            f"The model is in {folder}: weightcast.load({str(folder)!r}, model) reads it.{caveat}"
+        )
 
     def _find_plan(self, model: nn.Module, batches: list[Any] | None) -> Plan:
         if self.plan is not None:

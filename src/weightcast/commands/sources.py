@@ -48,8 +48,10 @@ def load_source(source: str, allow_import: bool = False, factory: str | None = N
         return _load_hub_folder(path)
     state = load_tensors(path)
     if factory is None:
-        return state
+        return _without_wrapper(state)
     model = load_source(factory, allow_import)
+    if not state.keys() & model.state_dict().keys():
+        state = _without_wrapper(state)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -146,73 +148,12 @@ def call_function(name: str, allow_import: bool) -> Any:
     return found()
 
 
-def named_layers(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A stand-in for the model of a state dict: its linear layers and convolutions, by name.
-
-    It cannot be run; its layers can be converted and compressed, and the folder that is saved is
-    loaded into the real model.
-
-    Args:
-        tensors: of a state dict. A ``weight`` of two axes is taken for a linear layer's, one of
-            three to five for a convolution's; what else there is stays as it is.
-
-    Raises:
-        ValueError: names that a module cannot have.
-    """
-    root = nn.Module()
-    for name, weight in sorted(
-        tensors.items(), key=lambda item: _is_read_by_none(item[1], tensors)
-    ):
-        module_name, _, leaf = name.rpartition(".")
-        parent = _submodule(root, module_name)
-        is_layer = leaf == "weight" and module_name and 2 <= weight.dim() <= 5
-        if is_layer and weight.is_floating_point():
-            above, _, child = module_name.rpartition(".")
-            layer = _layer(weight, tensors.get(f"{module_name}.bias"))
-            _submodule(root, above).add_module(child, layer)
-        elif not (isinstance(parent, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))):
-            parent.register_buffer(leaf, weight)
-    return root
-
-
-def _is_read_by_none(weight: Tensor, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether no layer has as many inputs as this one has units, as is so of a classifier.
-
-    Files are ordered by name, and the layer that runs last should come last.
-    """
-    return weight.dim() > 1 and all(
-        other.dim() < 2 or other.shape[1] != len(weight) for other in tensors.values()
-    )
-
-
-def _layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
-    n_units, n_inputs, *size = weight.shape
-    has_bias = bias is not None and bias.shape == (n_units,)
-    if not size:
-        layer: Any = nn.utils.skip_init(nn.Linear, n_inputs, n_units, bias=has_bias)
-    else:
-        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        kind = kinds[len(size) - 1]
-        layer = nn.utils.skip_init(kind, n_inputs, n_units, tuple(size), bias=has_bias)
-    layer.to(weight.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if has_bias:
-            layer.bias.copy_(bias)
-    return layer
-
-
-def _submodule(root: nn.Module, name: str) -> nn.Module:
-    """The module of this name, made where it is missing."""
-    module = root
-    for part in name.split(".") if name else ():
-        if part not in module._modules:
-            try:
-                module.add_module(part, nn.Module())
-            except KeyError as error:
-                raise ValueError(f"no module can be called {name!r}: {error}") from error
-        module = module.get_submodule(part)
-    return module
+def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names of the model that DataParallel, DDP or torch.compile wraps."""
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in tensors):
+            return _without_wrapper({name.removeprefix(prefix): t for name, t in tensors.items()})
+    return tensors
 
 
 def _load_hub_folder(folder: Path) -> nn.Module:

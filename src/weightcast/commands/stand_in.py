@@ -1,0 +1,135 @@
+"""StandIn: the layers of a state dict, where nothing tells what the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_EMBEDDINGS = ("emb", "wpe", "wte")  # in the name of a table
+
+
+class StandIn(nn.Module):
+    """A stand-in for the model of a state dict: its linear layers and convolutions, by name.
+
+    It cannot be run; its layers can be converted and compressed, and the folder that is saved is
+    loaded into the real model, if its classes are those that were guessed.
+
+    Args:
+        tensors: of a state dict. A ``weight`` of two axes is taken for a linear layer's (an
+            embedding's, if its name says so), one of three to five for a convolution's; what else
+            there is stays as it is, as do layers that hold more than weight and bias, that lie
+            transposed, or that attention reads itself.
+
+    Raises:
+        ValueError: names that the tensors of one module cannot have.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        layers = _layer_names(tensors)
+        for name, tensor in sorted(
+            tensors.items(), key=lambda item: _is_read_by_none(item[1], tensors)
+        ):
+            owner, _, leaf = name.rpartition(".")
+            try:
+                if owner not in layers:
+                    _submodule(self, owner).register_buffer(leaf, tensor)
+                elif leaf == "weight":
+                    above, _, child = owner.rpartition(".")
+                    layer = _layer(child, tensor, tensors.get(f"{owner}.bias"))
+                    _submodule(self, above).add_module(child, layer)
+            except (AttributeError, KeyError) as error:
+                raise ValueError(f"no model has a tensor called {name!r}: {error}") from error
+
+    @property
+    def caveat(self) -> str:
+        """What to bear in mind of a folder that is saved from it."""
+        return (
+            "A state dict does not tell the classes of the model's layers: they were guessed from "
+            "shapes and names. Should load refuse the folder, or a layer be missing, name what "
+            "makes the model: --factory package.module:function with --allow-import"
+        )
+
+
+def _layer_names(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The modules that are taken for layers."""
+    owned: dict[str, set[str]] = {}
+    for name in tensors:
+        owner, _, leaf = name.rpartition(".")
+        while owner:  # by all modules that it is in
+            owned.setdefault(owner, set()).add(leaf)
+            owner, _, child = owner.rpartition(".")
+            leaf = f"{child}.{leaf}"
+    found = {
+        name: tensors[f"{name}.weight"]
+        for name, leaves in owned.items()
+        if leaves <= {"weight", "bias"} and _is_weight(tensors.get(f"{name}.weight"))
+    }
+    biases = {name: tensors.get(f"{name}.bias") for name in found}
+    turned = {name for name, W in found.items() if _fits(biases[name], W.shape[1])}
+    turned = {name for name in turned if not _fits(biases[name], len(found[name]))}
+    doubtful = {found[name].dim() for name in turned}  # where square ones may be turned, too
+    return {
+        name
+        for name, W in found.items()
+        if (biases[name] is None or _fits(biases[name], len(W)))
+        and not (W.dim() in doubtful and W.shape[0] == W.shape[1])
+        and not _is_read_by_attention(name, tensors)
+    }
+
+
+def _is_weight(tensor: Tensor | None) -> bool:
+    return tensor is not None and 2 <= tensor.dim() <= 5 and tensor.is_floating_point()
+
+
+def _fits(bias: Tensor | None, n_units: int) -> bool:
+    return bias is not None and tuple(bias.shape) == (n_units,)
+
+
+def _is_read_by_attention(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a layer is the output's of nn.MultiheadAttention, which is no layer of its own."""
+    above, _, child = name.rpartition(".")
+    packed = ("in_proj_weight", "q_proj_weight")
+    return child == "out_proj" and any(f"{above}.{w}".lstrip(".") in tensors for w in packed)
+
+
+def _is_read_by_none(weight: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no layer has as many inputs as this one has units, as is so of a classifier.
+
+    Files are ordered by name, and the layer that runs last should come last.
+    """
+    return weight.dim() > 1 and all(
+        other.dim() < 2 or other.shape[1] != len(weight) for other in tensors.values()
+    )
+
+
+def _layer(name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """The layer of a weight; its name tells tables from matrices."""
+    n_units, n_inputs, *size = weight.shape
+    layer: Any
+    if size:
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(size) - 1]
+        layer = nn.utils.skip_init(kind, n_inputs, n_units, tuple(size), bias=bias is not None)
+    elif bias is None and any(part in name.lower() for part in _EMBEDDINGS):
+        layer = nn.utils.skip_init(nn.Embedding, n_units, n_inputs)
+    else:
+        layer = nn.utils.skip_init(nn.Linear, n_inputs, n_units, bias=bias is not None)
+    layer.to(weight.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer
+
+
+def _submodule(root: nn.Module, name: str) -> nn.Module:
+    """The module of this name, made where it is missing."""
+    module = root
+    for part in name.split(".") if name else ():
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    return module
