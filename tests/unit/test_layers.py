@@ -208,3 +208,30 @@ def test_the_output_is_no_view_so_that_activations_may_work_in_place(shape, colu
     assert not y._is_view()  # fully_shard warns of one, and would lose its hook
     torch.relu_(y).sum().backward()
     assert layer.V.grad is not None
+
+
+def resized(layer, weight, bias=None):
+    """A layer with other weights, and its attributes as they were."""
+    layer.weight = nn.Parameter(weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("dense", "x"),
+    [
+        (resized(nn.Linear(20, 10), torch.randn(10, 12)), torch.randn(3, 12)),
+        (resized(nn.Linear(12, 20), torch.randn(8, 12), torch.randn(8)), torch.randn(3, 12)),
+        (resized(nn.Embedding(30, 16), torch.randn(40, 12)), torch.tensor([3, 39])),
+        (resized(nn.EmbeddingBag(30, 16), torch.randn(40, 12)), torch.tensor([[3, 39]])),
+    ],
+)
+def test_sizes_are_those_of_the_weight(dense, x):
+    rule = wc.Rule(d.DCT(), 1.0)
+    layer = wc.convert(nn.Sequential(dense), {"*": rule})[0]
+    layer.fit(dense.weight)
+    torch.testing.assert_close(layer(x), dense(x), rtol=1e-4, atol=1e-5)
+    merged = layer.to_dense()
+    assert merged.weight.shape == dense.weight.shape
+    torch.testing.assert_close(merged(x), dense(x), rtol=1e-4, atol=1e-5)

@@ -189,8 +189,10 @@ class PredictedEmbedding(PredictedTable):
     @classmethod
     @override
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        names = ("num_embeddings", "embedding_dim", "padding_idx", "scale_grad_by_freq")
-        return {name: getattr(layer, name) for name in names}
+        n_units, n_visible = cls._sizes(layer)
+        names = ("padding_idx", "scale_grad_by_freq")
+        sizes = {"num_embeddings": n_units, "embedding_dim": n_visible}
+        return sizes | {name: getattr(layer, name) for name in names}
 
 
 class PredictedEmbeddingBag(PredictedTable):
@@ -266,11 +268,10 @@ class PredictedEmbeddingBag(PredictedTable):
     @classmethod
     @override
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        names = (
-            "num_embeddings", "embedding_dim", "scale_grad_by_freq", "mode",
-            "include_last_offset", "padding_idx",
-        )  # fmt: skip
-        return {name: getattr(layer, name) for name in names}
+        n_units, n_visible = cls._sizes(layer)
+        names = ("scale_grad_by_freq", "mode", "include_last_offset", "padding_idx")
+        sizes = {"num_embeddings": n_units, "embedding_dim": n_visible}
+        return sizes | {name: getattr(layer, name) for name in names}
 
 
 def _by_column(products: Tensor, column: Tensor) -> Tensor:

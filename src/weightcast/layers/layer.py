@@ -301,6 +301,18 @@ class PredictedLayer(PredictedWeight):
         self.V.copy_(fresh.V)
 
     @classmethod
+    def _sizes(cls, layer: Any) -> tuple[int, int]:
+        """n_units and n_visible of a layer, dense or predicted.
+
+        A dense one's by its weight, as torch computes with it: pruning a layer or enlarging a table
+        by a new weight leaves its attributes as they were.
+        """
+        if isinstance(layer, PredictedLayer):
+            return layer.n_units, layer.n_visible
+        n_units, n_visible = cls.unit_rows(layer, layer.weight).shape
+        return n_units, n_visible
+
+    @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         """The constructor's arguments that a dense layer and its predicted one share."""
         raise NotImplementedError

@@ -69,9 +69,10 @@ class PredictedLinear(PredictedLayer):
 
     @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
+        n_units, n_visible = cls._sizes(layer)
         return {
-            "in_features": layer.in_features,
-            "out_features": layer.out_features,
+            "in_features": n_visible,
+            "out_features": n_units,
             "bias": layer.bias is not None,
         }
 
@@ -119,4 +120,5 @@ class PredictedTransposedLinear(PredictedLayer):
     @classmethod
     @override
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        return {"nf": layer.nf, "nx": layer.nx}
+        n_units, n_visible = cls._sizes(layer)
+        return {"nf": n_units, "nx": n_visible}
