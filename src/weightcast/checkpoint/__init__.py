@@ -6,7 +6,8 @@
                        at random
 
 A folder is replaced whole or left alone (``replace``), and what is read is checked before it is
-used: sizes against the model that is to be filled (``read``), contents against their checksums
+used: names and sizes against the model that is to be filled (``read``, ``rebuild``), the work of
+building dictionaries against what it may take (``cost``), contents against their checksums
 (``tensors``), rebuilt dictionaries against their fingerprints. Nothing in a folder is executed.
 """
 
