@@ -211,6 +211,23 @@ def test_the_living_keep_what_they_write(tmp_path):
     assert {file.name for file in folder.iterdir()} == {"half"}
 
 
+def test_what_is_there_is_looked_at_while_no_other_saver_replaces_it(tmp_path):
+    folder, others = tmp_path / "model", []
+    wc.save(OLD, folder)
+
+    def may_replace(target) -> bool:
+        others.append(threading.Thread(target=wc.save, args=(NEW, folder)))
+        others[-1].start()
+        others[-1].join(0.3)
+        assert others[-1].is_alive()  # it waits for its turn
+        return True
+
+    with replace.replacing(folder, may_replace) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+    for other in others:
+        other.join()
+
+
 def test_two_savers_and_two_readers_at_once(swapping, tmp_path):
     folder, errors = tmp_path / "model", []
     wc.save(OLD, folder)

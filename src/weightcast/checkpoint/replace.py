@@ -45,10 +45,10 @@ def replacing(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[Pat
         OSError: writing failed.
     """
     target = Path(os.path.realpath(target))  # a symbolic link stays, and what it names is replaced
-    _refuse_others(target, may_replace)
     part = target.parent / f".{target.name}.{secrets.token_hex(8)}.new"
     with _locked(target.parent):
         _recover(target)
+        _refuse_others(target, may_replace)  # while no other saver takes away what is looked at
         _remove_leftovers(target)
         part.mkdir()
         held = _hold(part)
