@@ -1,6 +1,6 @@
 """Every base model that the installed transformers knows, tiny and without memory for its weights.
 
-What can be built converts. What cannot be built, or is refused, is in the tables below.
+What can be built converts. What cannot be built is in the tables below.
 """
 
 from __future__ import annotations
@@ -39,10 +39,6 @@ TOGETHER = {
 }  # fmt: skip
 """Types whose sizes hang together in ways that the generic shrinking does not know."""
 
-REFUSED = {"inkling_mm_model": "divmod"}
-"""Types that are not converted, and what the error says: this one computes the number of a layer's
-units by torch, so that on the meta device nobody knows it."""
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
@@ -57,14 +53,11 @@ def test_every_type_converts_or_is_in_a_table():
         except Exception as error:
             not_built[name] = f"{type(error).__name__}: {error}"
             continue
-        if name in REFUSED:
-            with pytest.raises((ValueError, TypeError), match=REFUSED[name]):
-                wc.convert(model, plan_of(model, RULE))
-        else:
-            _assert_converts(name, model)
-            converted.add(name)
+        _assert_converts(name, model)
+        converted.add(name)
     assert {n: e for n, e in not_built.items() if n not in INCOMPLETE | TOGETHER} == {}
     assert len(converted) >= 400
+    print(len(converted), "of", len(MODEL_MAPPING_NAMES))  # as docs/testing.md says
 
 
 def _assert_converts(name: str, model: torch.nn.Module) -> None:
