@@ -11,6 +11,7 @@ from torch import nn
 
 from weightcast.convertible import copied, has_hooks
 from weightcast.dictionaries import SharedBases
+from weightcast.examples import as_batches
 from weightcast.layers import (
     PredictedLayer,
     PredictedModule,
@@ -20,9 +21,10 @@ from weightcast.layers import (
     split_class,
     split_modules,
 )
+from weightcast.passes import execution_order
 from weightcast.plan import Plan
 from weightcast.rule import Rule
-from weightcast.statistics import as_batches, collect_statistics, execution_order
+from weightcast.statistics import collect_statistics
 
 SINGLE_LAYER = (
     "the model is itself a single layer, which inplace=True cannot replace: use inplace=False and "

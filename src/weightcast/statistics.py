@@ -1,11 +1,8 @@
-"""Statistics of a layer's inputs from hooked passes over example inputs."""
+"""Statistics and samples of a layer's inputs."""
 
 from __future__ import annotations
 
-import inspect
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
 from weightcast.dictionaries.inputs import Need
+from weightcast.examples import check_finite
 from weightcast.layers import layer_rows
-from weightcast.undisturbed import evaluating
+from weightcast.passes import watch
 
 MAX_ROWS_PER_CALL = 16_384
 """A convolution has one row per output position; more rows than these are thinned at random."""
@@ -87,24 +85,6 @@ def thinned(rows: Tensor, generator: torch.Generator) -> Tensor:
     return rows[chosen.to(rows.device)]
 
 
-def check_finite(rows: Tensor) -> Tensor:
-    """The rows.
-
-    Raises:
-        ValueError: NaN or infinite values.
-    """
-    if not bool(rows.isfinite().all()):
-        raise _InputsError(
-            f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or "
-            "infinite: clean the inputs"
-        )
-    return rows
-
-
-class _InputsError(ValueError):
-    """Inputs that a model takes, but no statistics can be made of."""
-
-
 class _Moments:
     """Mean and centred second moment, merged batch by batch (Chan, Golub and LeVeque 1979)."""
 
@@ -159,7 +139,7 @@ def collect_statistics(
     def take(module: nn.Module, *inputs: Tensor) -> None:
         accumulator.update(layer_rows(module, *inputs))
 
-    _watch(model, layer, inputs, take)
+    watch(model, layer, inputs, take)
     return accumulator.result()
 
 
@@ -189,7 +169,7 @@ def collect_rows(
     def take(module: nn.Module, *inputs: Tensor) -> None:
         sample.update(layer_rows(module, *inputs, side_by_side=True))
 
-    _watch(model, layer, inputs, take)
+    watch(model, layer, inputs, take)
     return sample.rows
 
 
@@ -229,186 +209,3 @@ class RowSample:
         self._kept[torch.tensor(list(last), dtype=torch.int64)] = rows.detach()[
             chosen.to(rows.device)
         ].to("cpu")
-
-
-def _watch(
-    model: nn.Module, layer: nn.Module, inputs: Iterable[Any], take: Callable[..., None]
-) -> None:
-    """Run the model over the inputs, and give ``take`` the layer and its inputs at every call."""
-
-    def given(_: str, module: nn.Module, inputs: list[Tensor]) -> None:
-        try:
-            take(module, *inputs)
-        except ValueError as error:
-            raise _InputsError(str(error)) from error
-
-    with _hooked({"": layer}, given), evaluating(model):
-        for batch in inputs:
-            call(model, batch)
-
-
-@contextmanager
-def _hooked(
-    layers: Mapping[str, nn.Module], take: Callable[[str, nn.Module, list[Tensor]], Any]
-) -> Iterator[None]:
-    """Within, ``take`` gets name, layer and inputs at every call of one of the layers."""
-
-    def hook_of(name: str) -> Any:
-        def hook(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            take(name, layer, layer_inputs(layer, arguments, keywords))
-
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(hook_of(name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def execution_order(
-    model: nn.Module, layers: Mapping[str, nn.Module], batch: Any
-) -> dict[str, Tensor]:
-    """Run one batch, and list the layers in the order of their first call with their inputs.
-
-    Layers that the model does not call are left out.
-    """
-    seen: dict[str, Tensor] = {}
-
-    def take(name: str, _: nn.Module, inputs: list[Tensor]) -> None:
-        seen.setdefault(name, inputs[0].detach())
-
-    with _hooked(layers, take), evaluating(model):
-        call(model, batch)
-    return seen
-
-
-def layers_run(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Any]
-) -> list[str]:
-    """The layers that the batches reach, in the order in which the model runs them.
-
-    Nothing can be said of a single row, which is all that some expert of a mixture may get: layers
-    of fewer than 2 rows count as not reached. Unless all have as few: then inputs are missing.
-
-    Args:
-        model: run over the batches.
-        layers: inside it, by name, that multiply inputs.
-        batches: example inputs.
-    """
-    n_rows: dict[str, int] = {}
-    called: dict[str, None] = {}
-    order: list[str] = []
-
-    def take(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
-        called[name] = None
-        if n_rows.setdefault(name, 0) < 2:
-            n_rows[name] += len(layer_rows(layer, *inputs))
-
-    with _hooked(layers, take), evaluating(model):
-        for batch in batches:
-            called.clear()
-            call(model, batch)
-            place = 0  # what earlier batches did not reach comes after what it follows in this one
-            for name in called:
-                if name not in order:
-                    order.insert(place, name)
-                place = order.index(name) + 1
-    return [name for name in order if n_rows[name] > 1] or order
-
-
-def as_batches(inputs: Any) -> list[Any]:
-    """Example inputs as a list of batches, so that several layers can be fed from them in turn.
-
-    A single tensor, or a single mapping, is one batch. All batches are held in memory: a few
-    thousand examples are enough for any dictionary.
-
-    Raises:
-        ValueError: no batch at all, or one ``(input, target)`` pair in place of a list of them.
-    """
-    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor):
-        image, target = inputs
-        if not target.is_floating_point() or target.shape[1:] != image.shape[1:]:
-            raise ValueError(
-                f"inputs is one pair of shapes {tuple(image.shape)} and {tuple(target.shape)}, "
-                "which looks like one (input, target) batch: pass a list of batches, [batch]"
-            )
-    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else list(inputs)
-    if not batches:
-        raise ValueError("inputs is empty: pass at least one batch of example inputs")
-    return batches
-
-
-def call(model: nn.Module, batch: Any) -> Any:
-    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
-
-    It gets a copy, for it may change what it is given, and the batch is for other runs too.
-
-    Raises:
-        ValueError: the model fails on it; the message names the module that failed.
-    """
-    try:
-        if isinstance(batch, Mapping):
-            return model(**_copied(dict(batch), {}))
-        return model(_copied(batch[0] if isinstance(batch, (tuple, list)) else batch, {}))
-    except (torch.OutOfMemoryError, _InputsError):
-        raise
-    except Exception as error:
-        raise ValueError(_failure(model, batch, error)) from error
-
-
-def _copied(value: Any, copies: dict[int, Tensor]) -> Any:
-    """The same with copies of the tensors, also those in tuples, lists and dictionaries.
-
-    Args:
-        value: to copy.
-        copies: made so far, by the tensor: one that is given twice stays one.
-    """
-    if isinstance(value, Tensor):
-        if id(value) not in copies:
-            copies[id(value)] = value.clone()
-        return copies[id(value)]
-    if type(value) in (tuple, list):
-        return type(value)(_copied(entry, copies) for entry in value)
-    if type(value) is dict:
-        return {key: _copied(entry, copies) for key, entry in value.items()}
-    return value
-
-
-def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
-    """Which module failed, on what, and what to do about it."""
-    names = {id(module): name for name, module in model.named_modules()}
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    running = [frame.f_locals.get("self") for frame in frames]
-    inner = [module for module in running if names.get(id(module))]
-    where = f"in {type(model).__name__}.forward"
-    if inner:
-        where = f"in module {names[id(inner[-1])]!r} ({type(inner[-1]).__name__})"
-    return (
-        f"the model failed on its inputs {_shapes(batch)}, {where}: {type(error).__name__}: "
-        f"{error}. Pass batches as the model itself takes them: a tensor, (input, target), or a "
-        "mapping of its keyword arguments"
-    )
-
-
-def _shapes(batch: Any) -> str:
-    """What a batch holds, in words."""
-    if isinstance(batch, Tensor):
-        return str(tuple(batch.shape))
-    if isinstance(batch, Mapping):
-        return ", ".join(f"{key} {_shapes(value)}" for key, value in batch.items())
-    if isinstance(batch, (tuple, list)) and batch:
-        return _shapes(batch[0])
-    return f"of type {type(batch).__name__}"
-
-
-def layer_inputs(
-    layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> list[Tensor]:
-    """The tensors that a layer was called with, by place or by name, in its forward's order."""
-    bound = inspect.signature(layer.forward).bind(*arguments, **keywords)
-    return [x for x in bound.arguments.values() if isinstance(x, Tensor)]

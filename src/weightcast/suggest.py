@@ -18,12 +18,13 @@ from weightcast.dictionaries import (
     Kernel,
     check_fraction,
 )
+from weightcast.examples import as_batches
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 from weightcast.layers import class_of, layer_grid, layer_size, splitting
+from weightcast.passes import layers_run
 from weightcast.plan import Plan
 from weightcast.rule import Rule
-from weightcast.statistics import as_batches, layers_run
 
 MIN_WEIGHTS = 1_000
 """Layers with fewer weights stay dense: there is nothing to save."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
 from weightcast.convertible import copied
+from weightcast.examples import as_batches, call
 from weightcast.layers import PredictedModule
-from weightcast.statistics import as_batches, call
 from weightcast.undisturbed import randomness_kept
 
 

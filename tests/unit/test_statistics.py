@@ -9,16 +9,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import weightcast as wc
+from weightcast.examples import as_batches, call
+from weightcast.passes import execution_order, layers_run
 from weightcast.statistics import (
     MAX_ROWS_PER_CALL,
     RowSample,
     StatisticsAccumulator,
-    as_batches,
-    call,
     collect_rows,
     collect_statistics,
-    execution_order,
-    layers_run,
 )
 from weightcast.undisturbed import evaluating
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import layer_seed
+from weightcast.examples import call, check_finite
 from weightcast.layers import layer_rows
 from weightcast.least_squares import Metric
-from weightcast.statistics import call, check_finite, layer_inputs, thinned
+from weightcast.passes import layer_inputs
+from weightcast.statistics import thinned
 from weightcast.undisturbed import evaluating
 
 

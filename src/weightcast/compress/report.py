@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
 from weightcast.convertible import convertible_layers
+from weightcast.examples import as_batches, call
 from weightcast.layers import predicted_class, splitting
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.ledger import ledger
-from weightcast.statistics import as_batches, call
 from weightcast.tables import aligned
 from weightcast.undisturbed import evaluating
 

@@ -15,12 +15,14 @@ from weightcast.convert import layer_seed, split_named
 from weightcast.convertible import copied
 from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
+from weightcast.examples import as_batches
 from weightcast.layers import PredictedLayer, class_of, layer_grid, replace_module
 from weightcast.least_squares import Metric, choose_atoms
+from weightcast.passes import layers_run
 from weightcast.plan import Plan
 from weightcast.progress import Progress
 from weightcast.rule import Rule
-from weightcast.statistics import StatisticsAccumulator, as_batches, layers_run
+from weightcast.statistics import StatisticsAccumulator
 
 Selection = Literal["fitted", "plan"]
 Target = Literal["dense", "compressed"]

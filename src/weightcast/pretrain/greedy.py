@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from weightcast.codec import encode, nearest
 from weightcast.convert import layer_seed, predicted_layers
+from weightcast.examples import as_batches
 from weightcast.layers import PredictedLayer
+from weightcast.passes import execution_order
 from weightcast.plan import convertible_layers
 from weightcast.pretrain.activations import describe_activation, find_activations
 from weightcast.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
 from weightcast.pretrain.folder import StateFolder, fingerprint
 from weightcast.pretrain.progress import Progress
-from weightcast.statistics import as_batches, collect_rows, collect_statistics, execution_order
+from weightcast.statistics import collect_rows, collect_statistics
 
 EXAMPLES_PER_PASS = 100
 """A single tensor of inputs is cut into batches of this size: patches take much memory."""

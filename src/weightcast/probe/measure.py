@@ -19,13 +19,15 @@ from weightcast.dictionaries import (
     check_fraction,
     count_atoms,
 )
+from weightcast.examples import as_batches
 from weightcast.grid import Grid
 from weightcast.layers import class_of, splitting
+from weightcast.passes import layers_run
 from weightcast.probe.sites import ProbeSite, checked, find_sites
 from weightcast.probe.table import CEILING, FLOOR, Probe, ProbeRow
 from weightcast.progress import Progress
 from weightcast.rule import Rule
-from weightcast.statistics import StatisticsAccumulator, as_batches, layers_run
+from weightcast.statistics import StatisticsAccumulator
 
 RIDGE = 1e-3
 """Of the outputs' least squares, in units of the inputs' mean variance; compress has the same."""

@@ -1,0 +1,113 @@
+"""Example inputs: batches in the forms that training loops have, and a model called with one."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class InputsError(ValueError):
+    """Inputs that a model takes, but that what is asked of them cannot be made of."""
+
+
+def check_finite(rows: Tensor) -> Tensor:
+    """The rows.
+
+    Raises:
+        ValueError: NaN or infinite values.
+    """
+    if not bool(rows.isfinite().all()):
+        raise InputsError(
+            f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or "
+            "infinite: clean the inputs"
+        )
+    return rows
+
+
+def as_batches(inputs: Any) -> list[Any]:
+    """Example inputs as a list of batches, so that several layers can be fed from them in turn.
+
+    A single tensor, or a single mapping, is one batch. All batches are held in memory: a few
+    thousand examples are enough for any dictionary.
+
+    Raises:
+        ValueError: no batch at all, or one ``(input, target)`` pair in place of a list of them.
+    """
+    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor):
+        image, target = inputs
+        if not target.is_floating_point() or target.shape[1:] != image.shape[1:]:
+            raise ValueError(
+                f"inputs is one pair of shapes {tuple(image.shape)} and {tuple(target.shape)}, "
+                "which looks like one (input, target) batch: pass a list of batches, [batch]"
+            )
+    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else list(inputs)
+    if not batches:
+        raise ValueError("inputs is empty: pass at least one batch of example inputs")
+    return batches
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
+
+    It gets a copy, for it may change what it is given, and the batch is for other runs too.
+
+    Raises:
+        ValueError: the model fails on it; the message names the module that failed.
+    """
+    try:
+        if isinstance(batch, Mapping):
+            return model(**_copied(dict(batch), {}))
+        return model(_copied(batch[0] if isinstance(batch, (tuple, list)) else batch, {}))
+    except (torch.OutOfMemoryError, InputsError):
+        raise
+    except Exception as error:
+        raise ValueError(_failure(model, batch, error)) from error
+
+
+def _copied(value: Any, copies: dict[int, Tensor]) -> Any:
+    """The same with copies of the tensors, also those in tuples, lists and dictionaries.
+
+    Args:
+        value: to copy.
+        copies: made so far, by the tensor: one that is given twice stays one.
+    """
+    if isinstance(value, Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = value.clone()
+        return copies[id(value)]
+    if type(value) in (tuple, list):
+        return type(value)(_copied(entry, copies) for entry in value)
+    if type(value) is dict:
+        return {key: _copied(entry, copies) for key, entry in value.items()}
+    return value
+
+
+def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
+    """Which module failed, on what, and what to do about it."""
+    names = {id(module): name for name, module in model.named_modules()}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    running = [frame.f_locals.get("self") for frame in frames]
+    inner = [module for module in running if names.get(id(module))]
+    where = f"in {type(model).__name__}.forward"
+    if inner:
+        where = f"in module {names[id(inner[-1])]!r} ({type(inner[-1]).__name__})"
+    return (
+        f"the model failed on its inputs {_shapes(batch)}, {where}: {type(error).__name__}: "
+        f"{error}. Pass batches as the model itself takes them: a tensor, (input, target), or a "
+        "mapping of its keyword arguments"
+    )
+
+
+def _shapes(batch: Any) -> str:
+    """What a batch holds, in words."""
+    if isinstance(batch, Tensor):
+        return str(tuple(batch.shape))
+    if isinstance(batch, Mapping):
+        return ", ".join(f"{key} {_shapes(value)}" for key, value in batch.items())
+    if isinstance(batch, (tuple, list)) and batch:
+        return _shapes(batch[0])
+    return f"of type {type(batch).__name__}"
