@@ -25,7 +25,7 @@ from weightcast.dictionaries import (
 )
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import class_of, splitting
+from weightcast.layers import is_blind, splitting
 from weightcast.ledger import ledger
 from weightcast.plan import Plan
 from weightcast.probe.measure import observe
@@ -74,7 +74,7 @@ def plan_for_budget(
     with splitting(model) as split, Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
             layer = split.get_submodule(name)
-            if batches is not None and not class_of(layer).data_refusal(layer):
+            if batches is not None and not is_blind(layer):
                 site = observe(split, site, batches, ("covariance",), seed)
             maker = _Offers(site, min(columns, site.n_units), count, left, layer_seed(seed, name))
             offers[name] = [*maker.all(), maker.dense()]

@@ -16,6 +16,7 @@ from weightcast.layers import (
     PredictedLayer,
     PredictedModule,
     class_of,
+    is_blind,
     predicted_class,
     replace_module,
     split_class,
@@ -179,8 +180,7 @@ def _convert_layer(
     seed = layer_seed(seed, name)
     try:
         statistics = None
-        blind = class_of(layer).data_refusal(layer) is not None
-        if rule.dictionary.needs and batches is not None and not blind:
+        if rule.dictionary.needs and batches is not None and not is_blind(layer):
             generator = torch.Generator().manual_seed(seed)
             statistics = collect_statistics(
                 model, layer, batches, rule.dictionary.needs, generator=generator
@@ -201,7 +201,7 @@ def _conversion_order(
     these.
     """
     layers = {name: model.get_submodule(name) for name in rules}
-    blind = [name for name, layer in layers.items() if class_of(layer).data_refusal(layer)]
+    blind = [name for name, layer in layers.items() if is_blind(layer)]
     independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
     driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
     if batches is not None and len(driven) > 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,15 +87,43 @@ def _copied(value: Any, copies: dict[int, Tensor]) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Call:
+    """A method of one of a model's modules, on the way to an error.
+
+    Args:
+        name: of the module; empty for the model itself.
+        kind: its class.
+        method: that was running.
+        line: where, in the file of its source.
+    """
+
+    name: str
+    kind: str
+    method: str
+    line: int
+
+
+def calls_to(model: nn.Module, error: BaseException) -> Iterator[Call]:
+    """The calls of a model's modules that led to an error, outermost first.
+
+    Args:
+        model: that was called.
+        error: that it raised.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_locals.get("self")
+        if id(module) in names:
+            yield Call(names[id(module)], type(module).__name__, frame.f_code.co_name, line)
+
+
 def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
     """Which module failed, on what, and what to do about it."""
-    names = {id(module): name for name, module in model.named_modules()}
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    running = [frame.f_locals.get("self") for frame in frames]
-    inner = [module for module in running if names.get(id(module))]
     where = f"in {type(model).__name__}.forward"
-    if inner:
-        where = f"in module {names[id(inner[-1])]!r} ({type(inner[-1]).__name__})"
+    for step in calls_to(model, error):
+        if step.name:
+            where = f"in module {step.name!r} ({step.kind})"
     return (
         f"the model failed on its inputs {_shapes(batch)}, {where}: {type(error).__name__}: "
         f"{error}. Pass batches as the model itself takes them: a tensor, (input, target), or a "

@@ -21,7 +21,7 @@ from weightcast.dictionaries import (
 from weightcast.examples import as_batches
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import class_of, layer_grid, layer_size, splitting
+from weightcast.layers import is_blind, layer_grid, layer_size, splitting
 from weightcast.passes import layers_run
 from weightcast.plan import Plan
 from weightcast.rule import Rule
@@ -105,7 +105,7 @@ def suggest(
         n_visible, n_units = layer_size(layers[name])
         if round(fraction * n_visible) < 1:
             continue
-        have_rows = inputs is not None and not _is_hidden(layers[name])
+        have_rows = inputs is not None and not is_blind(layers[name])
         dictionary = _dictionary(layers[name], grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
@@ -128,7 +128,7 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
     if batches is None:
         return layers, list(layers)
     with splitting(model) as split:
-        own = {n: split.get_submodule(n) for n, layer in layers.items() if not _is_hidden(layer)}
+        own = {n: split.get_submodule(n) for n, layer in layers.items() if not is_blind(layer)}
         order = layers_run(split, own, batches)
     for name in layers.keys() - own.keys():
         parent = name.rpartition(".")[0]
@@ -136,11 +136,6 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
         for place in last:
             order.insert(place + 1, name)
     return layers, order
-
-
-def _is_hidden(layer: nn.Module) -> bool:
-    """Whether a layer's inputs cannot be seen."""
-    return class_of(layer).data_refusal(layer) is not None
 
 
 def _predictable(

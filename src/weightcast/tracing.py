@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from weightcast.examples import calls_to
+
 _LOGGERS = (
     "torch.onnx",
     "torch._subclasses.fake_tensor",
@@ -96,15 +98,11 @@ def _refuse_failing(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 def _reason(model: nn.Module, error: Exception) -> str:
     """The first sentence of an error, and in which of the model's modules it was raised."""
-    names = {id(module): name for name, module in model.named_modules()}
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        owner = frame.f_locals.get("self")
-        if frame.f_code.co_name == "forward" and id(owner) in names:
-            kind, name = type(owner).__name__, names[id(owner)]
-            place = f"{f'{name!r} ({kind})' if name else kind}, line {trace.tb_lineno}: "
-        trace = trace.tb_next
+    place = ""
+    for call in calls_to(model, error):
+        if call.method == "forward":
+            module = f"{call.name!r} ({call.kind})" if call.name else call.kind
+            place = f"{module}, line {call.line}: "
     reason = re.split(r"[.!] |[.!]?\n|[.!]$", str(error).strip(), maxsplit=1)[0]
     return f"{place}{reason or type(error).__name__}"
 

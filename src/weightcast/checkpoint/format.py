@@ -204,4 +204,9 @@ def _without_kind(value: Any) -> dict[str, Any]:
 
 
 def _checksum(data: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(data).encode()):08x}"
+    return text_checksum(json.dumps(data))
+
+
+def text_checksum(text: str) -> str:
+    """CRC-32 of a text."""
+    return f"{zlib.crc32(text.encode()):08x}"

@@ -192,8 +192,7 @@ def tensor_checksum(tensor: Tensor) -> str:
     Args:
         tensor: contiguous, on the CPU.
     """
-    start = zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    return f"{zlib.crc32(_bytes(tensor), start):08x}"
+    return f"{zlib.crc32(_bytes(tensor), _start(tensor.dtype, tensor.shape)):08x}"
 
 
 def _read_header(text: bytes, n_data: int) -> dict[str, Entry]:
@@ -240,7 +239,7 @@ class _Checksum:
     """
 
     def __init__(self, dtype: torch.dtype, shape: Iterable[int]) -> None:
-        self._value = zlib.crc32(f"{dtype} {list(shape)}".encode())
+        self._value = _start(dtype, shape)
         self._running: Future[int] | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -268,6 +267,11 @@ class _Checksum:
     def _join(self) -> None:
         if self._running is not None:
             self._value, self._running = self._running.result(), None
+
+
+def _start(dtype: torch.dtype, shape: Iterable[int]) -> int:
+    """The checksum of a tensor before that of its bytes, which may be another's too."""
+    return zlib.crc32(f"{dtype} {list(shape)}".encode())
 
 
 def _chunks(tensor: Tensor) -> Iterable[memoryview]:

@@ -16,7 +16,7 @@ from weightcast.convertible import copied
 from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.examples import as_batches
-from weightcast.layers import PredictedLayer, class_of, layer_grid, replace_module
+from weightcast.layers import PredictedLayer, class_of, is_blind, layer_grid, replace_module
 from weightcast.least_squares import Metric, choose_atoms
 from weightcast.passes import layers_run
 from weightcast.plan import Plan
@@ -241,16 +241,11 @@ def _turns(
     To W all without inputs; with inputs those whose inputs are not seen, with what is tied to them,
     and those that do not run. They come first, since their weights change the others' inputs.
     """
-    unseen = {id(layer.weight) for layer in layers.values() if _is_blind(layer)}
+    unseen = {id(layer.weight) for layer in layers.values() if is_blind(layer)}
     seen = {name: layer for name, layer in layers.items() if id(layer.weight) not in unseen}
     walk = [] if batches is None else layers_run(model, seen, batches)
     before = [name for name in layers if name not in walk]
-    return sorted(before, key=lambda name: _is_blind(layers[name])), walk
-
-
-def _is_blind(layer: nn.Module) -> bool:
-    """Whether a layer's inputs are hidden, or none that it multiplies."""
-    return class_of(layer).data_refusal(layer) is not None
+    return sorted(before, key=lambda name: is_blind(layers[name])), walk
 
 
 @torch.no_grad()

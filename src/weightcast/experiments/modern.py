@@ -79,15 +79,12 @@ def trials(network: str, preset: Preset, seeds: int, data: str) -> list[Trial]:
         ValueError: an unknown preset, or no seeds.
     """
     setting = _SETTINGS[check_preset(preset, seeds)][network]
-    return [
-        trial
-        for points in (_points(setting), _halves(setting))  # what matters most comes first
-        for trial in with_seeds(
-            points,
-            seeds,
-            lambda point, seed: Trial("train", make_config(*point, setting, seed, data)),
-        )
-    ]
+
+    def make(point: tuple[str, float], seed: int) -> Trial:
+        return Trial("train", make_config(*point, setting, seed, data))
+
+    # What matters most comes first, with all seeds.
+    return with_seeds(_points(setting), seeds, make) + with_seeds(_halves(setting), seeds, make)
 
 
 def cpu_setting(network: str) -> Setting:

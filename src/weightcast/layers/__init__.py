@@ -19,6 +19,7 @@ from weightcast.layers.recurrent import PredictedRecurrent
 from weightcast.layers.registry import (
     PREDICTED,
     class_of,
+    is_blind,
     layer_grid,
     layer_rows,
     layer_size,
@@ -61,6 +62,7 @@ __all__ = [
     "PredictedRecurrent",
     "PredictedTransposedLinear",
     "class_of",
+    "is_blind",
     "layer_grid",
     "layer_rows",
     "layer_size",

@@ -86,6 +86,15 @@ def layer_rows(layer: nn.Module, *inputs: Tensor, side_by_side: bool = False) ->
     return class_of(layer).input_rows(layer, *inputs, side_by_side=side_by_side)
 
 
+def is_blind(layer: nn.Module) -> bool:
+    """Whether a layer's inputs cannot be seen, or are none that it multiplies, as a table's.
+
+    Raises:
+        ValueError: it has no predicted class.
+    """
+    return class_of(layer).data_refusal(layer) is not None
+
+
 def class_of(layer: nn.Module) -> type[PredictedLayer]:
     """The predicted class of a layer, dense or predicted.
 

@@ -21,7 +21,7 @@ from weightcast.dictionaries import (
 )
 from weightcast.examples import as_batches
 from weightcast.grid import Grid
-from weightcast.layers import class_of, splitting
+from weightcast.layers import is_blind, splitting
 from weightcast.passes import layers_run
 from weightcast.probe.sites import ProbeSite, checked, find_sites
 from weightcast.probe.table import CEILING, FLOOR, Probe, ProbeRow
@@ -136,7 +136,7 @@ def _observed(
         needs.update(dictionary.needs)
     with splitting(model) as split:
         layers = {name: split.get_submodule(name) for name in sites}
-        seen = {n: layer for n, layer in layers.items() if not class_of(layer).data_refusal(layer)}
+        seen = {n: layer for n, layer in layers.items() if not is_blind(layer)}
         run = layers_run(split, seen, batches)
         for name, site in sites.items():
             yield observe(split, site, batches, tuple(needs), seed) if name in run else site

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from weightcast.checkpoint import FormatError
+from weightcast.checkpoint.format import text_checksum
 from weightcast.checkpoint.tensors import tensor_checksum
 from weightcast.whole import remove_partial, whole
 
@@ -68,7 +68,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_partial(path)
-        sums = json.dumps({"tree": _text_checksum(tree), "tensors": _checksums(tensors.named)})
+        sums = json.dumps({"tree": text_checksum(tree), "tensors": _checksums(tensors.named)})
         with whole(path) as partial:
             save_file(tensors.named, partial, {"kind": _KIND, "tree": tree, "checksums": sums})
 
@@ -168,7 +168,7 @@ def _check(tree: str, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -
     Raises:
         ValueError: something has another.
     """
-    if _text_checksum(tree) != saved["tree"]:
+    if text_checksum(tree) != saved["tree"]:
         raise ValueError("what is beside the tensors was changed after it was saved (checksum)")
     for name, found in _checksums(tensors).items():
         if found != saved["tensors"].get(name):
@@ -187,10 +187,6 @@ def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
             name: tensor_checksum(tensor) for name, tensor in tensors.items() if name not in large
         }
         return small | {name: sum_.result() for name, sum_ in large.items()}
-
-
-def _text_checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _encode(value: Any, path: tuple[Any, ...], tensors: _Tensors) -> Any:
