@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import zlib
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from weightcast.convert import merge
+from weightcast.convertible import copied
 from weightcast.layers.layer import full_precision
 from weightcast.predicted import PredictedWeight
 from weightcast.tracing import quiet, trace
@@ -86,7 +86,7 @@ def _prepare(model: nn.Module, form: Form) -> nn.Module:
         return merge(model).eval()
     if form != "factored":
         raise ValueError(f"form is {form!r}: take 'factored' or 'merged'")
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     layers = [module for module in model.modules() if isinstance(module, PredictedWeight)]
     _fold_mixing([layer for layer in layers if layer.atoms.pending_mixing is not None])
     for layer in layers:

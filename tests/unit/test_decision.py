@@ -60,6 +60,13 @@ def _hooked_weight(register: str) -> nn.Linear:
     return layer
 
 
+def _shortened(layer: Any, axis: int = 0) -> nn.Module:
+    """A layer with a shorter weight put in, its attributes as they were."""
+    weight = layer.weight.detach()
+    layer.weight = nn.Parameter(weight.narrow(axis, 0, weight.shape[axis] - 2).clone())
+    return layer
+
+
 def _own_forward() -> nn.LSTM:
     lstm = nn.LSTM(8, 8)
     lstm.forward = lstm.forward  # as accelerate does
@@ -97,6 +104,26 @@ REFUSED = {
     "pruned lstm": (_dropped_weights, "its weight_hh_l0 is no plain parameter"),
     "quantised": (_quantised, "torch.int8, not floating point"),
     "complex": (lambda: nn.Linear(8, 8, dtype=torch.complex64), "complex64, not floating point"),
+    "fewer filters": (
+        lambda: _shortened(nn.Conv2d(4, 8, 3, bias=False)),
+        r"its weight is \(6, 4, 3, 3\), and its attributes say \(8, 4, 3, 3\): set them to",
+    ),
+    "fewer channels": (
+        lambda: _shortened(nn.Conv1d(8, 8, 3, groups=2), 1),
+        r"its weight is \(8, 2, 3\), and its attributes say \(8, 4, 3\)",
+    ),
+    "fewer transposed filters": (
+        lambda: _shortened(nn.ConvTranspose2d(4, 8, 3), 1),
+        r"its weight is \(4, 6, 3, 3\), and its attributes say \(4, 8, 3, 3\)",
+    ),
+    "fewer bilinear units": (
+        lambda: _shortened(nn.Bilinear(3, 5, 8)),
+        r"its weight is \(6, 3, 5\), and its attributes say \(8, 3, 5\)",
+    ),
+    "bias of more units": (
+        lambda: _shortened(nn.Linear(8, 8)),
+        r"its bias is \(8,\), and its weight has 6 units: give it a bias of as many",
+    ),
     "max_norm": (lambda: nn.Embedding(8, 8, max_norm=1.0), "max_norm=1.*set max_norm=None"),
     "sparse": (lambda: nn.Embedding(8, 8, sparse=True), "sparse=True.*set sparse=False"),
     "subclass": (lambda: Special(8, 8), "is a subclass of Linear.*put nn.Linear in its place"),

@@ -121,7 +121,7 @@ def train(
         return None
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
-    row = _result_row(config, data, counts, result, saved_bytes(folder / MODEL))
+    row = result_row(config, data, counts, result, saved_bytes(folder / MODEL))
     # In this order a run that is killed in between has its row once, and --resume adds it to the
     # others; the other way round it would be measured again, and be there twice.
     write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
@@ -153,7 +153,7 @@ def run(config: TrainConfig, place: Place) -> Row:
         accelerator=place.accelerator,
     )
     counts = ledger(model, batch=config.training.batch_size)
-    return _result_row(config, data, counts, result)
+    return result_row(config, data, counts, result)
 
 
 def read_data(config: TrainConfig, source: str) -> Images | Text:
@@ -178,7 +178,7 @@ def build_model(config: TrainConfig, data: Images | Text, *, progress: bool = Fa
     Raises:
         ValueError: images too small for the network, or a plan that does not fit it.
     """
-    model = _convert(dense_model(config, data.shape, data.n_classes), config, data)
+    model = apply_plan(dense_model(config, data.shape, data.n_classes), config, data)
     if config.pretraining is not None:
         hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
         pretrain(
@@ -219,7 +219,14 @@ def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn
     return mlp(shape, n_classes, settings.hidden or (500, 500), settings.activation, seed=seed)
 
 
-def _convert(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:
+def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:
+    """The model with the layers predicted that the config's plan names.
+
+    Args:
+        model: dense.
+        config: the run.
+        data: from whose training split data-driven dictionaries are made.
+    """
     if config.plan is None:
         return model
     x, _ = data.train
@@ -311,13 +318,22 @@ def row_counts(counts: Ledger) -> dict[str, int]:
     }
 
 
-def _result_row(
+def result_row(
     config: TrainConfig,
     data: Images | Text,
     counts: Ledger,
     result: FitResult,
     checkpoint_bytes: int | None = None,
 ) -> Row:
+    """The row of one run.
+
+    Args:
+        config: the run.
+        data: that it was trained on.
+        counts: of its model.
+        result: errors and time.
+        checkpoint_bytes: of the model on disk, where it was saved.
+    """
     metrics = result.metrics()
     if checkpoint_bytes is not None:
         metrics["checkpoint_bytes"] = checkpoint_bytes

@@ -78,6 +78,11 @@ class PredictedBilinear(PredictedLayer):
 
     @classmethod
     @override
+    def _told_shape(cls, layer: Any) -> tuple[int, ...]:
+        return layer.out_features, layer.in1_features, layer.in2_features
+
+    @classmethod
+    @override
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         names = ("in1_features", "in2_features", "out_features")
         return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}

@@ -226,6 +226,11 @@ class PredictedConvolution(PredictedLayer):
         return 1
 
     @classmethod
+    @override
+    def _told_shape(cls, layer: Any) -> tuple[int, ...]:
+        return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+
+    @classmethod
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         facts = {name: getattr(layer, name) for name in cls._facts}
         return facts | {"bias": layer.bias is not None}

@@ -66,7 +66,7 @@ class PredictedTable(PredictedLayer):
             )
         if layer.sparse:
             return f"{name} has sparse=True, and V's gradient is dense: set sparse=False first"
-        return None
+        return None  # without a bias, and of the sizes that the weight has
 
     @classmethod
     @override

@@ -167,6 +167,23 @@ class PredictedLayer(PredictedWeight):
         Args:
             layer: dense.
         """
+        shape, told = tuple(layer.weight.shape), cls._told_shape(layer)
+        if told not in (None, shape):  # torch may compute with it, but what is new would not fit
+            return (
+                f"its weight is {shape}, and its attributes say {told}: set them to what the "
+                "weight has, or leave the layer dense"
+            )
+        n_units, _ = cls.unit_rows(layer, torch.empty(shape, device="meta")).shape
+        if layer.bias is not None and tuple(layer.bias.shape) != (n_units,):
+            return (
+                f"its bias is {tuple(layer.bias.shape)}, and its weight has {n_units} units: give "
+                "it a bias of as many"
+            )
+        return None
+
+    @classmethod
+    def _told_shape(cls, layer: Any) -> tuple[int, ...] | None:
+        """A dense layer's weight's shape by its attributes, where its predicted one reads them."""
         return None
 
     @classmethod

@@ -108,6 +108,11 @@ class PredictedTransposedConvolution(PredictedConvolution):
         """(n_units, n_visible): every output channel's filter."""
         return W.unflatten(0, (layer.groups, -1)).transpose(1, 2).reshape(layer.out_channels, -1)
 
+    @classmethod
+    @override
+    def _told_shape(cls, layer: Any) -> tuple[int, ...]:
+        return layer.in_channels, layer.out_channels // layer.groups, *layer.kernel_size
+
     @override
     def _torch_layout(self, rows: Tensor) -> Tensor:
         shape = (self.in_channels // self.groups, *self.kernel_size)
