@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -103,13 +104,13 @@ def _left_for(
     """
     counts = ledger(model)
     total = counts.total.dense
-    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
     if not is_number or not 0 < budget < math.inf or (isinstance(budget, float) and budget >= 1):
         raise ValueError(
             f"budget is {budget!r}: give a share of all weights in (0, 1), or a whole number of 1 "
             "or more"
         )
-    number = round(budget * total) if isinstance(budget, float) else budget
+    number = round(budget * total) if isinstance(budget, float) else int(budget)
     weights = sum(site.W.numel() for site in sites.values())
     rest = (counts.total.stored if count == "stored" else counts.total.learned) - weights
     if rest >= number:

@@ -161,6 +161,7 @@ def _predict(
         else:
             predicted = class_of(layer).from_dense(layer, rules[name], atoms=twin.atoms)
             predicted.tie(twin)
+            predicted.clear_padding()  # V was drawn for the twin
         if predicted.bias is not None:
             predicted.bias = layer.bias  # itself, for it may be tied
         made[id(layer.weight)] = predicted

@@ -177,11 +177,34 @@ def has_hooks(module: nn.Module) -> bool:
         module._forward_pre_hooks,
         module._backward_hooks,
         module._backward_pre_hooks,
+        module._state_dict_hooks,
+        module._state_dict_pre_hooks,
+        module._load_state_dict_pre_hooks,
+        module._load_state_dict_post_hooks,
     )
     return any(hooks)
 
 
-def _layer_refusal(layer: nn.Module) -> str | None:
+def check_values(model: nn.Module) -> None:
+    """Refuse a model whose weights are wanted and are not there.
+
+    Raises:
+        ValueError: a parameter or buffer on the meta device.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name!r} is on the meta device and holds no values: load the weights first, "
+                "model.to_empty(device=...) and load_state_dict"
+            )
+
+
+def weight_refusal(layer: Any) -> str | None:
+    """Why a layer's weight cannot be read as a matrix, and the remedy; None if it can.
+
+    Args:
+        layer: one of :func:`convertible_layers`.
+    """
     weight = layer._parameters.get("weight")
     if weight is None:
         return (
@@ -195,14 +218,22 @@ def _layer_refusal(layer: nn.Module) -> str | None:
         )
     if not weight.is_floating_point() or weight.element_size() < 2:
         return f"its weight is {weight.dtype}, not floating point of 16 bits or more"
-    if not weight.requires_grad:
-        return (
-            "is frozen (requires_grad=False), and V, drawn anew, would never be learned: call "
-            "requires_grad_(True) first and freeze V later, or leave the layer dense"
-        )
+    if weight.numel() == 0:
+        return f"its weight is {tuple(weight.shape)} and holds nothing: leave the layer dense"
     kind = predicted_class(layer)
     assert kind is not None
-    return _addition_refusal(layer, weight) or kind.refusal(layer)
+    return kind.refusal(layer)
+
+
+def _layer_refusal(layer: Any) -> str | None:
+    if reason := weight_refusal(layer):
+        return reason
+    if not layer.weight.requires_grad:
+        return (
+            "is frozen (requires_grad=False), and a frozen V would never be learned: call "
+            "requires_grad_(True) first and freeze V later, or leave the layer dense"
+        )
+    return _addition_refusal(layer, layer.weight)
 
 
 def _addition_refusal(layer: nn.Module, weight: nn.Parameter) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ def as_batches(inputs: Any) -> list[Any]:
     thousand examples are enough for any dictionary.
 
     Raises:
-        ValueError: no batch at all, or one ``(input, target)`` pair in place of a list of them.
+        ValueError: no batch at all, what is none, or one ``(input, target)`` pair in place of a
+            list of them.
     """
     if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor):
         image, target = inputs
@@ -45,6 +46,10 @@ def as_batches(inputs: Any) -> list[Any]:
                 f"inputs is one pair of shapes {tuple(image.shape)} and {tuple(target.shape)}, "
                 "which looks like one (input, target) batch: pass a list of batches, [batch]"
             )
+    if not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
+        raise ValueError(
+            f"inputs is {inputs!r}: pass a batch of example inputs, a tensor, or a list of batches"
+        )
     batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else list(inputs)
     if not batches:
         raise ValueError("inputs is empty: pass at least one batch of example inputs")

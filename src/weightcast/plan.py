@@ -32,14 +32,21 @@ class Plan:
         rules: key to rule, or to None.
 
     Raises:
-        ValueError: a value that is no rule, or an invalid regular expression.
+        ValueError: no mapping, a key that is no text, a value that is no rule, or an invalid
+            regular expression.
     """
 
     rules: Mapping[str, Rule | None]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rules, Mapping):
+            raise ValueError(
+                f"a plan is {self.rules!r}: give rules by layer name, such as {{'*': rule}}"
+            )
         object.__setattr__(self, "rules", dict(self.rules))
         for key, rule in self.rules.items():
+            if not isinstance(key, str):
+                raise ValueError(f"key {key!r} of a plan is no layer's name: write it as a string")
             if rule is not None and not isinstance(rule, Rule):
                 raise ValueError(f"rule {key!r} is {rule!r}: expected a weightcast.Rule or None")
             if key.startswith("re:"):

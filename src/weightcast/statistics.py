@@ -162,7 +162,7 @@ def collect_rows(
 
     Returns:
         (n_rows, groups * n_visible) on the CPU, in the inputs' dtype; groups is 1 but for
-        convolutions with groups.
+        convolutions with groups and an attention's projection of different queries, keys, values.
     """
     sample = RowSample(max_rows, generator or torch.Generator().manual_seed(0))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
-from weightcast.convertible import copied
+from weightcast.convertible import check_values, copied
 from weightcast.examples import as_batches, call
 from weightcast.layers import PredictedModule
 from weightcast.undisturbed import randomness_kept
@@ -60,6 +60,7 @@ def verify(model: nn.Module, inputs: Any) -> tuple[Verified, ...]:
     layers = predicted_layers(model)
     if not layers:
         raise ValueError("the model has no predicted layer: convert it first")
+    check_values(model)
     batches = as_batches(inputs)
     _refuse_nan(batches)
     with randomness_kept(model):

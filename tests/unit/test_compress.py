@@ -13,6 +13,8 @@ import weightcast as wc
 from weightcast import dictionaries as d
 from weightcast.compress.moments import PairedMoments
 
+DCT = wc.Rule(d.DCT(), 0.5)
+
 
 class ReadsItsOwnWay(nn.Module):
     """A network of convolutions with groups, no bias in one layer, in-place activations."""
@@ -159,7 +161,7 @@ def test_moments_do_not_depend_on_the_batches():
         torch.randn(30, 2 * 4, generator=generator, dtype=torch.float64) + 3 for _ in range(2)
     )
     for centred in (True, False):
-        whole, parts = (PairedMoments(2, centred=centred, paired=True) for _ in range(2))
+        whole, parts = (PairedMoments(4, centred=centred, paired=True) for _ in range(2))
         whole.update(x, dense_x)
         for rows in torch.arange(30).split([1, 12, 17]):
             parts.update(x[rows], dense_x[rows])
@@ -440,3 +442,127 @@ def test_weights_that_are_not_finite_are_refused(dictionary, inputs):
         wc.compress(model, plan, x if inputs else None, progress=False)
     with pytest.raises(ValueError, match=r"2 of its 48 weights are NaN .* leave the layer out"):
         wc.probe(model, progress=False)
+
+
+class CrossAttention(nn.Module):
+    """Queries from the first five places, keys and values from the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True).double()
+
+    def forward(self, x):
+        query, memory = x[:, :5], x[:, 5:]
+        return self.attention(query, memory, memory)[0]
+
+
+@pytest.mark.parametrize("n_keys", [5, 10, 2])
+def test_queries_and_keys_are_fitted_each_to_its_own_inputs(n_keys):
+    model, generator = CrossAttention(), torch.Generator().manual_seed(0)
+    a = torch.randn(80, 5, 8, generator=generator).double()
+    b = torch.randn(80, n_keys, 8, generator=generator).double()
+    x = torch.cat([torch.cat([a, a], 2), torch.cat([b, -b], 2)], 1)
+    rule = wc.Rule(d.RandomConnections(), 0.5)
+    small = wc.compress(model, {"attention.in_proj": rule}, x, ridge=1e-9, progress=False)
+    layer = small.attention.in_proj
+    U = layer.atoms.dictionary(0)
+    parts = zip(model.attention.in_proj_weight.chunk(3), layer.weight.chunk(3), strict=True)
+    for (W, found), rows in zip(parts, (x[:, :5], x[:, 5:], x[:, 5:]), strict=True):
+        rows = rows.flatten(0, 1)
+        y = rows @ W.t()
+        best = rows @ U @ torch.linalg.lstsq(rows @ U, y, driver="gelsd").solution
+        left, least = ((rows @ found.t() - y).square().sum(), (best - y).square().sum())
+        assert left <= least + 1e-6 * y.square().sum()
+    report = wc.compression_report(model, small, x)
+    errors = {row.layer: row.output_error for row in report.rows}
+    assert errors["attention.in_proj"] < 1e-6
+    assert errors["model"] < 1e-6
+    (probed,) = (
+        row
+        for row in wc.probe(
+            model, (0.5,), [d.RandomConnections()], inputs=x, layers=["attention.in_proj"],
+            progress=False,
+        ).rows
+        if row.dictionary == "RandomConnections"
+    )  # fmt: skip
+    assert probed.output_r2 is not None
+
+
+class TiedWithPadding(nn.Module):
+    """A language model whose embedding has a padding, the head's row of which is learned."""
+
+    def __init__(self, tables: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.emb = nn.Embedding(30, 16, padding_idx=0)
+        self.lin, self.head = nn.Linear(16, 16), nn.Linear(16, 30, bias=False)
+        self.head.weight = self.emb.weight
+        if tables == 2:
+            self.other = nn.Embedding(30, 16)
+            self.other.weight = self.emb.weight
+        with torch.no_grad():
+            self.emb.weight[0] = torch.randn(16)
+
+    def forward(self, x):
+        y = self.emb(x) + (self.other(x) if hasattr(self, "other") else 0)
+        return self.head(torch.relu(self.lin(y)))
+
+
+@pytest.mark.parametrize("tables", [1, 2])
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("key", ["*", "emb", "head"])
+def test_the_row_of_a_padding_that_a_tied_head_has_learned_is_kept(tables, given, key, tmp_path):
+    model, x = TiedWithPadding(tables), torch.arange(60).view(20, 3) % 30
+    rule = wc.Rule(d.DCT(), 1.0)
+    small = wc.compress(model, {key: rule}, x if given else None, progress=False)
+    torch.testing.assert_close(small.emb.weight, model.emb.weight, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(small(x), model(x), atol=1e-4, rtol=1e-4)
+    wc.save(small, tmp_path / "small")
+    torch.testing.assert_close(wc.load(tmp_path / "small", TiedWithPadding(tables))(x), small(x))
+    drawn = wc.convert(model, {key: rule})  # there it starts as torch starts it
+    assert not drawn.head.weight[0].any()
+
+
+def test_what_has_no_values_is_refused_by_name(tmp_path):
+    model, rule = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8)).to("meta"), {"0": DCT}
+    converted = wc.convert(model, rule)
+    refused = {
+        "0.weight": (
+            lambda: wc.compress(model, rule, progress=False),
+            lambda: wc.compress(model, rule, torch.randn(9, 64), progress=False),
+            lambda: wc.probe(model, progress=False),
+            lambda: wc.suggest(model, budget=0.6, progress=False),
+            lambda: wc.compression_report(model, converted),
+        ),
+        "0.V": (
+            lambda: wc.verify(converted, torch.randn(9, 64)),
+            lambda: wc.save(converted, tmp_path / "saved"),
+        ),
+    }
+    for name, calls in refused.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=f"'{name}' is on the meta device .*load_state"):
+                call()
+
+
+def test_a_dense_network_of_another_width_is_named():
+    model, other = nn.Sequential(nn.Linear(12, 20)), nn.Sequential(nn.Linear(12, 21))
+    small = wc.compress(model, {"0": DCT}, progress=False)
+    with pytest.raises(ValueError, match=r"layer '0': W is \(21, 12\)"):
+        wc.compression_report(other, small)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"plan": {0: None}}, "key 0 of a plan is no layer's name"),
+        ({"plan": None}, "a plan is None: give rules by layer name"),
+        ({"plan": "*"}, r"a plan is '\*': give rules"),
+        ({"inputs": 5}, "inputs is 5: pass a batch of example inputs"),
+        ({"ridge": "a"}, "ridge is 'a': it must be above 0"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        wc.compress(_mlp(), **({"plan": {"4": DCT}, "progress": False} | arguments))

@@ -67,6 +67,12 @@ def _shortened(layer: Any, axis: int = 0) -> nn.Module:
     return layer
 
 
+def _hooked_state() -> nn.Linear:
+    layer = nn.Linear(8, 8)
+    layer.register_load_state_dict_pre_hook(lambda *_: None)
+    return layer
+
+
 def _own_forward() -> nn.LSTM:
     lstm = nn.LSTM(8, 8)
     lstm.forward = lstm.forward  # as accelerate does
@@ -120,6 +126,8 @@ REFUSED = {
         lambda: _shortened(nn.Bilinear(3, 5, 8)),
         r"its weight is \(6, 3, 5\), and its attributes say \(8, 3, 5\)",
     ),
+    "nothing in it": (lambda: nn.Conv1d(4, 0, 3), r"its weight is \(0, 4, 3\) and holds nothing"),
+    "state-dict hooks": (_hooked_state, "has hooks, .*remove them first"),
     "bias of more units": (
         lambda: _shortened(nn.Linear(8, 8)),
         r"its bias is \(8,\), and its weight has 6 units: give it a bias of as many",
@@ -141,6 +149,7 @@ def _build(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.filterwarnings("ignore:Initializing zero-element:UserWarning")
 def test_what_an_expression_meets_is_left_dense_with_its_reason(name):
     model = _build(name)
     for key in ("*", "re:.*"):
@@ -153,6 +162,7 @@ def test_what_an_expression_meets_is_left_dense_with_its_reason(name):
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.filterwarnings("ignore:Initializing zero-element:UserWarning")
 def test_what_is_named_exactly_is_refused_by_name(name):
     model = _build(name)
     modules = dict(model.named_modules())

@@ -171,3 +171,44 @@ def test_a_layer_too_small_for_an_atom_says_so_and_the_others_are_measured(capsy
     assert "2, DCT: fraction 0.1 of 4 inputs" in str(probe)
     wc.probe(model, (0.1,))
     assert "probing 2: fraction 0.1 of 4 inputs" in capsys.readouterr().err
+
+
+def test_frozen_and_hooked_layers_are_read_all_the_same():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 12))
+    rows = wc.probe(model, progress=False).rows
+    model[0].requires_grad_(False)
+    model[2].register_forward_hook(lambda *_: None)
+    assert wc.probe(model, progress=False).rows == rows
+
+
+@pytest.mark.parametrize("inputs", [None, "rows"])
+def test_learned_atoms_are_measured_as_compress_finds_them(inputs):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 5)), torch.randn(300, 36)
+    given = x if inputs else None
+    both = [d.LowRank(), d.SingularVectors()]
+    probed = wc.probe(model, (0.25,), both, given, layers=["0"], progress=False)
+    rows = {row.dictionary: row for row in probed.rows}
+    assert rows["LowRank"].r2 == rows["ceiling"].r2
+    assert rows["LowRank"].output_r2 == rows["ceiling"].output_r2
+    for dictionary in both:
+        plan = {"0": wc.Rule(dictionary, 0.25)}
+        report = wc.compression_report(
+            model, wc.compress(model, plan, given, progress=False), given
+        )
+        error = report.rows[0].output_error if inputs else report.rows[0].weight_error
+        row = rows[type(dictionary).__name__]
+        if inputs:
+            assert 1 - row.output_r2 == pytest.approx(error, rel=1e-3)
+        else:  # r2 has the filters' means taken out
+            W = model[0].weight.detach()
+            share = (W - W.mean(1, keepdim=True)).square().sum() / W.square().sum()
+            assert (1 - row.r2) * float(share) == pytest.approx(error, rel=1e-3)
+
+
+def test_shares_that_are_nearly_alike_have_columns_of_their_own():
+    probed = wc.probe(nn.Sequential(nn.Linear(200, 3)), (0.1001, 0.1004), d.DCT(), progress=False)
+    assert "r2 at 0.1001  r2 at 0.1004" in str(probed)
+    with pytest.raises(ValueError, match=r"fractions is 0\.25 and columns 1: give at least one"):
+        wc.probe(nn.Sequential(nn.Linear(4, 3)), 0.25, progress=False)

@@ -28,6 +28,7 @@ from weightcast.checkpoint.replace import replacing
 from weightcast.checkpoint.state import check_state, saved_tensors, untied, without_atoms
 from weightcast.checkpoint.tensors import write_tensors
 from weightcast.convert import predicted_layers
+from weightcast.convertible import check_values
 from weightcast.layers import PredictedLayer
 from weightcast.plan import Plan
 
@@ -71,6 +72,7 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
     Raises:
         ValueError: the model holds what these files cannot.
     """
+    check_values(model)
     layers = predicted_layers(model)
     state, stored = saved_tensors(model, layers, store=bases == "store")
     tensors, ties = untied(state)

@@ -25,14 +25,16 @@ class PairedMoments:
     both are covariances (merged as in Chan, Golub and LeVeque 1979).
 
     Args:
-        groups: of a convolution, each with moments of its own; 1 for other layers.
+        n_visible: inputs of a unit. Rows may hold them several times side by side, for groups of
+            units that have moments of their own: a convolution's, or those of an attention's
+            packed projection.
         centred: whether the layer has a bias.
         paired: whether x~ is not x.
     """
 
-    def __init__(self, groups: int, *, centred: bool, paired: bool) -> None:
-        self.groups, self.centred, self.paired = groups, centred, paired
-        self.n_rows = 0
+    def __init__(self, n_visible: int, *, centred: bool, paired: bool) -> None:
+        self.n_visible, self.centred, self.paired = n_visible, centred, paired
+        self.groups, self.n_rows = 1, 0
         self._mean = self._mean_dense = self._own = self._cross = torch.zeros(())
 
     def update(self, x: Tensor, dense_x: Tensor | None = None) -> None:
@@ -41,7 +43,9 @@ class PairedMoments:
             return
         n, old = len(x), self.n_rows
         pair = (x, x if dense_x is None else dense_x)
-        x, dense_x = (rows.unflatten(1, (self.groups, -1)).transpose(0, 1) for rows in pair)
+        # Groups come first; one of a call stands for all, by broadcasting, if others have several.
+        x, dense_x = (rows.unflatten(1, (-1, self.n_visible)).transpose(0, 1) for rows in pair)
+        self.groups = max(self.groups, len(x))
         mean, mean_dense = (self._mean_of(rows) for rows in (x, dense_x))
         x, dense_x = x - mean, dense_x - mean_dense
         shift, shift_dense = mean - self._mean, mean_dense - self._mean_dense
@@ -96,7 +100,7 @@ class PairedMoments:
         """(groups, 1, n_visible)."""
         if self.centred:
             return rows.mean(dim=1, keepdim=True)
-        return rows.new_zeros(self.groups, 1, rows.shape[2])
+        return rows.new_zeros(len(rows), 1, self.n_visible)
 
 
 def paired_rows(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import predicted_layers
-from weightcast.convertible import convertible_layers
+from weightcast.convertible import check_values, convertible_layers
 from weightcast.examples import as_batches, call
 from weightcast.layers import predicted_class, splitting
 from weightcast.layers.convolution import PredictedConvolution
@@ -81,6 +81,8 @@ def compression_report(
         ValueError: no predicted layers, layers that the dense network lacks, or inputs on which a
             network fails.
     """
+    for network in (model, compressed):
+        check_values(network)
     layers = predicted_layers(compressed)
     if not layers:
         raise ValueError("the compressed model has no predicted layer: nothing was compressed")
@@ -102,7 +104,7 @@ def compression_report(
             counts[name].dense,
             counts[name].learned,
             counts[name].stored,
-            _weight_error(modules[name], layer),
+            _weight_error(name, modules[name], layer),
             errors.get(name),
         )
         for name, layer in layers.items()
@@ -111,8 +113,11 @@ def compression_report(
     return CompressionReport((*rows, CompressionRow("model", "", *whole, None, errors.get(None))))
 
 
-def _weight_error(dense: Any, layer: Any) -> float:
-    W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
+def _weight_error(name: str, dense: Any, layer: Any) -> float:
+    try:
+        W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
     return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
 
 

@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from weightcast.compress.moments import PairedMoments, paired_rows
 from weightcast.convert import layer_seed, split_named
-from weightcast.convertible import copied
+from weightcast.convertible import check_values, copied
 from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.examples import as_batches
-from weightcast.layers import PredictedLayer, class_of, is_blind, layer_grid, replace_module
+from weightcast.layers import (
+    PredictedLayer,
+    class_of,
+    is_blind,
+    layer_grid,
+    layer_size,
+    replace_module,
+)
 from weightcast.least_squares import Metric, choose_atoms
 from weightcast.passes import layers_run
 from weightcast.plan import Plan
@@ -75,6 +82,7 @@ def compress(
             the model fails, naming the module.
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
+    check_values(model)
     settings = _Settings(selection, target, ridge, seed)
     rules = plan.resolve(model)
     batches = None if inputs is None else as_batches(inputs)
@@ -118,9 +126,9 @@ class _Settings:
             raise ValueError(f"selection is {self.selection!r}: take 'fitted' or 'plan'")
         if self.target not in ("dense", "compressed"):
             raise ValueError(f"target is {self.target!r}: take 'dense' or 'compressed'")
-        if not 0 < self.ridge < float("inf"):
+        if not (isinstance(self.ridge, (int, float)) and 0 < self.ridge < float("inf")):
             raise ValueError(
-                f"ridge is {self.ridge}: it must be above 0 and finite, for example 0.001"
+                f"ridge is {self.ridge!r}: it must be above 0 and finite, for example 0.001"
             )
 
 
@@ -153,7 +161,7 @@ class _Job:
         """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
         seed = layer_seed(self.settings.seed, self.name)
         moments = PairedMoments(
-            getattr(self.dense, "groups", 1),
+            layer_size(self.dense)[0],
             centred=self.dense.bias is not None,
             paired=dense_model is not None,
         )
@@ -163,7 +171,7 @@ class _Job:
         try:
             for x, dense_x in paired_rows(model, layer, dense_model, self.dense, batches, seed):
                 moments.update(x, dense_x)
-                accumulator.update(x.unflatten(1, (moments.groups, -1)).flatten(0, 1))
+                accumulator.update(x.unflatten(1, (-1, moments.n_visible)).flatten(0, 1))
             statistics = accumulator.result()
             return _Data(statistics, moments, moments.metric(self.settings.ridge))
         except ValueError as error:

@@ -51,8 +51,8 @@ class PredictedMultiheadAttention(PredictedModule):
             return
         layers = self.layers()
         if "in_proj" in layers:
-            different = {id(x): x.reshape(-1, x.shape[-1]) for x in (query, key, value)}
-            layers["in_proj"](torch.cat(list(different.values())))
+            alike = query is key and key is value
+            layers["in_proj"](*(query,) if alike else (query, key, value))
         else:
             for name, x in (("q_proj", query), ("k_proj", key), ("v_proj", value)):
                 layers[name](x)

@@ -41,16 +41,12 @@ class PredictedTable(PredictedLayer):
         super().__init__(embedding_dim, num_embeddings, bias=False, variance=1.0, **options)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx, self.scale_grad_by_freq = padding_idx, scale_grad_by_freq
-        self._clear_padding()
+        self.clear_padding()
 
     @override
-    def tie(self, other: PredictedLayer) -> None:
-        """Share V and atoms; the padding's row then is zero for both, as this one starts it."""
-        super().tie(other)
-        self._clear_padding()
-
     @torch.no_grad()
-    def _clear_padding(self) -> None:
+    def clear_padding(self) -> None:
+        """Let the vector of the padding be zero, as torch draws it."""
         if self.padding_idx is not None:
             self.V[:, self.padding_idx] = 0
 
@@ -203,7 +199,8 @@ class PredictedEmbeddingBag(PredictedTable):
     Args:
         num_embeddings: n_units, rows of the table.
         embedding_dim: n_visible, length of a row.
-        scale_grad_by_freq: as in torch.
+        scale_grad_by_freq: scale a row's gradient by the inverse of its frequency in the batch, as
+            torch documents; its own CPU kernel (2.13) divides some rows by another's frequency.
         mode: ``sum``, ``mean`` or ``max``.
         include_last_offset: as in torch.
         padding_idx: a row that no bag counts, and whose V gets no gradient.

@@ -299,6 +299,9 @@ class PredictedLayer(PredictedWeight):
         """
         self.atoms, self.V, self._counted = other.atoms, other.V, None
 
+    def clear_padding(self) -> None:
+        """Let units that start at zero do so; there are none but in tables of embeddings."""
+
     @torch.no_grad()
     def remake(self, *, seed: int = 0, statistics: InputStatistics | None = None) -> None:
         """Make the atoms anew from the rule and draw V anew, in place; the bias stays.

@@ -37,9 +37,13 @@ class DenseParameter(nn.Module):
         self.transposed, self.variance = transposed, variance
         self.hidden_inputs = hidden_inputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        """X W: (..., n_visible) to (..., n_units), by all matrices."""
-        return nn.functional.linear(x, PredictedParameter.unit_rows(self, self.weight))
+    def forward(self, x: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
+        """X W: (..., n_visible) to (..., n_units), by all matrices.
+
+        Of the packed projection of an attention x are the queries where keys and values differ.
+        Each then meets a third of the units, and they become rows side by side.
+        """
+        return _multiply(x, key, value, PredictedParameter.unit_rows(self, self.weight))
 
     def extra_repr(self) -> str:
         """Shape, for printed models."""
@@ -79,6 +83,27 @@ class PredictedParameter(PredictedLayer):
         super().__init__(n_visible, n_matrices * n_units, bias=False, variance=variance, **options)
         self.shape, self.transposed = tuple(shape), transposed
         self.variance, self.hidden_inputs = variance, hidden_inputs
+
+    @override
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, key: Tensor | None = None, value: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`DenseParameter.forward`."""
+        if key is None or value is None:
+            return super().forward(x)
+        return _multiply(x, key, value, self.unit_rows(self, self.weight))
+
+    @classmethod
+    @override
+    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """Rows of all that is given, each once; side by side those of queries, keys and values.
+
+        Those of one row then have nothing to do with one another: they meet different units.
+        """
+        if side_by_side and len(inputs) > 1:
+            return _side_by_side(inputs)
+        different = {id(x): x for x in inputs}
+        return torch.cat([x.reshape(-1, x.shape[-1]) for x in different.values()])
 
     @classmethod
     @override
@@ -123,3 +148,18 @@ class PredictedParameter(PredictedLayer):
         shape = layer.shape if isinstance(layer, cls) else tuple(layer.weight.shape)
         names = ("transposed", "variance", "hidden_inputs")
         return {"shape": shape} | {name: getattr(layer, name) for name in names}
+
+
+def _multiply(x: Tensor, key: Tensor | None, value: Tensor | None, W: Tensor) -> Tensor:
+    """x by all units, or queries, keys and values each by a third of them."""
+    if key is None or value is None:
+        return nn.functional.linear(x, W)
+    parts = _side_by_side((x, key, value)).chunk(3, dim=1), W.chunk(3)
+    return torch.cat([rows @ units.t() for rows, units in zip(*parts, strict=True)], dim=1)
+
+
+def _side_by_side(inputs: Sequence[Tensor]) -> Tensor:
+    """(n_rows, n_inputs * n_visible): shorter inputs are gone through again and again."""
+    rows = [x.reshape(-1, x.shape[-1]) for x in inputs]
+    places = torch.arange(max(map(len, rows)), device=rows[0].device)
+    return torch.cat([x[places % max(1, len(x))] for x in rows], dim=1)

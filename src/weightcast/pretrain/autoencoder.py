@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from weightcast.layers import layer_size
 from weightcast.optimise import parameter_groups
 
 Loss = Literal["squared", "cross-entropy"]
@@ -51,7 +52,7 @@ class TiedAutoencoder:
         _check_rows(rows, loss)
         self.layer: Any = layer
         self.activation, self.rows, self.loss = activation, rows, loss
-        self.groups = getattr(layer, "groups", 1)
+        self.groups = rows.shape[1] // layer_size(layer)[0]
         mean = rows.mean(dim=0)
         # Not less the first codes' part: V soon changes that by far more than c can follow.
         self.c = nn.Parameter(mean if loss == "squared" else mean.clamp(0.01, 0.99).logit())

@@ -21,7 +21,7 @@ from weightcast.dictionaries import (
 )
 from weightcast.examples import as_batches
 from weightcast.grid import Grid
-from weightcast.layers import is_blind, splitting
+from weightcast.layers import is_blind, layer_size, splitting
 from weightcast.passes import layers_run
 from weightcast.probe.sites import ProbeSite, checked, find_sites
 from weightcast.probe.table import CEILING, FLOOR, Probe, ProbeRow
@@ -36,7 +36,7 @@ RIDGE = 1e-3
 def probe(
     model: nn.Module | Mapping[str, Any],
     fractions: Sequence[float] = (0.05, 0.25),
-    dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | None = None,
+    dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary | None = None,
     inputs: Any = None,
     *,
     layers: Sequence[str] | None = None,
@@ -66,9 +66,9 @@ def probe(
         model: trained, dense; or a state dict, whose tensors of two to five axes are taken for
             the weights of linear layers and convolutions.
         fractions: shares of known weights, each in (0, 1].
-        dictionaries: by the names that the rows give them, or in a list; None takes a kernel and
-            cosines where inputs have coordinates, cosines elsewhere, and with inputs their
-            covariance.
+        dictionaries: by the names that the rows give them, or in a list, or one; None takes a
+            kernel and cosines where inputs have coordinates, cosines elsewhere, and with inputs
+            their covariance.
         inputs: example batches as for ``convert``; not for a state dict, which cannot be run.
         layers: names; None takes all layers that can be predicted.
         columns: groups of units, each with atoms of its own, fewer where a layer has fewer units.
@@ -86,7 +86,7 @@ def probe(
 
     References: Denil et al. 2013, section 2 and figure 1.
     """
-    if not fractions or columns < 1:
+    if not isinstance(fractions, Sequence) or not fractions or columns < 1:
         raise ValueError(
             f"fractions is {fractions!r} and columns {columns!r}: give at least one fraction, and "
             "1 column or more"
@@ -159,19 +159,21 @@ def observe(
     """
     layer: Any = model.get_submodule(site.name)
     seed = layer_seed(seed, site.name)
-    moments = PairedMoments(getattr(layer, "groups", 1), centred=True, paired=False)
+    moments = PairedMoments(layer_size(layer)[0], centred=True, paired=False)
     accumulator = StatisticsAccumulator(needs, 10_000, torch.Generator().manual_seed(seed))
     try:
         for x, _ in paired_rows(model, layer, None, layer, batches, seed):
             moments.update(x)
-            accumulator.update(x.unflatten(1, (moments.groups, -1)).flatten(0, 1))
+            accumulator.update(x.unflatten(1, (-1, moments.n_visible)).flatten(0, 1))
         statistics = accumulator.result()
     except ValueError as error:
         raise ValueError(f"layer {site.name!r}: {error}") from error
     return replace(site, statistics=statistics, metric=moments.metric(RIDGE))
 
 
-def _named(dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary]) -> dict[str, Dictionary]:
+def _named(
+    dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary,
+) -> dict[str, Dictionary]:
     """Dictionaries by name; those of a list by their classes, told apart by numbers.
 
     Raises:
@@ -181,7 +183,8 @@ def _named(dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary]) -> dic
         named = dict(dictionaries)
     else:
         named = {}
-        for dictionary in dictionaries:
+        listed = [dictionaries] if isinstance(dictionaries, Dictionary) else dictionaries
+        for dictionary in listed:
             kind = type(dictionary).__name__
             count = sum(name.split(" ")[0] == kind for name in named)
             named[f"{kind} {count + 1}" if count else kind] = dictionary

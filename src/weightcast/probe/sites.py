@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from weightcast.codec import nearest
-from weightcast.convertible import convertible_layers, refusals
+from weightcast.convertible import check_values, convertible_layers, weight_refusal
 from weightcast.dictionaries import (
     DCT,
     Atoms,
@@ -78,9 +78,13 @@ class ProbeSite:
         facts |= {"fraction": rule.fraction, "n_atoms": 0}
         try:
             facts["n_atoms"] = count_atoms(rule.fraction, self.n_visible)
-            weight = self._best(rule) if dictionary == CEILING else self._build(rule, seed, bases)
+            weight = None if dictionary == CEILING else self._build(rule, seed, bases)
         except ValueError as error:
             return ProbeRow(**facts, r2=None, reason=str(error))
+        # A learned U is found along with V, as ``compress`` does.
+        free = weight is None or weight.atoms.base.is_learned
+        if weight is None or free:
+            weight = self._best(rule)
         if rule.dictionary.reads_weights:
             units = weight.unit_columns
             known = torch.gather(self.W, 1, weight.atoms.indices[units])  # (n_units, n_atoms)
@@ -91,16 +95,19 @@ class ProbeSite:
         r2 = explained(self.W, weight.weight.detach())
         if self.metric is None:
             return ProbeRow(**facts, r2=r2)
-        if dictionary == CEILING:  # the best for the output is another
+        if free:  # the best for the output is another
             weight = self._best(rule, self.metric.moments.mean(dim=0))
         return ProbeRow(**facts, r2=r2, output_r2=1 - weight.fit(self.W, self.metric))
 
     def _build(self, rule: Rule, seed: int, bases: SharedBases) -> PredictedWeight:
+        statistics = self.statistics
+        if "weight" in rule.dictionary.needs:
+            statistics = replace(statistics or InputStatistics(0), weight=self.W.t())
         atoms = rule.build(
             self.n_visible,
             self.n_units,
             grid=self.grid,
-            statistics=self.statistics,
+            statistics=statistics,
             generator=torch.Generator().manual_seed(seed),
             bases=bases,
         )
@@ -125,6 +132,8 @@ def find_sites(
     Raises:
         ValueError: none at all, a name that is none of them, or weights that are not finite.
     """
+    if isinstance(model, nn.Module):
+        check_values(model)
     found = dict(_tensors(model) if isinstance(model, Mapping) else _layers(model))
     if not found:
         raise ValueError("there is nothing to probe: no weights of linear layers or convolutions")
@@ -147,11 +156,10 @@ def find_sites(
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
-    layers = convertible_layers(model)
-    refused = refusals(model, layers)
-    for name, layer in layers.items():
-        weight: Any = layer.weight
-        if name not in refused:
+    """Weights that can be read, whether they may be predicted or, if frozen, may not."""
+    for name, layer in convertible_layers(model).items():
+        if weight_refusal(layer) is None:
+            weight: Any = layer.weight
             yield name, (class_of(layer).unit_rows(layer, weight), layer_grid(layer))
 
 

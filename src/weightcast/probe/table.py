@@ -83,14 +83,14 @@ class Probe:
     def __str__(self) -> str:
         fractions = sorted({row.fraction for row in self.rows})
         with_outputs = any(row.output_r2 is not None for row in self.rows)
-        heads = [f"r2 at {fraction:.3g}" for fraction in fractions]
-        heads += [f"output at {fraction:.3g}" for fraction in fractions if with_outputs]
+        heads = [f"r2 at {fraction:g}" for fraction in fractions]
+        heads += [f"output at {fraction:g}" for fraction in fractions if with_outputs]
         lines = [("layer", "dictionary", *heads)]
         cells: dict[tuple[str, str], dict[str, str]] = {}
         for row in self.rows:
             line = cells.setdefault((row.layer, row.dictionary), {})
-            line[f"r2 at {row.fraction:.3g}"] = _cell(row.r2)
-            line[f"output at {row.fraction:.3g}"] = _cell(row.output_r2)
+            line[f"r2 at {row.fraction:g}"] = _cell(row.r2)
+            line[f"output at {row.fraction:g}"] = _cell(row.output_r2)
         lines += [(*names, *(line.get(h, "") for h in heads)) for names, line in cells.items()]
         reasons = dict.fromkeys(
             f"{row.layer}, {row.dictionary}: {row.reason}" for row in self.rows if row.reason
