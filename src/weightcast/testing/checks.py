@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,46 +61,3 @@ def require_close(found: Tensor, expected: Tensor, tolerance: float, what: str) 
         f"{what} is off by {difference:.3g}, where the largest number is {largest:.3g} and "
         f"{tolerance:g} of it is allowed",
     )
-
-
-@contextmanager
-def unmoved_randomness() -> Iterator[None]:
-    """A block that must leave the global random state of torch, NumPy and Python alone.
-
-    Raises:
-        AssertionError: one has moved.
-    """
-    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())
-    yield
-    moved = "global random state moved: draw from the generator that is given"
-    require(torch.equal(torch.get_rng_state(), before[0]), f"torch's {moved}")
-    require(_same(np.random.get_state(), before[1]), f"NumPy's {moved}")
-    require(random.getstate() == before[2], f"Python's {moved}")
-
-
-@contextmanager
-def other_surroundings() -> Iterator[None]:
-    """Another global random state, default dtype and number of threads, for a block's time."""
-    torch_state, numpy_state, python_state = (
-        torch.get_rng_state(),
-        np.random.get_state(),
-        random.getstate(),
-    )
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    try:
-        torch.set_num_threads(2 if threads == 1 else 1)
-        torch.set_default_dtype(torch.float64)
-        torch.manual_seed(123)
-        np.random.seed(123)
-        random.seed(123)
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-
-
-def _same(one: object, two: object) -> bool:
-    return all(map(np.array_equal, one, two))  # pyright: ignore[reportArgumentType]

@@ -1,12 +1,13 @@
-"""Examples that the checks run on: a layer's inputs, and a small layer of each kind of torch."""
+"""Examples that the checks run on: inputs in several forms, and a small layer of each kind."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
 
@@ -46,6 +47,51 @@ def example_layer(kind: type[nn.Module]) -> tuple[nn.Module, tuple[Any, ...]] | 
     if kind in (nn.Embedding, nn.EmbeddingBag):
         return layer, (torch.randint(arguments[0], shapes[0], generator=generator),)
     return layer, tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def cast(x: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors in another type; indices stay as they are."""
+    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def in_double(x: Any) -> Any:
+    """Floating-point tensors in double precision, with numbers that no smaller type holds.
+
+    Each is made smaller, by at most a millionth of itself, so that rounding to float32 shows.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x
+    generator = torch.Generator().manual_seed(0)
+    share = torch.rand(x.shape, dtype=torch.float64, generator=generator)
+    return x.detach().double() * (1 - 1e-6 * share)
+
+
+def other_shapes(layer: nn.Module, inputs: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Inputs with one more leading axis and one fewer, where the layer takes these.
+
+    Args:
+        layer: dense.
+        inputs: what it is called with.
+    """
+    made = {
+        "one more leading axis": [_with_axis(x) for x in inputs],
+        "one leading axis fewer": [_without_axis(x) for x in inputs],
+    }
+    for name, candidate in made.items():
+        try:
+            with torch.no_grad():
+                layer(*candidate)
+        except Exception:  # its own refusal, which may be of any kind
+            continue
+        yield name, candidate
+
+
+def _with_axis(x: Any) -> Any:
+    return torch.stack([x, x.flip(0)]) if isinstance(x, Tensor) and x.dim() else x
+
+
+def _without_axis(x: Any) -> Any:
+    return x[0] if isinstance(x, Tensor) and x.dim() else x
 
 
 _LAYERS: dict[type[nn.Module], tuple[tuple[int, ...], dict[str, Any], tuple[Any, ...]]] = {

@@ -1,0 +1,146 @@
+"""What a block draws from: the global random states, and generators of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from weightcast.testing.checks import require
+
+GENERATOR = "draw from the generator that is given"
+
+
+@contextmanager
+def unmoved_randomness(remedy: str = GENERATOR) -> Iterator[None]:
+    """A block that must leave the global random state of torch, NumPy and Python alone.
+
+    Args:
+        remedy: what to do instead.
+
+    Raises:
+        AssertionError: one has moved.
+    """
+    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    yield
+    moved = f"global random state moved: {remedy}"
+    require(torch.equal(torch.get_rng_state(), before[0]), f"torch's {moved}")
+    require(_same(np.random.get_state(), before[1]), f"NumPy's {moved}")
+    require(random.getstate() == before[2], f"Python's {moved}")
+
+
+@contextmanager
+def other_surroundings() -> Iterator[None]:
+    """Another global random state, default dtype and number of threads, for a block's time."""
+    torch_state, numpy_state, python_state = (
+        torch.get_rng_state(),
+        np.random.get_state(),
+        random.getstate(),
+    )
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        torch.set_num_threads(2 if threads == 1 else 1)
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(123)
+        np.random.seed(123)
+        random.seed(123)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+Source = tuple[str, str]
+"""Kind and seed of a generator."""
+
+
+@contextmanager
+def watched_generators(
+    given: torch.Generator, reseeded: AbstractSet[Source] = frozenset()
+) -> Iterator[set[Source]]:
+    """Note the generators other than ``given`` that a block draws from.
+
+    Seen are those of torch's operations, and NumPy's as they are made. One that is made elsewhere
+    by NumPy, and Python's own, are not seen.
+
+    Args:
+        given: the one that is meant for the block.
+        reseeded: those that get another seed, to show whether anything depends on them.
+
+    Yields:
+        The generators, filled in while the block runs. One that is seeded from the given one has
+        another seed where that has.
+    """
+    seen: set[Source] = set()
+    make = np.random.default_rng
+
+    def noted(kind: str, seed: Any) -> Any:
+        source = kind, repr(seed)
+        seen.add(source)
+        return _OTHER_SEED if source in reseeded else seed
+
+    def default_rng(seed: Any = None) -> np.random.Generator:
+        return make(noted("numpy.random.default_rng", seed))
+
+    class RandomState(np.random.RandomState, metaclass=_AsItsBase):
+        def __init__(self, seed: Any = None) -> None:
+            super().__init__(noted("numpy.random.RandomState", seed))
+
+    with (
+        _Draws(given, noted),
+        patch.object(np.random, "default_rng", default_rng),
+        patch.object(np.random, "RandomState", RandomState),
+    ):
+        yield seen
+
+
+_OTHER_SEED = 987_654_321
+
+
+class _Draws(TorchDispatchMode):
+    """Note the generators that torch's operations are called with.
+
+    Args:
+        given: not this one.
+        noted: takes kind and seed, and says which seed to draw from instead.
+    """
+
+    def __init__(self, given: torch.Generator, noted: Callable[[str, int], int]) -> None:
+        super().__init__()
+        self.given, self.noted = given, noted
+        self.others: dict[int, torch.Generator] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = {name: self._generator(one) for name, one in (kwargs or {}).items()}
+        return func(*map(self._generator, args), **named)
+
+    def _generator(self, one: Any) -> Any:
+        """What to take in place of an argument."""
+        if not isinstance(one, torch.Generator) or one is self.given:
+            return one
+        seed = one.initial_seed()
+        other = self.noted("torch.Generator", seed)
+        if other == seed:
+            return one
+        return self.others.setdefault(seed, torch.Generator().manual_seed(other))
+
+
+class _AsItsBase(type):
+    """A class that takes its base's instances for its own, so that nobody misses the base."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.__bases__)
+
+
+def _same(one: object, two: object) -> bool:
+    return all(map(np.array_equal, one, two))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,114 @@
+"""Trial: a dictionary on one grid, and all that is built of it to be checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, Site
+from weightcast.grid import Grid
+from weightcast.layers import PredictedLinear
+from weightcast.testing.examples import example_statistics
+
+STATISTICS = ("covariance", "squared_covariance", "sample", "weight")
+
+
+@dataclass(frozen=True)
+class Build:
+    """One call of ``build``.
+
+    Args:
+        atoms: what it returned.
+        U: their dictionaries.
+        before: the generator's state.
+        after: the generator's state afterwards.
+    """
+
+    atoms: Atoms
+    U: Tensor
+    before: Tensor
+    after: Tensor
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has drawn from the generator."""
+        return not torch.equal(self.before, self.after)
+
+
+class Trial:
+    """A dictionary on one grid.
+
+    Every build gets statistics of its own, so that one which changes them spoils no other check,
+    and not the caller's numbers.
+
+    Args:
+        dictionary: that is checked.
+        grid: of the inputs.
+        statistics: of the inputs; None takes those of correlated Gaussian rows.
+    """
+
+    def __init__(
+        self, dictionary: Dictionary, grid: Grid, statistics: InputStatistics | None
+    ) -> None:
+        self.dictionary, self.grid, self.n_visible = dictionary, grid, grid.n_visible
+        self._statistics = statistics or example_statistics(grid.n_visible)
+        self.n_atoms = max(1, grid.n_visible // 4)
+
+    @property
+    def statistics(self) -> InputStatistics:
+        """A copy of the statistics."""
+        given = self._statistics
+        tensors = {name: getattr(given, name) for name in STATISTICS}
+        copies = {n: None if t is None else t.detach().clone() for n, t in tensors.items()}
+        return InputStatistics(given.n_rows, **copies)
+
+    def site(self, n_atoms: int | None = None, columns: int = 1, seed: int = 0) -> Site:
+        """A site of its own."""
+        generator = torch.Generator().manual_seed(seed)
+        count = n_atoms or self.n_atoms
+        return Site(self.n_visible, count, columns, self.grid, self.statistics, generator)
+
+    def atoms(self, n_atoms: int | None = None, columns: int = 1, seed: int = 0) -> Atoms:
+        """Atoms, by the way that users take."""
+        return self.dictionary.atoms(
+            self.n_visible,
+            n_atoms or self.n_atoms,
+            columns=columns,
+            grid=self.grid,
+            statistics=self.statistics,
+            seed=seed,
+        )
+
+    def build(self, site: Site) -> Build:
+        """Call ``build``, and keep what the generator shows of it."""
+        before = site.generator.get_state()
+        with torch.device("cpu"):
+            atoms = self.dictionary.build(site)
+        return Build(atoms, atoms.dictionaries(), before, site.generator.get_state())
+
+    @cached_property
+    def first(self) -> Build:
+        """The first build of all, seed 0 and one column: what a cache will keep is not there."""
+        return self.build(self.site())
+
+    def layer(self, fraction: float = 0.5, n_units: int = 7, **options: Any) -> PredictedLinear:
+        """A predicted layer, in double precision with 3 columns."""
+        given = {"columns": 3, "dtype": torch.float64, **options}
+        return PredictedLinear(
+            self.n_visible,
+            n_units,
+            dictionary=self.dictionary,
+            fraction=fraction,
+            grid=self.grid,
+            statistics=self.statistics,
+            **given,
+        )
+
+    def rows(self, n_rows: int = 5) -> Tensor:
+        """Inputs, the same on every call."""
+        generator = torch.Generator().manual_seed(7)
+        return torch.randn(n_rows, self.n_visible, dtype=torch.float64, generator=generator)

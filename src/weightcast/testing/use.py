@@ -1,0 +1,94 @@
+"""What a layer must do that is predicted from a dictionary, and a network that holds it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from weightcast.checkpoint import load, save
+from weightcast.testing.checks import require, require_close
+from weightcast.testing.trial import Trial
+
+
+def _learns(trial: Trial) -> None:
+    layer, x = trial.layer(), trial.rows()
+    outputs, gradients = [], []
+    for path in ("factored", "materialised"):
+        layer.path = path
+        y = layer(x)
+        outputs.append(y)
+        gradients.append(torch.autograd.grad(y.square().sum(), [layer.V])[0])
+    require_close(outputs[1], outputs[0], 1e-8, "the output along the materialised path")
+    require_close(gradients[1], gradients[0], 1e-8, "V's gradient along the materialised path")
+    dead = int((gradients[0].abs().sum(dim=0) == 0).sum())
+    require(dead == 0, f"{dead} of {layer.n_units} units get no gradient")
+
+
+def _fits(trial: Trial) -> None:
+    layer, W = trial.layer(), trial.rows(7)
+    unexplained = layer.fit(W)
+    residual = W - layer.weight.detach()
+    expected = float(residual.square().sum() / W.square().sum())
+    require(
+        abs(unexplained - expected) < 1e-8,
+        f"fit says that {unexplained:.6f} of W is left, and it is {expected:.6f}",
+    )
+    for unit, column in enumerate(layer.unit_columns.tolist()):
+        U = layer.atoms.dictionary(column).detach()
+        left = float((U / U.norm(dim=0)).t().mul(residual[unit]).sum(dim=1).abs().max())
+        require(left < 1e-6, f"unit {unit}'s residual is not orthogonal to U: {left:.3g} left")
+
+
+def _starts_well(trial: Trial) -> None:
+    layers = [trial.layer(n_units=600, seed=seed) for seed in range(3)]
+    moment = float(torch.stack([x.weight.detach().square().mean() for x in layers]).mean())
+    ratio = moment * 3 * trial.n_visible
+    require(
+        0.85 < ratio < 1.15,
+        f"the weights' mean square is {ratio:.2f} times that of nn.Linear, expected 1",
+    )
+
+
+def _copies(trial: Trial) -> None:
+    layer, x = trial.layer(seed=1), trial.rows()
+    twin = trial.layer(seed=2)
+    twin.load_state_dict(layer.state_dict())
+    twins = {
+        "its deep copy": copy.deepcopy(layer),
+        "its pickle": pickle.loads(pickle.dumps(layer)),
+        "a layer that loads its state": twin,
+    }
+    for name, other in twins.items():
+        require_close(other(x), layer(x), 0, f"the output of {name}")
+
+
+def _saves(trial: Trial) -> None:
+    linear = nn.utils.skip_init(nn.Linear, trial.n_visible, 7, dtype=torch.float64)
+    dense, model, x = (
+        nn.Sequential(linear),
+        nn.Sequential(trial.layer()),
+        trial.rows(),
+    )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # So small a layer may take more room than a dense one.
+        warnings.simplefilter("ignore", UserWarning)
+        save(model, Path(folder) / "model")
+        loaded = load(Path(folder) / "model", dense)
+    require_close(loaded(x), model(x), 1e-8, "the loaded network's output")
+
+
+USE_CHECKS: dict[str, Callable[[Trial], None]] = {
+    "a predicted layer learns by it": _learns,
+    "fitting a layer is the least-squares projection": _fits,
+    "a layer has the dense layer's variance at first": _starts_well,
+    "a layer copies, pickles and loads its state": _copies,
+    "a saved network loads to the same outputs": _saves,
+}
+"""What must hold of a layer."""
