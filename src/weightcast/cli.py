@@ -161,6 +161,16 @@ def _explain(message: str, known: Iterable[str]) -> str:
     if value:
         kind = value["kind"].removeprefix("<class '").removesuffix("'>").removeprefix("typing.")
         return f"--{value['key']} is {value['value']!r}: expected {kind}"
+    values = re.fullmatch(
+        r'Parser key "(?P<key>[^"]+)":\s+Does not validate against any of the Union subtypes\s+'
+        r"Subtypes: \[(?P<kinds>(?:<class '\w+'>(?:, )?)+)\].*Given value: (?P<value>.*)",
+        message,
+        re.DOTALL,
+    )
+    if values:
+        kinds = " or ".join(re.findall(r"<class '(\w+)'>", values["kinds"]))
+        kinds = kinds.replace("NoneType", "null")
+        return f"--{values['key']} is {values['value']!r}: expected {kinds}"
     for word in re.findall(r"--[\w.]+|(?<=invalid choice: ')[^']+", message):
         close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
         if close:

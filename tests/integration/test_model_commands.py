@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def batches():
 
 def number():
     return 3
+
+def sized(width):
+    return nn.Linear(width, width)
+
+class Sized(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+
+made = make()
 """
 
 
@@ -164,10 +174,18 @@ def test_names_that_no_model_has_are_an_error(place, capsys):
     assert "no model has a tensor called 'x.y'" in err
 
 
-def test_a_state_dict_without_layers_says_what_to_name(place, capsys):
-    torch.save(nn.LSTM(16, 16).state_dict(), "lstm.pt")
-    _, err = _run(capsys, "compress", "lstm.pt", "--output", "small", code=2)
-    assert "no layer to predict" in err
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (nn.LSTM(16, 16), (), "no layer to predict"),
+        (nn.LSTM(16, 16), ("--budget", "0.5"), "no layer to predict"),
+        (nn.TransformerEncoderLayer(32, 4, 64), ("--budget", "0.1"), "stay dense"),
+    ],
+)
+def test_a_state_dict_of_unknown_layers_says_what_to_name(model, options, message, place, capsys):
+    torch.save(model.state_dict(), "state.pt")
+    _, err = _run(capsys, "compress", "state.pt", "--output", "small", *options, code=2)
+    assert message in err
     assert "--factory package.module:function" in err
 
 
@@ -257,7 +275,23 @@ class Evil:
         (("not_mine:make", "--allow-import"), "there is no module 'not_mine'"),
         (("of_mine:number", "--allow-import"), "returned a int: expected a module"),
         (("missing.pt",), "there is no missing.pt"),
-        (("evil.pt",), "cannot read evil.pt"),
+        (("of_mine:sized", "--allow-import"), "of_mine:sized is called without arguments"),
+        (("of_mine:Sized", "--allow-import"), "of_mine:Sized is called without arguments"),
+        (("of_mine:FACTORY", "--allow-import"), "of_mine has no 'FACTORY'"),
+        (("of_mine:torch", "--allow-import"), "is a module: expected a function"),
+        (
+            ("of_mine:make", "--allow-import", "--inputs", "of_mine:made"),
+            "is a Sequential: expected a function",
+        ),
+        (
+            ("of_mine:make", "--allow-import", "--factory", "of_mine:make"),
+            "--factory makes the model of a state dict, and of_mine:make is none",
+        ),
+        (("unknown", "--factory", "of_mine:make"), "and unknown is none: leave it out"),
+        (("net.pt", "--factory", "net.pt"), "net.pt holds tensors"),
+        (("none.safetensors",), "none.safetensors holds no tensors"),
+        (("none.pt",), "none.pt holds no tensors"),
+        (("evil.pt",), "evil.pt holds pickled objects other than tensors"),
         (("damaged.safetensors",), "cannot read damaged.safetensors"),
         (("empty",), "is no Hub folder: it needs config.json"),
         (("net.pt", "--inputs", "x.safetensors"), "state dict has weights only"),
@@ -269,6 +303,8 @@ class Evil:
 def test_what_cannot_be_read_is_said(place, capsys, arguments, message):
     torch.save(Evil(), "evil.pt", pickle_module=pickle)
     torch.save({"0.weight": torch.rand(3, 3)}, "other.pt")
+    save_file({}, place / "none.safetensors")
+    torch.save({"state_dict": {}}, "none.pt")
     (place / "damaged.safetensors").write_bytes(b"\x10")
     (place / "plan.yaml").write_text("rules: {}")
     (place / "empty").mkdir()
@@ -287,13 +323,132 @@ def test_what_cannot_be_read_is_said(place, capsys, arguments, message):
     assert not (place / "small").exists()
 
 
+def test_a_model_that_is_there_is_taken_as_it_is(place, capsys):
+    given = ("--allow-import", "--fraction", "0.3", "--inputs", "of_mine:batches")
+    _run(capsys, "compress", "of_mine:made", *given, "--output", "small")
+    _run(capsys, "compress", "of_mine:make", *given, "--output", "same")
+    small, same = wc.load("small", _make(place)), wc.load("same", _make(place))
+    for key, tensor in same.state_dict().items():
+        assert torch.equal(small.state_dict()[key], tensor)
+    trained = {key: 2 * tensor for key, tensor in _make(place).state_dict().items()}
+    torch.save(trained, "trained.pt")
+    _run(
+        capsys, "compress", "trained.pt", "--factory", "of_mine:made", "--allow-import",
+        "--fraction", "0.3", "--output", "small",
+    )  # fmt: skip
+    assert torch.equal(wc.load("small", _make(place))[7].weight, trained["7.weight"])
+
+
+OBJECTS = "holds pickled objects other than tensors and is not read, as that could run any code"
+NO_FILE = "is no file of torch.save, or was cut short"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda net, path: torch.save(net, path), OBJECTS),
+        (lambda net, path: torch.save({"net": net, "state_dict": net.state_dict()}, path), OBJECTS),
+        (
+            lambda net, path: torch.save(net, path, _use_new_zipfile_serialization=False),
+            OBJECTS,
+        ),
+        (lambda net, path: torch.jit.save(torch.jit.script(net), path), OBJECTS),
+        (lambda net, path: path.write_text("hello\n"), NO_FILE),
+        (lambda net, path: path.write_text("<!DOCTYPE html>"), NO_FILE),
+        (lambda net, path: path.write_bytes(b""), NO_FILE),
+        (lambda net, path: path.write_bytes(pickle.dumps({"a": 1})), NO_FILE),
+        (lambda net, path: _write_half(net, path), NO_FILE),
+    ],
+    ids=["net", "checkpoint", "legacy", "script", "text", "page", "nothing", "pickle", "half"],
+)
+def test_what_torch_does_not_read_is_said_in_plain_words(write, message, place, capsys):
+    write(_make(place), place / "odd.pt")
+    _, err = _run(capsys, "probe", "odd.pt", code=2)
+    assert err.startswith(f"weightcast: error: odd.pt {message}")
+    assert ("model.state_dict()" in err) == (message == OBJECTS)
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+    assert "weights_only" not in err
+
+
+def _write_half(net: nn.Module, path: Path) -> None:
+    torch.save(net.state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_file_of_torch_save_is_said_to_be_one(place, capsys):
+    with zipfile.ZipFile("net.pt") as whole, zipfile.ZipFile("part.pt", "w") as part:
+        for name in whole.namelist():
+            if not name.endswith("data/0"):
+                part.writestr(name, whole.read(name))
+    _, err = _run(capsys, "probe", "part.pt", code=2)
+    assert err.startswith("weightcast: error: part.pt is damaged: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budget", "2500.5"), "budget is 2500.5: give a share"),
+        (("--budget", "1.0"), "budget is 1.0: give a share of all weights in (0, 1), or a whole"),
+        (("--budget", "2000.0"), "budget is 2000.0: give a share"),
+        (("--budget", "nan"), "--budget is 'nan': expected int or float"),
+        (("--budget", "much"), "--budget is 'much': expected int or float"),
+        (("--budget", "10"), "489 stay dense"),
+        (("--budget", "0.5", "--count", "foo"), "count is 'foo': take 'learned' or 'stored'"),
+        (("--fraction", "2"), "fraction is 2.0"),
+        (("--fraction", "1e-4"), "no layer to predict at fraction 0.0001"),
+        (("--fraction", "0.1", "--budget", "0.2"), "--fraction is 0.1 and --budget 0.2: give one"),
+        (("--fraction", "0.1", "--count", "stored"), "--count says what a budget counts: give"),
+        (("--count", "stored"), "--count says what a budget counts: give"),
+        (("--plan", "none.yaml"), "none.yaml"),
+        (("--plan", "damaged.yaml"), "damaged.yaml is no YAML"),
+        (("--plan", "plan.yaml", "--columns", "10"), "leave out --columns"),
+        (("--plan", "plan.yaml", "--count", "stored"), "leave out --count"),
+        (
+            ("--plan", "plan.yaml", "--fraction", "0.1", "--budget", "0.2"),
+            "--plan says what is learned: leave out --fraction and --budget",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["convert", "compress"])
+def test_options_that_cannot_be_used_are_named_and_nothing_else(
+    command, options, message, place, capsys
+):
+    (place / "plan.yaml").write_text('"5": {dictionary: {kind: DCT}, fraction: 0.1}')
+    (place / "damaged.yaml").write_text("[1, 2")
+    _, err = _run(capsys, command, "net.pt", "--output", "small", *options, code=2)
+    assert message in err
+    assert err.count("\n") == 1
+    assert "does not tell the classes" not in err
+    assert not (place / "small").exists()
+
+
+def test_a_budget_is_a_whole_number_too(place, capsys):
+    _run(capsys, "compress", "net.pt", "--output", "small", "--budget", "2500")
+    assert wc.ledger(wc.load("small", _make(place))).total.stored <= 2500
+
+
+def test_what_a_budget_counts_by_default(place, capsys):
+    given = ("net.pt", "--budget", "0.5", "--columns", "1")
+    for command, count in (("convert", "learned"), ("compress", "stored")):
+        _run(capsys, command, *given, "--output", f"{command}-default")
+        _run(capsys, command, *given, "--count", count, "--output", f"{command}-named")
+        plans = [
+            json.loads((place / f"{command}-{name}" / "weightcast.json").read_text())
+            for name in ("default", "named")
+        ]
+        assert plans[0] == plans[1]
+
+
 def test_plans_and_outputs_that_cannot_be_used(place, capsys):
     (place / "plan.yaml").write_text('"7": {dictionary: {kind: DCTT}, fraction: 0.1}')
     given = ("net.safetensors", "--output", "small")
     _, err = _run(capsys, "compress", *given, "--plan", "plan.yaml", code=2)
     assert "did you mean 'DCT'?" in err
     _, err = _run(capsys, "compress", *given, "--plan", "plan.yaml", "--budget", "0.1", code=2)
-    assert "leave out --fraction and --budget" in err
+    assert "leave out --budget" in err
     _, err = _run(capsys, "convert", "net.pt", "--output", ".", code=2)
     assert "holds no saved model: name a new folder" in err
     _, err = _run(capsys, "convert", "net.pt", "--output", "new", "--budget", "10", code=2)

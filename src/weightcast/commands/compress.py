@@ -8,21 +8,18 @@ from weightcast.commands.convert import Job
 from weightcast.compress import compress, compression_report
 
 
-def run_compress(
-    selection: Any = "fitted", ridge: float = 1e-3, count: Any = "stored", **options: Any
-) -> None:
+def run_compress(selection: Any = "fitted", ridge: float = 1e-3, **options: Any) -> None:
     """Compress a model, print what each layer lost, save it.
 
     Args:
         selection: ``fitted`` or ``plan``.
         ridge: of the least squares on inputs.
-        count: what a budget counts.
-        options: as of :class:`weightcast.commands.convert.Job`.
+        options: as of :class:`weightcast.commands.convert.Job`; a budget counts what is stored.
 
     Raises:
         ValueError: what cannot be read, planned or compressed.
     """
-    job = Job(count=count, **options)
+    job = Job(**options, own_count="stored")
     model, plan, batches = job.prepare()
     small = compress(model, plan, batches, selection=selection, ridge=ridge, seed=job.seed)
     report = compression_report(model, small, batches)

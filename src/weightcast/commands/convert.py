@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -31,30 +31,32 @@ class Job:
         output: folder to save to.
         plan: a YAML or JSON file; None suggests a plan.
         fraction: of a suggested plan.
-        budget: of a suggested plan.
-        count: what the budget counts.
-        columns: of a suggested plan.
+        budget: of a suggested plan: a share below 1, or a whole number.
+        count: what the budget counts; None takes the command's own.
+        columns: of a suggested plan; None takes 10.
         factory: makes the model of a state dict.
         inputs: example inputs.
         batch: examples per batch of a file.
         allow_import: whether functions are imported.
         seed: of all draws.
         rows: a file to append a row to.
+        own_count: what a budget counts by default.
     """
 
     source: str
     output: str | Path
     plan: str | Path | None = None
     fraction: float | None = None
-    budget: float | None = None
-    count: Count = "learned"
-    columns: int = 10
+    budget: float | int | None = None
+    count: Count | None = None
+    columns: int | None = None
     factory: str | None = None
     inputs: str | None = None
     batch: int = 100
     allow_import: bool = False
     seed: int = 0
     rows: str | Path | None = None
+    own_count: Count = "learned"
 
     def prepare(self) -> tuple[nn.Module, Plan, list[Any] | None]:
         """The model, the plan and the batches.
@@ -62,8 +64,7 @@ class Job:
         Raises:
             ValueError: what cannot be read or used; the message says why.
         """
-        if self.plan is not None and (self.fraction, self.budget) != (None, None):
-            raise ValueError("--plan says what is learned: leave out --fraction and --budget")
+        self._check_options()
         folder = Path(self.output).expanduser()
         if folder.exists() and not (folder / JSON_NAME).is_file():
             raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
@@ -81,7 +82,8 @@ class Job:
         try:
             return model, self._find_plan(model, batches), batches
         except ValueError as error:
-            if isinstance(model, StandIn):
+            # The guess explains that too much stays dense, and no other mistake.
+            if isinstance(model, StandIn) and model.is_partial and "stay dense" in str(error):
                 raise ValueError(f"{error}. {model.caveat}") from error
             raise
 
@@ -107,35 +109,48 @@ class Job:
             f"The model is in {folder}: weightcast.load({str(folder)!r}, model) reads it.{caveat}"
         )
 
+    def _check_options(self) -> None:
+        """Refuse options that nothing would read.
+
+        Raises:
+            ValueError: those beside a plan, both a fraction and a budget, a count of no budget.
+        """
+        suggested = ("fraction", "budget", "count", "columns")
+        given = [f"--{name}" for name in suggested if getattr(self, name) is not None]
+        if self.plan is not None and given:
+            raise ValueError(f"--plan says what is learned: leave out {' and '.join(given)}")
+        if self.fraction is not None and self.budget is not None:
+            raise ValueError(
+                f"--fraction is {self.fraction} and --budget {self.budget}: give one of the two"
+            )
+        if self.count is not None and self.budget is None:
+            raise ValueError("--count says what a budget counts: give --budget, or leave it out")
+
     def _find_plan(self, model: nn.Module, batches: list[Any] | None) -> Plan:
         if self.plan is not None:
             data = read_yaml(Path(self.plan).expanduser())
             return Plan.from_dict(data if "rules" in data else {"rules": data})
-        budget = self.budget
-        if budget is not None and budget >= 1 and budget == int(budget):
-            budget = int(budget)
         return suggest(
             model,
             self.fraction,
             batches,
-            self.columns,
-            budget=budget,
-            count=self.count,
+            10 if self.columns is None else self.columns,
+            budget=self.budget,
+            count=self.count or self.own_count,
             seed=self.seed,
         )
 
 
-def run_convert(count: Literal["learned", "stored"] = "learned", **options: Any) -> None:
+def run_convert(**options: Any) -> None:
     """Convert a model, print its ledger, save it.
 
     Args:
-        count: what a budget counts.
         options: as of :class:`Job`.
 
     Raises:
         ValueError: what cannot be read, planned or converted.
     """
-    job = Job(count=count, **options)
+    job = Job(**options)
     model, plan, batches = job.prepare()
     converted = convert(model, plan, inputs=batches, seed=job.seed)
     print(ledger(converted))

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 SOURCE = """SOURCE is a saved state dict (.safetensors, .pt, .pth), a folder from the Hub with
-config.json and safetensors, or package.module:function with --allow-import, which makes the model.
-Nothing is downloaded, and no file's code is run."""
+config.json and safetensors, or package.module:function with --allow-import, which makes the model
+without arguments; a model may be named itself. Nothing is downloaded, and no file's code is run."""
 CONVERT_SUMMARY = "Replace a model's layers by predicted ones, V drawn anew; save it to a folder."
 COMPRESS_SUMMARY = "Replace a trained model's layers by predicted ones that come nearest to them."
 PROBE_SUMMARY = "Hide most of each layer's weights, predict them, and say how well that goes."
@@ -76,10 +76,12 @@ def _add_plan(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--budget",
-        type=float,
-        help="suggest a plan in which the whole network learns this share, or this number",
+        type=int | float,  # as in Python, 1 is a number, and 1.0 would be a share
+        metavar="NUMBER",
+        help="suggest a plan in which the whole network learns this share (below 1), or this whole "
+        "number",
     )
     parser.add_argument(
-        "--count", help="what a budget counts: learned or stored (compress: stored)"
+        "--count", help="what --budget counts: learned or stored (compress: stored)"
     )
     parser.add_argument("--columns", type=int, default=10, help="groups of units, if suggested")

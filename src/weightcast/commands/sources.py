@@ -1,15 +1,18 @@
-"""What a command works on: a saved state dict, a Hub folder on disk, or a function that makes it.
+"""What a command works on: a saved state dict, a Hub folder on disk, or a model of a package.
 
 Nothing here runs code from a file: state dicts hold tensors only, Hub folders are read by classes
-that the installed transformers knows, and a function is imported only where the user says so.
+that the installed transformers knows, and a package is imported only where the user says so.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
+import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OLD_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # before archives
 
 
 def load_source(source: str, allow_import: bool = False, factory: str | None = None) -> Any:
@@ -27,20 +31,26 @@ def load_source(source: str, allow_import: bool = False, factory: str | None = N
 
     Args:
         source: a .safetensors, .pt or .pth file, a Hub folder (config.json and safetensors), or
-            ``package.module:function``.
-        allow_import: whether a function may be imported, which runs its package's code.
-        factory: a function that makes the model whose state dict the file holds.
+            ``package.module:name`` of a model, or of a function without arguments that makes one.
+        allow_import: whether a package may be imported, which runs its code.
+        factory: ``package.module:name`` for the model whose state dict the file holds.
 
     Returns:
         The model; for a state dict without a factory, the tensors by name.
 
     Raises:
-        ValueError: no such file or folder, one that cannot be read, or a function that may not be
-            imported.
+        ValueError: no such file or folder, one that cannot be read, a package that may not be
+            imported, or a factory beside what is no state dict.
     """
     path = Path(source).expanduser()
-    if _FUNCTION.fullmatch(source) and not path.exists():
-        model = call_function(source, allow_import)
+    is_name = _FUNCTION.fullmatch(source) and not path.exists()
+    if factory is not None and (is_name or path.is_dir()):
+        raise ValueError(
+            f"--factory makes the model of a state dict, and {source} is none: leave it out"
+        )
+    if is_name:
+        found = _import(source, allow_import)
+        model = found if isinstance(found, nn.Module) else _call(source, found)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{source} returned a {type(model).__name__}: expected a module")
         return model
@@ -50,6 +60,8 @@ def load_source(source: str, allow_import: bool = False, factory: str | None = N
     if factory is None:
         return _without_wrapper(state)
     model = load_source(factory, allow_import)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{factory} holds tensors: name what makes the model as --factory")
     if not state.keys() & model.state_dict().keys():
         state = _without_wrapper(state)
     try:
@@ -73,7 +85,7 @@ def load_inputs(source: str, allow_import: bool = False, batch: int = 100) -> li
         ValueError: what cannot be read, or tensors of different lengths.
     """
     if _FUNCTION.fullmatch(source) and not Path(source).exists():
-        found = call_function(source, allow_import)
+        found = _call(source, _import(source, allow_import))
         if not isinstance(found, Iterable):
             raise ValueError(f"{source} returned a {type(found).__name__}: expected batches")
         return list(found)
@@ -103,12 +115,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise ValueError(f"{path} is no .safetensors, .pt or .pth file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no class of its own for what it refuses
-        raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
+    if path.suffix == ".safetensors":
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
+    else:
+        try:
+            with warnings.catch_warnings():  # torch's, of files that it then refuses
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch has no class of its own for what it refuses
+            raise ValueError(_why_not_read(path, error)) from error
     if isinstance(state, Tensor):
         return {"": state}
     # Training scripts often keep the state dict beside other things.
@@ -119,15 +137,37 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds a {type(state).__name__}: expected a state dict")
     tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors: expected a state dict")
+        raise ValueError(f"{path} holds no tensors")
     return tensors
 
 
-def call_function(name: str, allow_import: bool) -> Any:
-    """What a function of a package returns.
+def _why_not_read(path: Path, error: Exception) -> str:
+    """What torch.load refused, in other words than torch's, which advise to trust the file."""
+    if not _is_of_torch_save(path):
+        return f"{path} is no file of torch.save, or was cut short"
+    if "weights_only" in str(error):
+        return (
+            f"{path} holds pickled objects other than tensors and is not read, as that could run "
+            "any code: save tensors alone, such as model.state_dict(), or name a function in the "
+            "file's place, package.module:function with --allow-import"
+        )
+    return f"{path} is damaged: {str(error).partition(chr(10))[0]}"
+
+
+def _is_of_torch_save(path: Path) -> bool:
+    """Whether a file is an archive that torch.save wrote, or begins as those of old did."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    with path.open("rb") as file:
+        return _OLD_MAGIC in file.read(32)
+
+
+def _import(name: str, allow_import: bool) -> Any:
+    """What a package calls by this name.
 
     Raises:
-        ValueError: it may not be imported, or there is no such function.
+        ValueError: it may not be imported, or there is no such thing.
     """
     if not allow_import:
         raise ValueError(
@@ -138,14 +178,30 @@ def call_function(name: str, allow_import: bool) -> Any:
     if os.getcwd() not in sys.path:  # as for python -m
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         raise ValueError(f"{name}: there is no module {error.name!r}") from error
     except AttributeError as error:
         raise ValueError(f"{name}: {module} has no {function!r}") from error
-    if not callable(found):
-        raise ValueError(f"{name} is a {type(found).__name__}: expected a function")
-    return found()
+
+
+def _call(name: str, function: Any) -> Any:
+    """What a function returns, called without arguments.
+
+    Raises:
+        ValueError: it is no function, or needs arguments.
+    """
+    if not callable(function) or isinstance(function, nn.Module):  # which would be run
+        raise ValueError(f"{name} is a {type(function).__name__}: expected a function")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:  # of the call alone: those from within keep their traceback
+        raise ValueError(
+            f"{name} is called without arguments ({error}): name a function that needs none"
+        ) from error
+    except ValueError:  # some of those written in C have no signature
+        pass
+    return function()
 
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

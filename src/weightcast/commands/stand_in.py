@@ -45,6 +45,11 @@ class StandIn(nn.Module):
                 raise ValueError(f"no model has a tensor called {name!r}: {error}") from error
 
     @property
+    def is_partial(self) -> bool:
+        """Whether there are matrices, or larger tensors, that were taken for no layer's."""
+        return any(tensor.dim() > 1 for tensor in self.buffers())
+
+    @property
     def caveat(self) -> str:
         """What to bear in mind of a folder that is saved from it."""
         return (
