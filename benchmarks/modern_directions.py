@@ -89,6 +89,7 @@ def main() -> None:
     name, _, where = options.data.partition("=")
     rows = {_key(row): row for row in read_rows(options.rows)} if options.rows.exists() else {}
     metric = "test_loss" if options.network == "gpt" else "test_error"
+    data = None  # the same for all runs
     for after in options.after:
         errors: dict[str, list[float]] = {}
         for seed in options.seeds:
@@ -97,7 +98,7 @@ def main() -> None:
                 config = make_run(options.network, name, fraction, after, seed)
                 key = config.experiment, config.variant, seed
                 if key not in rows:
-                    data = replace(read_data(config, where), name=name)
+                    data = data or replace(read_data(config, where), name=name)
                     source = source or trained(config, data, after)
                     rows[key] = run(config, source, data)
                     append_row(options.rows, rows[key])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.convert import layer_seed
+from weightcast.dictionaries.inputs import InputStatistics, Need
 from weightcast.examples import call, check_finite
-from weightcast.layers import layer_rows
+from weightcast.layers import layer_rows, layer_size
 from weightcast.least_squares import Metric
 from weightcast.passes import layer_inputs
-from weightcast.statistics import thinned
+from weightcast.statistics import StatisticsAccumulator, thinned
 from weightcast.undisturbed import evaluating
 
 
@@ -101,6 +102,46 @@ class PairedMoments:
         if self.centred:
             return rows.mean(dim=1, keepdim=True)
         return rows.new_zeros(len(rows), 1, self.n_visible)
+
+
+def moments_and_statistics(
+    model: nn.Module,
+    name: str,
+    batches: list[Any],
+    needs: Sequence[Need],
+    seed: int,
+    *,
+    centred: bool,
+    dense_model: nn.Module | None = None,
+    dense_layer: nn.Module | None = None,
+) -> tuple[PairedMoments, InputStatistics]:
+    """Moments and statistics of one layer's inputs.
+
+    Args:
+        model: that is run over the batches.
+        name: of the layer in it, dense or predicted.
+        batches: example inputs.
+        needs: which statistics.
+        seed: of the draw of rows where there are very many; a layer's depends on its name too.
+        centred: whether the layer has a bias.
+        dense_model: another model, whose inputs of the layer count too.
+        dense_layer: the layer in that one.
+
+    Raises:
+        ValueError: inputs that give no statistics, or on which a model fails, naming the layer.
+    """
+    layer, seed = model.get_submodule(name), layer_seed(seed, name)
+    other = layer if dense_layer is None else dense_layer
+    n_visible, _ = layer_size(layer)
+    moments = PairedMoments(n_visible, centred=centred, paired=dense_model is not None)
+    accumulator = StatisticsAccumulator(needs, 10_000, torch.Generator().manual_seed(seed))
+    try:
+        for x, dense_x in paired_rows(model, layer, dense_model, other, batches, seed):
+            moments.update(x, dense_x)
+            accumulator.update(x.unflatten(1, (-1, n_visible)).flatten(0, 1))
+        return moments, accumulator.result()
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def paired_rows(

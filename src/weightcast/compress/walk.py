@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.compress.moments import PairedMoments, paired_rows
+from weightcast.compress.moments import PairedMoments, moments_and_statistics
 from weightcast.convert import layer_seed, split_named
 from weightcast.convertible import check_values, copied
 from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
@@ -21,7 +21,6 @@ from weightcast.layers import (
     class_of,
     is_blind,
     layer_grid,
-    layer_size,
     replace_module,
 )
 from weightcast.least_squares import Metric, choose_atoms
@@ -29,7 +28,6 @@ from weightcast.passes import layers_run
 from weightcast.plan import Plan
 from weightcast.progress import Progress
 from weightcast.rule import Rule
-from weightcast.statistics import StatisticsAccumulator
 
 Selection = Literal["fitted", "plan"]
 Target = Literal["dense", "compressed"]
@@ -159,23 +157,17 @@ class _Job:
 
     def observe(self, model: nn.Module, dense_model: nn.Module | None, batches: list[Any]) -> _Data:
         """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
-        seed = layer_seed(self.settings.seed, self.name)
-        moments = PairedMoments(
-            layer_size(self.dense)[0],
+        moments, statistics = moments_and_statistics(
+            model,
+            self.name,
+            batches,
+            self.rule.dictionary.needs,
+            self.settings.seed,
             centred=self.dense.bias is not None,
-            paired=dense_model is not None,
+            dense_model=dense_model,
+            dense_layer=self.dense,
         )
-        generator = torch.Generator().manual_seed(seed)
-        accumulator = StatisticsAccumulator(self.rule.dictionary.needs, 10_000, generator)
-        layer = model.get_submodule(self.name)
-        try:
-            for x, dense_x in paired_rows(model, layer, dense_model, self.dense, batches, seed):
-                moments.update(x, dense_x)
-                accumulator.update(x.unflatten(1, (-1, moments.n_visible)).flatten(0, 1))
-            statistics = accumulator.result()
-            return _Data(statistics, moments, moments.metric(self.settings.ridge))
-        except ValueError as error:
-            raise ValueError(f"layer {self.name!r}: {error}") from error
+        return _Data(statistics, moments, moments.metric(self.settings.ridge))
 
     def run(self, data: _Data) -> tuple[PredictedLayer, float]:
         """The fitted layer, and the share of what was to be met that it leaves."""

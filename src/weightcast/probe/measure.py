@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from weightcast.compress.moments import PairedMoments, paired_rows
+from weightcast.compress.moments import moments_and_statistics
 from weightcast.convert import layer_seed
 from weightcast.dictionaries import (
     Dictionary,
@@ -21,13 +20,12 @@ from weightcast.dictionaries import (
 )
 from weightcast.examples import as_batches
 from weightcast.grid import Grid
-from weightcast.layers import is_blind, layer_size, splitting
+from weightcast.layers import is_blind, splitting
 from weightcast.passes import layers_run
 from weightcast.probe.sites import ProbeSite, checked, find_sites
 from weightcast.probe.table import CEILING, FLOOR, Probe, ProbeRow
 from weightcast.progress import Progress
 from weightcast.rule import Rule
-from weightcast.statistics import StatisticsAccumulator
 
 RIDGE = 1e-3
 """Of the outputs' least squares, in units of the inputs' mean variance; compress has the same."""
@@ -157,17 +155,7 @@ def observe(
     Raises:
         ValueError: inputs that give no statistics, or on which the model fails.
     """
-    layer: Any = model.get_submodule(site.name)
-    seed = layer_seed(seed, site.name)
-    moments = PairedMoments(layer_size(layer)[0], centred=True, paired=False)
-    accumulator = StatisticsAccumulator(needs, 10_000, torch.Generator().manual_seed(seed))
-    try:
-        for x, _ in paired_rows(model, layer, None, layer, batches, seed):
-            moments.update(x)
-            accumulator.update(x.unflatten(1, (-1, moments.n_visible)).flatten(0, 1))
-        statistics = accumulator.result()
-    except ValueError as error:
-        raise ValueError(f"layer {site.name!r}: {error}") from error
+    moments, statistics = moments_and_statistics(model, site.name, batches, needs, seed, centred=True)
     return replace(site, statistics=statistics, metric=moments.metric(RIDGE))
 
 
