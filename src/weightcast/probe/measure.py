@@ -155,7 +155,9 @@ def observe(
     Raises:
         ValueError: inputs that give no statistics, or on which the model fails.
     """
-    moments, statistics = moments_and_statistics(model, site.name, batches, needs, seed, centred=True)
+    moments, statistics = moments_and_statistics(
+        model, site.name, batches, needs, seed, centred=True
+    )
     return replace(site, statistics=statistics, metric=moments.metric(RIDGE))
 
 
