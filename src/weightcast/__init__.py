@@ -26,16 +26,6 @@ Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicte
 """
 
 from weightcast import dictionaries, kernels
-from weightcast.checkpoint import FormatError, load, save
-from weightcast.compress import (
-    CompressionReport,
-    CompressionRow,
-    compress,
-    compression_report,
-)
-from weightcast.convert import convert, merge
-from weightcast.distributed import broadcast_constants
-from weightcast.export import export
 from weightcast.grid import Grid
 from weightcast.layers import (
     PredictedBilinear,
@@ -56,15 +46,28 @@ from weightcast.layers import (
     PredictedRecurrent,
     PredictedTransposedLinear,
 )
-from weightcast.ledger import Ledger, LedgerRow, ledger
-from weightcast.optimise import parameter_groups
-from weightcast.plan import Explanation, Plan, PlanRow
-from weightcast.predicted import PredictedWeight
-from weightcast.pretrain import PretrainedLayer, pretrain
-from weightcast.probe import Probe, ProbeRow, probe
-from weightcast.rule import Rule
-from weightcast.suggest import suggest
-from weightcast.verify import Verified, verify
+from weightcast.measure import (
+    CompressionReport,
+    CompressionRow,
+    Ledger,
+    LedgerRow,
+    Probe,
+    ProbeRow,
+    Verified,
+    compression_report,
+    ledger,
+    probe,
+    verify,
+)
+from weightcast.optim import parameter_groups
+from weightcast.plan import Explanation, Plan, PlanRow, Rule, suggest
+from weightcast.storage import FormatError, load, save
+from weightcast.storage.export import export
+from weightcast.transform.broadcast import broadcast_constants
+from weightcast.transform.compress import compress
+from weightcast.transform.convert import convert, merge
+from weightcast.transform.pretrain import PretrainedLayer, pretrain
+from weightcast.weight import PredictedWeight
 
 __all__ = [
     "CompressionReport",

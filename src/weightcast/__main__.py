@@ -2,6 +2,6 @@
 
 import sys
 
-from weightcast.cli import main
+from weightcast.cli.main import main
 
 sys.exit(main())

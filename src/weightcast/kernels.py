@@ -17,7 +17,7 @@ from sklearn.gaussian_process import kernels as sklearn_kernels
 from torch import Tensor
 from typing_extensions import override
 
-from weightcast.codec import nearest
+from weightcast.serialization import nearest
 
 
 class CoordinateKernel(ABC):

@@ -17,7 +17,7 @@ import weightcast as wc
 from tests.contract.table import DICTIONARIES, LAYERS, example_statistics
 from weightcast import dictionaries as d
 from weightcast.dictionaries.constants import named_constants
-from weightcast.layers import PREDICTED, layer_rows, layer_size
+from weightcast.layers import PREDICTED, view
 
 LAYER = pytest.mark.parametrize("name", LAYERS)
 DICTIONARY = pytest.mark.parametrize("dictionary", DICTIONARIES)
@@ -394,8 +394,8 @@ def test_rows_times_w_is_the_output(name):
     layer, inputs = row.build(columns=2), row.inputs()
     dense = row.build_dense(dtype=torch.float64)
     for one in (layer, dense):
-        rows, W = layer_rows(one, *inputs), layer.unit_rows(one, one.weight)
-        assert (W.shape[1], W.shape[0]) == layer_size(one) == (row.n_visible, row.n_units)
+        rows, W = view(one).input_rows(*inputs), view(one).filters()
+        assert (W.shape[1], W.shape[0]) == view(one).sizes == (row.n_visible, row.n_units)
         y = one(*inputs)
         groups = row.arguments.get("groups", 1)
         units = W.view(groups, -1, W.shape[1])
@@ -413,7 +413,7 @@ def test_rows_times_w_is_the_output(name):
 def test_look_ups_have_no_rows(name):
     row = LAYERS[name]
     with pytest.raises(ValueError, match=r"selects rows and multiplies no inputs.*such as DCT"):
-        layer_rows(row.build(), *row.inputs())
+        view(row.build()).input_rows(*row.inputs())
 
 
 @pytest.mark.parametrize("name", LAYERS)

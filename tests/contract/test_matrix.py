@@ -19,8 +19,7 @@ from torch.func import functional_call, vmap
 import weightcast as wc
 from tests.contract.table import LAYERS
 from weightcast import dictionaries as d
-from weightcast.convert import predicted_layers
-from weightcast.layers import DenseParameter
+from weightcast.layers import DenseParameter, predicted_layers, view
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not:UserWarning")
 
@@ -267,7 +266,7 @@ def test_a_predicted_module_is_its_merged_one(name, training):
     dense = dict(wc.plan.convertible_layers(merged))
     weights = torch.autograd.grad(dense_loss, [dense[name].weight for name in layers])
     for (key, layer), by_V, by_W in zip(layers.items(), found, weights, strict=True):
-        rows = layer.unit_rows(dense[key], by_W)
+        rows = view(dense[key]).filters(by_W)
         for column, U in enumerate(layer.atoms.dictionaries()):
             units = layer.unit_columns == column
             torch.testing.assert_close(by_V[:, units], U.t() @ rows[units].t())

@@ -17,8 +17,8 @@ from tests.fuzz import corruptions
 from tests.fuzz.corruptions import Files
 from tests.fuzz.heavy import heavy_folders
 from tests.saved_folders import X, make_dense, make_model, save_quietly
-from weightcast.checkpoint import format as facts_format
-from weightcast.checkpoint.tensors import TensorFile
+from weightcast.storage import manifest as facts_format
+from weightcast.storage.tensors import TensorFile
 
 pytestmark = [
     # What nonsense in a kernel's parameters makes NumPy and scikit-learn say.

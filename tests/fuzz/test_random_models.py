@@ -19,8 +19,8 @@ from torch import nn
 
 import weightcast as wc
 from tests.saved_folders import edit_facts, make_dense, make_model, save_quietly
-from weightcast.codec import decode, encode
-from weightcast.experiments.rows import append_row, read_rows
+from weightcast.serialization import decode, encode
+from weightcast_lab.sweeps.rows import append_row, read_rows
 
 d, k = wc.dictionaries, wc.kernels
 EXAMPLES = int(os.environ.get("WEIGHTCAST_EXAMPLES", "200"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import weightcast as wc
 from tests.contract.table import DICTIONARIES, make_dictionary
 from tests.saved_folders import save_quietly
-from weightcast.checkpoint.format import SCHEMA
+from weightcast.storage.manifest import SCHEMA
 
 HERE = Path(__file__).parent
 CONVOLUTIONS = {"Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d, "Conv3d": nn.Conv3d}

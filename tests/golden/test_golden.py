@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 import weightcast as wc
 from tests.contract.table import DICTIONARIES, NOT_BUILT
 from tests.golden.make import HERE, make_dense
-from weightcast.checkpoint.format import SCHEMA
-from weightcast.checkpoint.inspect import inspect
+from weightcast.storage.inspection import inspect
+from weightcast.storage.manifest import SCHEMA
 
 FOLDERS = sorted(path for path in HERE.glob("schema_*/*") if path.is_dir())
 

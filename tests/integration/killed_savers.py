@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.checkpoint import replace, tensors
+from weightcast.storage import replace, tensors
 
 
 def make_dense() -> nn.Module:

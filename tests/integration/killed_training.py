@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 
-from weightcast import whole
-from weightcast.cli import main
-from weightcast.training import checkpoint_io
-from weightcast.training.module import Classifier
+from weightcast import files as whole
+from weightcast.cli.main import main
+from weightcast.integrations import lightning as checkpoint_io
+from weightcast_lab.training.module import Classifier
 
 
 def die():

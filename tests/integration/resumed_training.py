@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import weightcast as wc
-from weightcast.training import RandomState, SafetensorsCheckpointIO
+from weightcast_lab.training import RandomState, SafetensorsCheckpointIO
 
 EPOCHS, BATCH = 3, 8
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from weightcast.cli import main
-from weightcast.experiments.rows import read_rows
+from weightcast.cli.main import main
+from weightcast_lab.sweeps.rows import read_rows
 
 
 def test_the_smoke_preset_measures_and_its_rows_are_printed_again(tmp_path, capsys):

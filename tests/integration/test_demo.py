@@ -14,13 +14,14 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import r2_score
 
 import weightcast as wc
-from weightcast.commands import demo as command
-from weightcast.experiments import demo, variants
-from weightcast.experiments.figure1 import FilterPredictor, explained, figure1
-from weightcast.experiments.rows import read_rows
-from weightcast.experiments.train import build_model
-from weightcast.report import write_page
-from weightcast.training import Images, Interrupted, TrainConfig, mlp
+from weightcast_lab.cli import demo_command as command
+from weightcast_lab.report import write_page
+from weightcast_lab.studies import demo
+from weightcast_lab.studies.figure1 import FilterPredictor, explained, figure1
+from weightcast_lab.studies.train import build_model
+from weightcast_lab.sweeps import variants
+from weightcast_lab.sweeps.rows import read_rows
+from weightcast_lab.training import Images, Interrupted, TrainConfig, mlp
 
 NAMES = [
     "dense",

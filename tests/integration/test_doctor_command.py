@@ -12,8 +12,8 @@ import torch
 
 import weightcast as wc
 from tests.saved_folders import make_model, save_quietly
-from weightcast.cli import main
-from weightcast.commands import doctor
+from weightcast.cli import doctor_command as doctor
+from weightcast.cli.main import main
 
 
 def test_all_is_well(capsys):
@@ -105,7 +105,7 @@ def test_it_needs_no_extra():
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "from weightcast.cli import main\n"
+        "from weightcast.cli.main import main\n"
         "sys.exit(main(['doctor']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,8 +11,8 @@ from torch import nn
 
 import weightcast as wc
 from tests.contract.table import DICTIONARIES, LAYERS
-from weightcast.cli import main
-from weightcast.training import convnet, mlp
+from weightcast.cli.main import main
+from weightcast_lab.training import convnet, mlp
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -203,7 +203,7 @@ def test_reference_networks_run_elsewhere_and_stay_small(make, format, tmp_path)
 
 def test_the_exporters_own_folding_would_make_the_file_dense(tmp_path, monkeypatch):
     network, shape = make_convnet()
-    monkeypatch.setattr(importlib.import_module("weightcast.export"), "_GROWTH", 512 * 512)
+    monkeypatch.setattr(importlib.import_module("weightcast.storage.export"), "_GROWTH", 512 * 512)
     path = wc.export(network, tmp_path / "model.onnx", torch.zeros(2, *shape))
     assert path.stat().st_size > 1.1 * float32_bytes(network)
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import weightcast as wc
-from weightcast.cli import main
+from weightcast.cli.main import main
 
 FACTORY = """
 import torch

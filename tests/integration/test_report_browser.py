@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.report_rows import all_rows
-from weightcast.commands.report import run_report
+from weightcast_lab.cli.report_command import run_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tests.unit.speech_corpora import write_timit
-from weightcast.cli import main
-from weightcast.commands import reproduce
-from weightcast.commands.reproduce import find_sources
-from weightcast.experiments.rows import read_rows
-from weightcast.experiments.trial import Trial
-from weightcast.training import Images, load_images, save_images
+from tests.lab.speech_corpora import write_timit
+from weightcast.cli.main import main
+from weightcast_lab.cli import reproduce_command as reproduce
+from weightcast_lab.cli.reproduce_command import find_sources
+from weightcast_lab.sweeps.rows import read_rows
+from weightcast_lab.sweeps.trial import Trial
+from weightcast_lab.training import Images, load_images, save_images
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import weightcast as wc
-from weightcast.experiments.rows import read_rows
-from weightcast.training import SafetensorsCheckpointIO
+from weightcast_lab.sweeps.rows import read_rows
+from weightcast_lab.training import SafetensorsCheckpointIO
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LIMIT = 240  # seconds for one of some ten processes, of which each needs about six

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.speech_corpora import write_digits, write_timit
+from tests.lab.speech_corpora import write_digits, write_timit
 from weightcast.dictionaries import Covariance
-from weightcast.experiments.rows import append_row, read_rows
-from weightcast.experiments.speech import SpeechConfig, run
-from weightcast.experiments.trial import Place, Trial
-from weightcast.experiments.trial import run as run_trial
-from weightcast.plan import Plan
-from weightcast.rule import Rule
-from weightcast.training import PretrainingSettings, TrainingSettings
-from weightcast.training.speech import FeatureSettings
+from weightcast.layers.rule import Rule
+from weightcast.plan.plan import Plan
+from weightcast_lab.data.speech import FeatureSettings
+from weightcast_lab.studies.speech import SpeechConfig, run
+from weightcast_lab.sweeps.rows import append_row, read_rows
+from weightcast_lab.sweeps.trial import Place, Trial
+from weightcast_lab.sweeps.trial import run as run_trial
+from weightcast_lab.training import PretrainingSettings, TrainingSettings
 
 DIGITS = SpeechConfig(
     features=FeatureSettings(bands=12, shift=20),

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import weightcast
-from weightcast.experiments.rows import Row, read_rows
-from weightcast.experiments.sweep import SweepInterrupted, divide, sweep
-from weightcast.experiments.trial import Place, Trial, run
-from weightcast.training import ModelSettings, TrainConfig, TrainingSettings
+from weightcast_lab.sweeps.rows import Row, read_rows
+from weightcast_lab.sweeps.sweep import SweepInterrupted, divide, sweep
+from weightcast_lab.sweeps.trial import Place, Trial, run
+from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -24,8 +24,8 @@ PLACE = Place(accelerator="cpu")
 DRIVER = """
 import sys
 from pathlib import Path
-from weightcast.experiments.sweep import sweep
-from weightcast.experiments.trial import Place, Trial
+from weightcast_lab.sweeps.sweep import sweep
+from weightcast_lab.sweeps.trial import Place, Trial
 trials = [Trial.from_json(line) for line in Path(sys.argv[1]).read_text().splitlines()]
 sweep(trials, sys.argv[2], place=Place(accelerator="cpu"), jobs=1)
 """
@@ -177,7 +177,7 @@ def test_a_trial_that_fails_or_is_killed_is_reported_and_the_others_go_on(undist
 
 def test_a_trial_runs_by_hand_in_an_interpreter_of_its_own(undisturbed, tmp_path):
     (tmp_path / "trial.json").write_text(TRIALS[1].to_json())
-    command = [sys.executable, "-m", "weightcast.experiments.trial", str(tmp_path)]
+    command = [sys.executable, "-m", "weightcast_lab.sweeps.trial", str(tmp_path)]
     # Sums of several threads add up in another order.
     place = replace(PLACE, threads=divide(len(TRIALS), jobs=1)[1])
     subprocess.run([*command, "--place", place.to_json()], check=True, timeout=90)

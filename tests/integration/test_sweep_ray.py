@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import weightcast
-from weightcast.experiments.executors import RayExecutor
-from weightcast.experiments.rows import read_rows
-from weightcast.experiments.sweep import sweep
-from weightcast.experiments.trial import Place, Trial, run
-from weightcast.training import ModelSettings, TrainConfig, TrainingSettings
+from weightcast_lab.sweeps.executors import RayExecutor
+from weightcast_lab.sweeps.rows import read_rows
+from weightcast_lab.sweeps.sweep import sweep
+from weightcast_lab.sweeps.trial import Place, Trial, run
+from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings
 
 PLACE = Place(accelerator="cpu", threads=1)
 TRIALS = [
@@ -97,7 +97,7 @@ def running_trials(tmp_path):
         except (OSError, UnicodeDecodeError):
             continue
         folders = [word for word in words if word.startswith(f"{tmp_path}/weightcast-")]
-        if "weightcast.experiments.trial" in words and folders:
+        if "weightcast_lab.studies.trial" in words and folders:
             found.append((parent, int(path.name), Path(folders[0])))
     return found
 

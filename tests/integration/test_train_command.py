@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import weightcast as wc
-from weightcast.cli import main
-from weightcast.experiments.rows import read_rows
-from weightcast.training import SafetensorsCheckpointIO, load_images, measure_error, mlp
+from weightcast.cli.main import main
+from weightcast_lab.sweeps.rows import read_rows
+from weightcast_lab.training import SafetensorsCheckpointIO, load_images, measure_error, mlp
 
 CONFIG = """
 data: digits
@@ -223,7 +223,9 @@ def test_help_is_shown(command, capsys):
 
 def test_the_demo_gets_its_options(monkeypatch, capsys):
     seen = {}
-    monkeypatch.setattr("weightcast.commands.demo.run_demo", lambda **options: seen.update(options))
+    monkeypatch.setattr(
+        "weightcast_lab.cli.demo_command.run_demo", lambda **options: seen.update(options)
+    )
     assert main(["demo", "--seeds", "2", "--data", "mnist", "--rows", "r.jsonl"]) == 0
     assert seen == {"seeds": 2, "data": "mnist", "rows": "r.jsonl"}
     assert main(["demo", "--seed", "2"]) == 2

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.patches import extract_patches
-from weightcast.statistics import collect_statistics
+from weightcast.inputs.rows import collect_statistics
+from weightcast.layers.patches import extract_patches
 
 CONVOLUTIONS = [
     {},

@@ -11,7 +11,7 @@ from torch import nn
 
 import weightcast as wc
 from weightcast import dictionaries as d
-from weightcast.pretrain import pretrain
+from weightcast.transform.pretrain import pretrain
 
 
 @pytest.fixture(autouse=True)

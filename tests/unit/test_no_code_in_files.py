@@ -19,7 +19,7 @@ ALLOWED = {
     # weightcast.testing sees whether an object in memory can be pickled.
     "testing": {r"pickle\.loads\(pickle\.dumps\(\w+\)\)": "None", r"import pickle\n": ""},
     # The command imports a function that the user has named, and has allowed to be imported.
-    "commands": {r"importlib\.import_module\(module\)": "None"},
+    "cli": {r"importlib\.import_module\(module\)": "None"},
 }
 """What may stand in the modules of one package only, and what is read in its place."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import weightcast as wc
-from weightcast.convert import predicted_layers
+from weightcast.layers import predicted_layers
 
 pytest.importorskip("transformers")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import weightcast as wc
-from weightcast.convert import predicted_layers
-from weightcast.convertible import convertible_layers
+from weightcast.layers import predicted_layers
+from weightcast.plan.eligibility import convertible_layers
 
 pytest.importorskip("transformers")
 

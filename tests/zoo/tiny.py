@@ -13,8 +13,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 import weightcast as wc
-from weightcast.convertible import convertible_layers
-from weightcast.layers import layer_size
+from weightcast.layers import view
+from weightcast.plan.eligibility import convertible_layers
 
 LENGTH = 12
 """Of example texts, in tokens."""
@@ -138,7 +138,7 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
 
 def plan_of(model: nn.Module, rule: wc.Rule) -> wc.Plan:
     """The rule for every layer that it leaves at least one atom."""
-    sizes = {name: layer_size(layer)[0] for name, layer in convertible_layers(model).items()}
+    sizes = {name: view(layer).sizes[0] for name, layer in convertible_layers(model).items()}
     too_small = [name for name, size in sizes.items() if rule.fraction * size < 1]
     return wc.Plan({"*": rule, **dict.fromkeys(too_small)})
 

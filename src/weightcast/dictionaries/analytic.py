@@ -16,7 +16,6 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from weightcast.codec import nearest
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary, Site, check_enough, with_channels
 from weightcast.dictionaries.operators import Base
@@ -27,6 +26,7 @@ from weightcast.dictionaries.selection import (
     random_points,
 )
 from weightcast.grid import Grid
+from weightcast.serialization import nearest
 
 
 class _Transform(Dictionary):

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weightcast.codec import field_types
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.inputs import InputStatistics, Need
 from weightcast.dictionaries.operators import Base, KroneckerBase
 from weightcast.grid import Grid
+from weightcast.serialization import field_types
 
 
 class SharedBases:

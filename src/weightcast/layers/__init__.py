@@ -18,12 +18,8 @@ from weightcast.layers.parameter import DenseParameter, PredictedParameter
 from weightcast.layers.recurrent import PredictedRecurrent
 from weightcast.layers.registry import (
     PREDICTED,
-    class_of,
-    is_blind,
-    layer_grid,
-    layer_rows,
-    layer_size,
     predicted_class,
+    predicted_layers,
 )
 from weightcast.layers.split import (
     SPLIT,
@@ -39,6 +35,7 @@ from weightcast.layers.transposed import (
     PredictedConvTranspose2d,
     PredictedConvTranspose3d,
 )
+from weightcast.layers.view import Refusal, View, find_view, view
 
 __all__ = [
     "PREDICTED",
@@ -61,16 +58,16 @@ __all__ = [
     "PredictedParameter",
     "PredictedRecurrent",
     "PredictedTransposedLinear",
-    "class_of",
-    "is_blind",
-    "layer_grid",
-    "layer_rows",
-    "layer_size",
+    "Refusal",
+    "View",
+    "find_view",
     "predicted_class",
+    "predicted_layers",
     "replace_module",
     "split_class",
     "split_module",
     "split_modules",
     "split_refusal",
     "splitting",
+    "view",
 ]

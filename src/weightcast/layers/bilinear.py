@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from weightcast.layers.layer import PredictedLayer, full_precision
-from weightcast.predicted import PredictedWeight
+from weightcast.weight import PredictedWeight
 
 
 class PredictedBilinear(PredictedLayer):

@@ -13,8 +13,8 @@ from typing_extensions import override
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.grid import Grid
 from weightcast.layers.layer import PredictedLayer
-from weightcast.patches import extract_patches, output_size, pad_input
-from weightcast.predicted import Cost, Path
+from weightcast.layers.patches import extract_patches, output_size, pad_input
+from weightcast.weight import Cost, Path
 
 Size = int | tuple[int, ...]
 

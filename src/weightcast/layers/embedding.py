@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from weightcast.layers.layer import PredictedLayer, full_precision
-from weightcast.predicted import Cost
+from weightcast.weight import Cost
 
 
 class PredictedTable(PredictedLayer):

@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBases
 from weightcast.grid import Grid
-from weightcast.predicted import Path, PredictedWeight, dense_variance, draw_bias
-from weightcast.rule import Rule
+from weightcast.layers.rule import Rule
+from weightcast.weight import Path, PredictedWeight, dense_variance, draw_bias
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.grid import Grid
 from weightcast.layers.layer import PredictedLayer
-from weightcast.predicted import Path
+from weightcast.weight import Path
 
 
 class PredictedLinear(PredictedLayer):

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from weightcast.layers.convolution import PredictedConvolution, Size, groups_side_by_side
 from weightcast.layers.layer import PredictedLayer
-from weightcast.patches import extract_transposed_patches
+from weightcast.layers.patches import extract_transposed_patches
 
 
 class PredictedTransposedConvolution(PredictedConvolution):

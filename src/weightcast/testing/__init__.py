@@ -9,8 +9,8 @@ message names the check, the numbers and what they should have been::
     check_layer(PredictedLinear)
 """
 
-from weightcast.testing.dictionary import check_dictionary
-from weightcast.testing.examples import example_rows, example_statistics
-from weightcast.testing.layer import check_layer
+from weightcast.testing.check_dictionary import check_dictionary
+from weightcast.testing.check_layer import check_layer
+from weightcast.testing.example_layers import example_rows, example_statistics
 
 __all__ = ["check_dictionary", "check_layer", "example_rows", "example_statistics"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, Site
 from weightcast.grid import Grid
 from weightcast.layers import PredictedLinear
-from weightcast.testing.examples import example_statistics
+from weightcast.testing.example_layers import example_statistics
 
 STATISTICS = ("covariance", "squared_covariance", "sample", "weight")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from weightcast.checkpoint import load, save
+from weightcast.storage import load, save
 from weightcast.testing.checks import require, require_close
 from weightcast.testing.trial import Trial
 

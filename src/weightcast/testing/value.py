@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from weightcast.plan import Plan
-from weightcast.rule import Rule
+from weightcast.layers.rule import Rule
+from weightcast.plan.plan import Plan
 from weightcast.testing.checks import require
 from weightcast.testing.trial import Trial
 

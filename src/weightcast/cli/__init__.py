@@ -1,0 +1,5 @@
+"""The command ``weightcast``."""
+
+from weightcast.cli.main import main
+
+__all__ = ["main"]

@@ -1,1 +1,0 @@
-"""What the commands do beyond one experiment: run it, then draw it."""

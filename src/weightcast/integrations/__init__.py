@@ -1,0 +1,1 @@
+"""For other people's tools, one file a neighbour: Lightning, the Hub."""

@@ -1,0 +1,204 @@
+"""ledger: what each layer learns, holds, stores, sends and computes, beside the dense one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from weightcast.layers import (
+    PREDICTED,
+    PredictedLayer,
+    find_view,
+    predicted_layers,
+    split_module,
+    view,
+)
+from weightcast.layers.convolution import PredictedConvolution
+from weightcast.serialization import aligned
+
+_PER_POSITION = {
+    cls.__name__
+    for dense, predicted in PREDICTED.items()
+    if issubclass(predicted, PredictedConvolution)
+    for cls in (dense, predicted)
+}
+"""Kinds whose multiply-adds are those of one position of the filters."""
+
+_HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """Counts of one layer, in numbers (not bytes) unless said otherwise.
+
+    Args:
+        layer: its name, or ``total``.
+        kind: its class.
+        dense: parameters of the dense layer, bias included.
+        learned: parameters that are trained: V (and a LowRank's U), bias.
+        static: fixed numbers held in memory: base, mixing, indices, and U where it is multiplied
+            out because that costs less; a shared base counts once.
+        stored: numbers that a saved folder holds: the learned ones, the indices, and bases and
+            mixing that cannot be rebuilt from the plan.
+        sent_per_step: numbers that data-parallel training exchanges at each step: the gradients.
+        optimiser_state: numbers that Adam keeps: two per learned weight.
+        multiply_adds: of a forward pass, per row (a token, a step of a recurrent layer), or per
+            position that a convolution's filters are laid on; a total over both kinds has no
+            meaning, and is 0.
+        dense_multiply_adds: the same for the dense layer.
+    """
+
+    layer: str
+    kind: str
+    dense: int
+    learned: int
+    static: int
+    stored: int
+    sent_per_step: int
+    optimiser_state: int
+    multiply_adds: int
+    dense_multiply_adds: int
+
+    @property
+    def proportion_learned(self) -> float:
+        """Learned parameters over the dense layer's parameters, biases included in both."""
+        return self.learned / self.dense if self.dense else 1.0
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Rows of all layers that hold parameters, and their total; printed as a table.
+
+    Args:
+        rows: one per layer.
+    """
+
+    rows: tuple[LedgerRow, ...]
+
+    @property
+    def total(self) -> LedgerRow:
+        """The sums over all layers."""
+        numbers = [field.name for field in fields(LedgerRow) if field.type == "int"]
+        sums = {name: sum(getattr(row, name) for row in self.rows) for name in numbers}
+        if len({row.kind in _PER_POSITION for row in self.rows if row.dense_multiply_adds}) > 1:
+            sums["multiply_adds"] = sums["dense_multiply_adds"] = 0
+        return LedgerRow(layer="total", kind="", **sums)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data: ``layers`` (a list of rows) and ``total``."""
+        return {
+            "layers": [_row_dict(row) for row in self.rows],
+            "total": _row_dict(self.total),
+        }
+
+    def __str__(self) -> str:
+        table: list[tuple[str, ...]] = [_HEADS]
+        for row in (*self.rows, self.total):
+            saved = row.multiply_adds / max(1, row.dense_multiply_adds)
+            cost = f"{row.multiply_adds:,} ({saved:.0%})" if row.dense_multiply_adds else ""
+            counts = (f"{row.static:,}", f"{row.stored:,}", cost)
+            share = f"{row.proportion_learned:.1%}"
+            table.append(
+                (row.layer, row.kind, f"{row.dense:,}", f"{row.learned:,}", share, *counts)
+            )
+        lines = aligned(table, n_names=2).splitlines()
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def ledger(model: nn.Module, batch: int = 100) -> Ledger:
+    """Count what every layer of a model learns, holds, stores, sends and computes.
+
+    Args:
+        model: dense, predicted or mixed.
+        batch: rows per forward pass; the more there are, the less of mixing falls on each.
+
+    Returns:
+        A :class:`Ledger`: ``print`` it, or take ``.rows``, ``.total``, ``.to_dict()``.
+
+    Raises:
+        ValueError: a lazy module whose sizes are not known yet.
+    """
+    rows = []
+    inside = {id(m) for layer in predicted_layers(model).values() for m in layer.modules()}
+    counted: set[int] = set()  # identities of what is shared or tied, and counts once
+    for name, module in model.named_modules():
+        if isinstance(module, PredictedLayer):
+            rows.append(_predicted_row(name, module, batch, counted))
+            counted.update(map(id, module.parameters()))
+            continue
+        if id(module) in inside:
+            continue
+        own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        counted.update(map(id, own))
+        if any(map(is_lazy, own)):
+            raise ValueError(
+                f"layer {name!r} has no shape yet: call the model once, on example inputs, so that "
+                "its lazy modules know their sizes"
+            )
+        if own:
+            rows.append(_dense_row(name, module, own))
+    return Ledger(tuple(rows))
+
+
+def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[int]) -> LedgerRow:
+    atoms = layer.atoms
+    learned = sum(p.numel() for p in layer.parameters() if id(p) not in counted)
+    base = 0 if id(atoms.base) in counted else atoms.base.n_static
+    mixing = 0 if atoms.mixing is None else atoms.mixing.numel()
+    stacked = 0 if atoms.stacked is None else atoms.stacked.numel()
+    indices = atoms.indices.numel()
+    if id(atoms) in counted:  # those of a tied layer
+        mixing = stacked = indices = 0
+    fixed = 0 if layer.rule.dictionary.rebuildable else base + mixing
+    bias = 0 if layer.bias is None or id(layer.bias) in counted else layer.n_units
+    dense = 0 if id(layer.V) in counted else layer.n_visible * layer.n_units
+    counted.update((id(atoms.base), id(atoms)))
+    return LedgerRow(
+        layer=name,
+        kind=type(layer).__name__,
+        dense=dense + bias,
+        learned=learned,
+        static=base + mixing + indices + stacked,
+        stored=learned + indices + fixed,
+        sent_per_step=learned,
+        optimiser_state=2 * learned,
+        multiply_adds=-(-layer.multiply_adds(batch) // batch),
+        dense_multiply_adds=view(layer).dense_multiply_adds,
+    )
+
+
+def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> LedgerRow:
+    count = sum(p.numel() for p in parameters)
+    state = module.state_dict()  # buffers too, such as a normalisation's running statistics
+    buffers = sum(b.numel() for key, b in module.named_buffers(recurse=False) if key in state)
+    learned = sum(p.numel() for p in parameters if p.requires_grad)
+    cost = _dense_multiply_adds(module)
+    return LedgerRow(
+        layer=name,
+        kind=type(module).__name__,
+        dense=count,
+        learned=learned,
+        static=count - learned + buffers,
+        stored=count + buffers,
+        sent_per_step=learned,
+        optimiser_state=2 * learned,
+        multiply_adds=cost,
+        dense_multiply_adds=cost,
+    )
+
+
+def _dense_multiply_adds(module: nn.Module) -> int:
+    """Per row, or per step of a recurrent layer; 0 where that is not known."""
+    if (seen := find_view(module)) is not None:
+        return seen.dense_multiply_adds if "weight" in module._parameters else 0
+    if (split := split_module(module)) is not None:
+        return sum(_dense_multiply_adds(layer) for layer in split.layers().values())
+    return 0
+
+
+def _row_dict(row: LedgerRow) -> dict[str, Any]:
+    return asdict(row) | {"proportion_learned": row.proportion_learned}

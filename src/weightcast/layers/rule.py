@@ -1,0 +1,116 @@
+"""Rule: how one layer is predicted, from which dictionary and how much of it is learned."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries import (
+    Atoms,
+    Dictionary,
+    InputStatistics,
+    SharedBases,
+    Site,
+    check_fraction,
+    count_atoms,
+)
+from weightcast.grid import Grid
+from weightcast.weight import Path
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Predict a layer's weights from ``dictionary``, learning ``fraction`` of them.
+
+    Args:
+        dictionary: the recipe for the static atoms.
+        fraction: share of the layer's weights that is learned, in (0, 1]:
+            n_atoms = round(fraction * n_visible), whatever the number of columns.
+        columns: groups of units, each with its own draw of atoms; at least 1.
+        grid: coordinates of the layer's inputs, a ``Grid`` or a shape such as ``(28, 28)``. A
+            convolution knows its own.
+        path: ``auto``, ``factored`` or ``materialised``: how to compute x W.
+
+    Raises:
+        ValueError: a fraction outside (0, 1], columns below 1, no dictionary.
+
+    References: Denil et al. 2013, section 2.
+    """
+
+    dictionary: Dictionary
+    fraction: float
+    columns: int = 1
+    grid: Grid | tuple[int, ...] | int | None = None
+    path: Path = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dictionary, Dictionary):
+            raise ValueError(
+                f"dictionary is {self.dictionary!r}: take an instance of one of the classes in "
+                "weightcast.dictionaries, such as Kernel()"
+            )
+        check_fraction(self.fraction)
+        if type(self.columns) is not int or self.columns < 1:
+            raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
+        if self.path not in ("auto", "factored", "materialised"):
+            raise ValueError(f"path is {self.path!r}: take 'auto', 'factored' or 'materialised'")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", Grid.of(self.grid))
+
+    def build(
+        self,
+        n_visible: int,
+        n_units: int,
+        *,
+        grid: Grid | None = None,
+        statistics: InputStatistics | None = None,
+        generator: torch.Generator | None = None,
+        bases: SharedBases | None = None,
+        indices: Tensor | None = None,
+    ) -> Atoms:
+        """Build the atoms of a layer, in float64 on the CPU.
+
+        Args:
+            n_visible: the layer's number of inputs.
+            n_units: the layer's number of units.
+            grid: the layer's own grid, where the rule names none.
+            statistics: of the layer's inputs, for data-driven dictionaries.
+            generator: a CPU generator of every draw; None takes seed 0.
+            bases: bases built so far for other layers, to share with this one.
+            indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
+
+        Raises:
+            ValueError: more columns than units, less than one atom, a grid of another size, or
+                what the dictionary lacks.
+        """
+        if n_visible < 1 or n_units < 1:
+            raise ValueError(
+                f"the layer has {n_visible} inputs and {n_units} units: it needs at least 1 of each"
+            )
+        if self.columns > n_units:
+            raise ValueError(
+                f"columns is {self.columns} for {n_units} units: every column needs a unit of its "
+                f"own, so columns must lie between 1 and {n_units}"
+            )
+        chosen = grid if self.grid is None else Grid.of(self.grid)
+        site = Site(
+            n_visible=n_visible,
+            n_atoms=count_atoms(self.fraction, n_visible),
+            columns=self.columns,
+            grid=None if chosen is None else chosen.check(n_visible),
+            statistics=statistics,
+            generator=generator or torch.Generator().manual_seed(0),
+            bases=bases or SharedBases(),
+            indices=indices,
+        )
+        with torch.device("cpu"):  # whatever the default device is
+            return self.dictionary.build(site)
+
+
+def layer_seed(seed: int, name: str) -> int:
+    """A seed for one layer that does not depend on which other layers are converted."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,195 @@
+"""compression_report: what each layer of a compressed network has lost beside the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.inputs.batches import as_batches, call
+from weightcast.inputs.undisturbed import evaluating
+from weightcast.layers import predicted_layers, splitting, view
+from weightcast.layers.convolution import PredictedConvolution
+from weightcast.layers.counts import ledger
+from weightcast.plan.eligibility import check_values, convertible_layers
+from weightcast.serialization import aligned
+
+_HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
+
+
+@dataclass(frozen=True)
+class CompressionRow:
+    """One layer, compressed.
+
+    Args:
+        layer: its name, or ``model`` for the network's own output.
+        dictionary: the class of its dictionary.
+        dense: parameters of the dense layer.
+        learned: parameters of the compressed one.
+        stored: numbers that a saved folder holds: with indices, and bases that cannot be rebuilt.
+        weight_error: |W - U V|^2 / |W|^2.
+        output_error: of the layer's output y in the compressed network beside y~ in the dense one,
+            |y - y~|^2 / |y~ - mean of each unit|^2; None without inputs, or where y~ does not vary.
+    """
+
+    layer: str
+    dictionary: str
+    dense: int
+    learned: int
+    stored: int
+    weight_error: float | None
+    output_error: float | None
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What every predicted layer has lost, in the model's order; printed as a table.
+
+    Args:
+        rows: one per layer, the last one for the network's output.
+    """
+
+    rows: tuple[CompressionRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data: ``layers``, a list of rows."""
+        return {"layers": [asdict(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        return aligned([_HEADS, *(_cells(row) for row in self.rows)], n_names=2)
+
+
+def compression_report(
+    model: nn.Module, compressed: nn.Module, inputs: Any = None
+) -> CompressionReport:
+    """Measure what each layer of a compressed network has lost.
+
+    It measures rather than remembers: it serves as well after further training, after loading, and
+    on inputs that the compression never saw.
+
+    Args:
+        model: the dense network.
+        compressed: the same network with predicted layers.
+        inputs: example batches as for ``convert``; None leaves the errors of outputs out.
+
+    Raises:
+        ValueError: no predicted layers, layers that the dense network lacks, or inputs on which a
+            network fails.
+    """
+    for network in (model, compressed):
+        check_values(network)
+    layers = predicted_layers(compressed)
+    if not layers:
+        raise ValueError("the compressed model has no predicted layer: nothing was compressed")
+    modules = convertible_layers(model)
+    for name, layer in layers.items():
+        dense = modules.get(name)
+        if dense is None or view(dense).counterpart is not type(layer):
+            raise ValueError(
+                f"layer {name!r} is a {type(layer).__name__}, and the dense model has no layer "
+                "there that was compressed to it: pass the model that compress was given"
+            )
+    counts = {row.layer: row for row in ledger(compressed).rows}
+    total = ledger(compressed).total
+    errors = {} if inputs is None else _output_errors(model, compressed, list(layers), inputs)
+    rows = [
+        CompressionRow(
+            name,
+            type(layer.rule.dictionary).__name__,
+            counts[name].dense,
+            counts[name].learned,
+            counts[name].stored,
+            _weight_error(name, modules[name], layer),
+            errors.get(name),
+        )
+        for name, layer in layers.items()
+    ]
+    whole = (total.dense, total.learned, total.stored)
+    return CompressionReport((*rows, CompressionRow("model", "", *whole, None, errors.get(None))))
+
+
+def _weight_error(name: str, dense: Any, layer: Any) -> float:
+    try:
+        W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
+    return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
+
+
+def _output_errors(
+    model: nn.Module, compressed: nn.Module, names: list[str], inputs: Any
+) -> dict[str | None, float]:
+    """The errors of layers' outputs by name, and that of the network's by None."""
+    sums: dict[str | None, tuple[Tensor, ...]] = {}
+    for batch in as_batches(inputs):
+        found = []
+        for network in (model, compressed):
+            with splitting(network) as split, _outputs(split, names) as outputs, evaluating(split):
+                outputs[None] = [_tensor(call(split, batch))]
+            found.append(outputs)
+        for name, dense_outputs in found[0].items():
+            layer = None if name is None else compressed.get_submodule(name)
+            axis = 1 if isinstance(layer, PredictedConvolution) else -1
+            for y, other in zip(dense_outputs, found[1].get(name, ()), strict=False):
+                if y is not None and other is not None and y.shape == other.shape and y.dim():
+                    new = _sums(y, other, axis)
+                    old = sums.get(name, (torch.zeros(()),) * len(new))
+                    sums[name] = tuple(a + b for a, b in zip(old, new, strict=True))
+    ratios = {name: _ratio(*total) for name, total in sums.items()}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+
+
+@contextmanager
+def _outputs(model: nn.Module, names: list[str]) -> Iterator[dict[str | None, list[Any]]]:
+    """Within, the outputs of every call of the layers."""
+    outputs: dict[str | None, list[Any]] = {}
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            y = _tensor(output)
+            # A copy: what follows may change it in place.
+            outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensor(output: Any) -> Tensor | None:
+    """The first floating-point tensor of what a module returns."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    values = output.values() if hasattr(output, "values") else output
+    parts = values if isinstance(values, (tuple, list)) or hasattr(output, "values") else ()
+    return next((found for part in parts if (found := _tensor(part)) is not None), None)
+
+
+def _sums(y: Tensor, other: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Rows, each unit's sum, the sum of squares, and that of the differences, in float64."""
+    y, other = y.to("cpu", torch.float64), other.to("cpu", torch.float64)
+    by_unit = y.movedim(axis, -1).flatten(0, -2) if y.dim() > 1 else y.unsqueeze(0)
+    n_rows = torch.tensor(float(len(by_unit)), dtype=torch.float64)
+    return n_rows, by_unit.sum(dim=0), y.square().sum(), (y - other).square().sum()
+
+
+def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float | None:
+    """The difference as a share of the variance; None where there is none but by rounding."""
+    variance = squares - sums.square().sum() / n_rows
+    return float(difference / variance) if variance > 1e-12 * squares else None
+
+
+def _cells(row: CompressionRow) -> tuple[str, ...]:
+    errors = (
+        "-" if error is None else f"{100 * error:.3g} %"
+        for error in (row.weight_error, row.output_error)
+    )
+    return (row.layer, row.dictionary, f"{row.learned:,}", f"{row.stored:,}", *errors)

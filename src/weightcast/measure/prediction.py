@@ -1,0 +1,109 @@
+"""How well one layer's weights are predicted by one dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries import (
+    DCT,
+    Atoms,
+    Covariance,
+    DenseBase,
+    Dictionary,
+    InputStatistics,
+    Kernel,
+    SharedBases,
+    count_atoms,
+)
+from weightcast.dictionaries.singular import leading_filters
+from weightcast.kernels import SquaredExponential
+from weightcast.layers.rule import Rule
+from weightcast.measure.probe_table import CEILING, ProbeRow
+from weightcast.plan.sites import ProbeSite
+from weightcast.weight import PredictedWeight
+
+
+def candidates(site: ProbeSite) -> dict[str, Dictionary]:
+    """What is tried where the user names no dictionaries."""
+    found: dict[str, Dictionary] = {}
+    if site.grid is not None and site.grid.n_points > 1:
+        # Pixels of images are smooth over more cells than the few of a convolution's filters.
+        length_scale = 2.0 if min(site.grid.shape) > 11 else 1.0
+        found["Kernel"] = Kernel(SquaredExponential(length_scale))
+    found["DCT"] = DCT(selection="leading")
+    if site.statistics is not None:
+        found["Covariance"] = Covariance()
+    return found
+
+
+def measure(
+    site: ProbeSite, dictionary: str, rule: Rule, seed: int, bases: SharedBases
+) -> ProbeRow:
+    """Predict all weights by one rule; a dictionary that cannot be built says why."""
+    facts: dict[str, Any] = {"layer": site.name, "dictionary": dictionary}
+    facts |= {"fraction": rule.fraction, "n_atoms": 0}
+    try:
+        facts["n_atoms"] = count_atoms(rule.fraction, site.n_visible)
+        weight = None if dictionary == CEILING else _build(site, rule, seed, bases)
+    except ValueError as error:
+        return ProbeRow(**facts, r2=None, reason=str(error))
+    # A learned U is found along with V, as ``compress`` does.
+    free = weight is None or weight.atoms.base.is_learned
+    if weight is None or free:
+        weight = _best(site, rule)
+    if rule.dictionary.reads_weights:
+        units = weight.unit_columns
+        known = torch.gather(site.W, 1, weight.atoms.indices[units])  # (n_units, n_atoms)
+        with torch.no_grad():
+            weight.V.copy_(known.t())
+    else:
+        weight.fit(site.W)
+    r2 = explained(site.W, weight.weight.detach())
+    if site.metric is None:
+        return ProbeRow(**facts, r2=r2)
+    if free:  # the best for the output is another
+        weight = _best(site, rule, site.metric.moments.mean(dim=0))
+    return ProbeRow(**facts, r2=r2, output_r2=1 - weight.fit(site.W, site.metric))
+
+
+def _build(site: ProbeSite, rule: Rule, seed: int, bases: SharedBases) -> PredictedWeight:
+    statistics = site.statistics
+    if "weight" in rule.dictionary.needs:
+        statistics = replace(statistics or InputStatistics(0), weight=site.W.t())
+    atoms = rule.build(
+        site.n_visible,
+        site.n_units,
+        grid=site.grid,
+        statistics=statistics,
+        generator=torch.Generator().manual_seed(seed),
+        bases=bases,
+    )
+    return PredictedWeight(atoms, site.n_units)
+
+
+def _best(site: ProbeSite, rule: Rule, C: Tensor | None = None) -> PredictedWeight:
+    """Every column's own singular vectors: no atoms explain more."""
+    n_atoms = count_atoms(rule.fraction, site.n_visible)
+    columns = site.W.tensor_split(rule.columns)
+    rows = [leading_filters(W.t(), C)[:, :n_atoms].t() for W in columns]
+    indices = torch.arange(rule.columns * n_atoms).view(rule.columns, n_atoms)
+    return PredictedWeight(Atoms(DenseBase(torch.cat(rows)), indices), site.n_units)
+
+
+def explained(W: Tensor, predicted: Tensor) -> float:
+    """R2 = 1 - sum (w - w_predicted)^2 / sum (w - mean of its filter)^2, over all filters given.
+
+    Args:
+        W: (n_units, n_visible), the true filters.
+        predicted: (n_units, n_visible).
+
+    Returns:
+        The share of variance explained: 1 at best, below 0 where the means alone do better; 0 for
+        filters without variance.
+    """
+    variance = float((W - W.mean(dim=1, keepdim=True)).square().sum())
+    return 1 - float((W - predicted).square().sum()) / variance if variance else 0.0

@@ -1,0 +1,200 @@
+"""A plan for a budget: what each layer could be predicted from, and at which cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from weightcast.dictionaries import (
+    DCT,
+    ChannelCovariance,
+    Covariance,
+    DenseBase,
+    Dictionary,
+    InputStatistics,
+    Kernel,
+    RandomConnections,
+    SingularVectors,
+)
+from weightcast.grid import Grid
+from weightcast.inputs.progress import Progress
+from weightcast.kernels import SquaredExponential
+from weightcast.layers import splitting, view
+from weightcast.layers.counts import ledger
+from weightcast.layers.rule import Rule, layer_seed
+from weightcast.plan.allocate import Offer, curve, share_out
+from weightcast.plan.plan import Plan
+from weightcast.plan.sites import ProbeSite, find_sites, observe
+
+Count = Literal["learned", "stored"]
+
+FEW_CHANNELS = 4
+"""Up to as many, a convolution reads an image: its channels are too few to have a covariance."""
+
+
+def plan_for_budget(
+    model: nn.Module,
+    grids: Mapping[str, Grid | None],
+    budget: float | int,
+    batches: list[Any] | None,
+    columns: int,
+    *,
+    count: Count,
+    seed: int,
+    progress: bool,
+) -> Plan:
+    """The plan of least loss that a budget allows.
+
+    Args:
+        model: dense.
+        grids: of every layer that may be predicted, where the layer itself knows none.
+        budget: share of all weights, or a number of them.
+        batches: example inputs.
+        columns: groups of units.
+        count: what the budget counts.
+        seed: of draws of atoms.
+        progress: whether to show it.
+
+    Raises:
+        ValueError: a budget that is no such number, or too small.
+    """
+    if count not in ("learned", "stored"):
+        raise ValueError(f"count is {count!r}: take 'learned' or 'stored'")
+    own = {name: grid for name, grid in grids.items() if grid is not None}
+    sites = find_sites(model, list(grids), own)
+    left = _left_for(model, sites, budget, count)
+    offers: dict[str, list[Offer]] = {}
+    with splitting(model) as split, Progress("suggesting", len(sites), show=progress) as shown:
+        for name, site in sites.items():
+            layer = split.get_submodule(name)
+            if batches is not None and not view(layer).blindness:
+                site = observe(split, site, batches, ("covariance",), seed)
+            maker = _Offers(site, min(columns, site.n_units), count, left, layer_seed(seed, name))
+            offers[name] = [*maker.all(), maker.dense()]
+            shown.step()
+            shown.say(f"{name}: {len(offers[name]) - 1} dictionaries compared")
+    rules: dict[str, Rule | None] = {}
+    for name, choice in share_out(offers, left).items():
+        offer = choice.offer
+        if offer.dictionary is not None:
+            fraction = choice.n_atoms / sites[name].n_visible
+            rules[name] = Rule(offer.dictionary, fraction, offer.columns, grids[name])
+    if not rules:
+        raise ValueError(
+            f"the budget of {budget} leaves room for all weights: no layer needs to be predicted"
+        )
+    return Plan({**rules, "*": None})
+
+
+def _left_for(
+    model: nn.Module, sites: Mapping[str, ProbeSite], budget: float | int, count: Count
+) -> int:
+    """Numbers that are left for the layers to be predicted.
+
+    Raises:
+        ValueError: a budget that is no share and no number, or that the dense rest exceeds.
+    """
+    counts = ledger(model)
+    total = counts.total.dense
+    is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
+    if not is_number or not 0 < budget < math.inf or (isinstance(budget, float) and budget >= 1):
+        raise ValueError(
+            f"budget is {budget!r}: give a share of all weights in (0, 1), or a whole number of 1 "
+            "or more"
+        )
+    number = round(budget * total) if isinstance(budget, float) else int(budget)
+    weights = sum(site.W.numel() for site in sites.values())
+    rest = (counts.total.stored if count == "stored" else counts.total.learned) - weights
+    if rest >= number:
+        dense = max(
+            (row for row in counts.rows if row.layer not in sites),
+            key=lambda row: row.dense,
+            default=counts.rows[0],
+        )
+        share = math.ceil(1e3 * rest / total) / 1e3
+        raise ValueError(
+            f"budget {budget} is {number:,} of {total:,} weights, but {rest:,} stay dense (the "
+            f"most in layer {dense.layer!r}, {dense.dense:,}): take a budget above "
+            f"{share if isinstance(budget, float) else rest:,}"
+        )
+    return number - rest
+
+
+@dataclass(frozen=True)
+class _Offers:
+    """Makes one layer's offers.
+
+    Args:
+        site: the layer.
+        columns: groups of units.
+        count: what costs.
+        left: the whole budget: more atoms than it pays for need not be looked at.
+        seed: of draws of atoms.
+    """
+
+    site: ProbeSite
+    columns: int
+    count: Count
+    left: int
+    seed: int
+
+    def dense(self) -> Offer:
+        """To leave the layer as it is, at full cost."""
+        return Offer(None, 1, None, torch.zeros(1, dtype=torch.float64), self.site.W.numel())
+
+    def all(self) -> Iterator[Offer]:
+        """One offer per dictionary that can be built."""
+        for dictionary in self._dictionaries():
+            # Atoms that a file must hold are held once, for all units.
+            held = self.count == "stored" and not dictionary.rebuildable
+            columns = 1 if held else self.columns
+            per_atom = self.site.n_units
+            if self.count == "stored":
+                per_atom += columns
+            if held and not isinstance(dictionary, ChannelCovariance):
+                per_atom += self.site.n_visible
+            n_atoms = min(self.site.n_visible - 1, max(1, self.left // per_atom))
+            atoms = self._build(dictionary, n_atoms)
+            fixed = 0
+            if held and not isinstance(atoms.base, DenseBase):
+                fixed = atoms.base.n_static
+            losses = curve(atoms, self.site.W, self.site.metric, choose=self.count == "stored")
+            yield Offer(dictionary, columns, self.site.grid, losses, per_atom, fixed)
+
+    def _build(self, dictionary: Dictionary, n_atoms: int) -> Any:
+        statistics = self.site.statistics
+        if "weight" in dictionary.needs:
+            C = None if self.site.metric is None else self.site.metric.moments.mean(dim=0)
+            statistics = InputStatistics(0, covariance=C, weight=self.site.W.t())
+        return Rule(dictionary, n_atoms / self.site.n_visible, 1, self.site.grid).build(
+            self.site.n_visible,
+            self.site.n_units,
+            statistics=statistics,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def _dictionaries(self) -> Sequence[Dictionary]:
+        """The family's own; where everything stored counts, all that could be cheaper too."""
+        grid, data = self.site.grid, self.site.statistics is not None
+        space = grid is not None and grid.n_points > 1
+        # Pixels of images are smooth over more cells than the few of a convolution's filters.
+        kernel = SquaredExponential(2.0 if grid and min(grid.shape) > 11 else 1.0)
+        if grid is not None and space and (grid.channels <= FEW_CHANNELS or not data):
+            family: Dictionary = Kernel(kernel)
+        elif space:
+            family = ChannelCovariance(kernel)
+        else:
+            leading = Covariance(selection="leading", mixing="orthonormal")
+            family = leading if data else DCT()
+        if self.count == "learned":
+            return [family]
+        found = [RandomConnections(), SingularVectors(), family]
+        if space:
+            found += [DCT(), replace(Kernel(kernel), selection="leading", mixing="orthonormal")]
+        return found

@@ -1,0 +1,132 @@
+"""A layer as a plan weighs it: its weights, and what is known of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import (
+    InputStatistics,
+)
+from weightcast.grid import Grid
+from weightcast.inputs.moments import moments_and_statistics
+from weightcast.layers import view
+from weightcast.least_squares import Metric
+from weightcast.plan.eligibility import check_values, convertible_layers, weight_refusal
+from weightcast.serialization import nearest
+
+RIDGE = 1e-3
+"""Of the outputs' least squares, in units of the inputs' mean variance; compress has the same."""
+
+
+@dataclass(frozen=True)
+class ProbeSite:
+    """One layer's weights, and what is known of their inputs.
+
+    Args:
+        name: of the layer.
+        W: (n_units, n_visible) float64.
+        grid: coordinates of the inputs, where they have any.
+        statistics: of the inputs.
+        metric: of the inputs.
+    """
+
+    name: str
+    W: Tensor
+    grid: Grid | None = None
+    statistics: InputStatistics | None = None
+    metric: Metric | None = None
+
+    @property
+    def n_units(self) -> int:
+        """Number of filters."""
+        return self.W.shape[0]
+
+    @property
+    def n_visible(self) -> int:
+        """Weights of a filter."""
+        return self.W.shape[1]
+
+
+def find_sites(
+    model: nn.Module | Mapping[str, Any],
+    layers: Sequence[str] | None,
+    grids: Mapping[str, Grid | tuple[int, ...]],
+) -> dict[str, ProbeSite]:
+    """The layers to probe, by name.
+
+    Raises:
+        ValueError: none at all, a name that is none of them, or weights that are not finite.
+    """
+    if isinstance(model, nn.Module):
+        check_values(model)
+    found = dict(_tensors(model) if isinstance(model, Mapping) else _layers(model))
+    if not found:
+        raise ValueError("there is nothing to probe: no weights of linear layers or convolutions")
+    for name in [*(layers or ()), *grids]:
+        if name not in found:
+            raise ValueError(f"no layer {name!r} can be probed{nearest(name, found)}")
+    sites = {}
+    for name in found if layers is None else layers:
+        weight, grid = found[name]
+        W = weight.detach().to("cpu", torch.float64)
+        if not bool(W.isfinite().all()):
+            raise ValueError(
+                f"layer {name!r}: {int((~W.isfinite()).sum())} of its {W.numel()} weights are NaN "
+                "or infinite: load weights that are finite, or leave the layer out"
+            )
+        if name in grids:
+            grid = checked(name, Grid.of(grids[name]).check, W.shape[1])
+        sites[name] = ProbeSite(name, W, grid)
+    return sites
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
+    """Weights that can be read, whether they may be predicted or, if frozen, may not."""
+    for name, layer in convertible_layers(model).items():
+        if weight_refusal(layer) is None:
+            seen = view(layer)
+            yield name, (seen.filters(), seen.grid)
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
+    """Weights of linear layers, two axes, and of convolutions, three to five."""
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if 2 <= tensor.dim() <= 5 and tensor.numel() and tensor[0].numel() > 1:
+            grid = None if tensor.dim() == 2 else Grid(tuple(tensor.shape[2:]), tensor.shape[1])
+            yield name.removesuffix(".weight"), (tensor.flatten(1), grid)
+
+
+def checked(name: str, check: Any, *arguments: Any) -> Any:
+    """What a check returns; its errors name the layer."""
+    try:
+        return check(*arguments)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
+
+
+def observe(
+    model: nn.Module, site: ProbeSite, batches: list[Any], needs: Sequence[Any], seed: int
+) -> ProbeSite:
+    """A site with statistics and metric of its inputs.
+
+    Args:
+        model: dense; it is run over the batches.
+        site: a layer of it.
+        batches: example inputs.
+        needs: which statistics.
+        seed: of the draw of rows, where there are very many.
+
+    Raises:
+        ValueError: inputs that give no statistics, or on which the model fails.
+    """
+    moments, statistics = moments_and_statistics(
+        model, site.name, batches, needs, seed, centred=True
+    )
+    return replace(site, statistics=statistics, metric=moments.metric(RIDGE))

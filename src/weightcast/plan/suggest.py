@@ -1,0 +1,212 @@
+"""suggest: a plan to start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from weightcast.dictionaries import (
+    DCT,
+    ChannelCovariance,
+    Covariance,
+    Dictionary,
+    Kernel,
+    check_fraction,
+)
+from weightcast.grid import Grid
+from weightcast.inputs.batches import as_batches
+from weightcast.inputs.hooks import layers_run
+from weightcast.kernels import SquaredExponential
+from weightcast.layers import splitting, view
+from weightcast.layers.rule import Rule
+from weightcast.plan.budget import FEW_CHANNELS, Count, plan_for_budget
+from weightcast.plan.eligibility import convertible_layers, refusals, tied_layers
+from weightcast.plan.plan import Plan
+
+MIN_WEIGHTS = 1_000
+"""Layers with fewer weights stay dense: there is nothing to save."""
+
+
+def suggest(
+    model: nn.Module,
+    fraction: float | None = None,
+    inputs: Any = None,
+    columns: int = 10,
+    *,
+    budget: float | int | None = None,
+    count: Count = "learned",
+    seed: int = 0,
+    progress: bool = True,
+) -> Plan:
+    """A plan to start from: kernels where inputs have coordinates, other dictionaries elsewhere.
+
+    With a fraction, every predicted layer learns this share of its weights. With a budget, layers
+    share what the network may learn, each as much as it is worth: the loss of every layer's output
+    is counted for every number of atoms, as :func:`probe` counts it, and the next number goes where
+    it adds most to the product of what the layers keep. So a layer whose inputs vary in few
+    directions gets few atoms; of a network with random weights this is all that can be told, and of
+    a trained one the weights tell their part.
+
+    With a budget, images and patches take kernels (flattened images, the first convolution or patch
+    embedding), convolutions above those the covariance of their channels times a kernel on space,
+    and linear layers (of transformers too) the covariance of their inputs. ``count="stored"`` is
+    for :func:`compress`: dictionaries that a file must hold count in full, and each layer takes
+    the best among kernels, cosines, single inputs, and singular vectors of its weights.
+
+    The classifier (the layer that runs last), layers of fewer than 1,000 weights, and layers for
+    which ``fraction`` is less than one atom stay dense.
+
+    Args:
+        model: dense.
+        fraction: share of each predicted layer's weights that is learned, in (0, 1]; 0.05 where
+            neither it nor a budget is given.
+        inputs: example batches as for ``convert``. With them the layers' order is that in
+            which the model runs them, the first layer's grid is that of the images it is given,
+            layers without coordinates take the covariance of their inputs, and convolutions of more
+            than 4 channels that of their channels times a kernel on space. Without them, layers
+            are taken in the order of their registration, and those take DCT atoms and kernels.
+        columns: groups of units with atoms of their own, fewer where a layer has fewer units.
+        budget: numbers that the whole network learns (or stores) at most, what stays dense
+            included: a share of all its weights in (0, 1), or a whole number.
+        count: ``learned``, or ``stored``: what a saved folder holds, with indices, and with the
+            dictionaries that cannot be rebuilt.
+        seed: of draws of atoms, as ``convert`` makes them.
+        progress: whether to show a bar, or lines, while a budget is shared.
+
+    Returns:
+        A plan with one exact name per predicted layer.
+
+    Raises:
+        ValueError: a fraction outside (0, 1], both a fraction and a budget, a model in which no
+            layer is left to predict, a budget below what stays dense or below one atom per layer,
+            or inputs on which the model fails.
+    """
+    if fraction is not None and budget is not None:
+        raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
+    fraction = 0.05 if fraction is None else fraction
+    check_fraction(fraction)
+    batches = None if inputs is None else as_batches(inputs)
+    layers, order = _in_order(model, batches)
+    image = _image_shape(batches[0]) if batches else ()
+    found = {
+        name: _grid(layers[name], image if name == order[0] else ())
+        for name in _predictable(model, layers, order)
+        if layers[name].weight.numel() >= MIN_WEIGHTS
+    }
+    if budget is not None and found:
+        return plan_for_budget(
+            model, found, budget, batches, columns, count=count, seed=seed, progress=progress
+        )
+    rules: dict[str, Rule | None] = {}
+    for name, grid in found.items():
+        n_visible, n_units = view(layers[name]).sizes
+        if round(fraction * n_visible) < 1:
+            continue
+        have_rows = inputs is not None and not view(layers[name]).blindness
+        dictionary = _dictionary(layers[name], grid, have_rows)
+        rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
+    if not rules:
+        raise ValueError(_nothing_left(layers, order, found, None if budget else fraction))
+    return Plan({**rules, "*": None})
+
+
+def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, Any], Sequence[str]]:
+    """Layers that multiply their inputs, and the order in which they run, or are registered.
+
+    Embeddings only look up. A layer whose inputs are hidden runs after the other weights of its
+    module.
+    """
+    tables = (nn.Embedding, nn.EmbeddingBag)
+    layers: dict[str, Any] = {
+        name: layer
+        for name, layer in convertible_layers(model).items()
+        if not isinstance(layer, tables)
+    }
+    if batches is None:
+        return layers, list(layers)
+    with splitting(model) as split:
+        own = {
+            n: split.get_submodule(n) for n, layer in layers.items() if not view(layer).blindness
+        }
+        order = layers_run(split, own, batches)
+    for name in layers.keys() - own.keys():
+        parent = name.rpartition(".")[0]
+        last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]
+        for place in last:
+            order.insert(place + 1, name)
+    return layers, order
+
+
+def _predictable(
+    model: nn.Module, layers: Mapping[str, nn.Module], order: Sequence[str]
+) -> list[str]:
+    """The layers that may be predicted, in their order.
+
+    All but the classifier, which runs last whether it could be predicted or not, and those that are
+    tied to another, or refused.
+    """
+    every = convertible_layers(model)
+    tied = {name for group in tied_layers(every) for name in group}
+    refused = refusals(model, every)
+    return [name for name in order[:-1] if name not in tied and name not in refused]
+
+
+def _nothing_left(
+    layers: Mapping[str, Any],
+    order: Sequence[str],
+    large: Collection[str],
+    fraction: float | None,
+) -> str:
+    """Why no layer is left to predict, and the remedy.
+
+    Args:
+        layers: all that there are.
+        order: names of those that run.
+        large: names of those that may be predicted, but for their number of atoms.
+        fraction: of atoms; None for a budget.
+    """
+    message = (
+        f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply inputs, "
+        f"the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied or refused "
+        "stay dense"
+    )
+    if not large or fraction is None:
+        return f"{message}: name layers in a Plan of your own"
+    widest = max(view(layers[name]).sizes[0] for name in large)
+    return (
+        f"no layer to predict at fraction {fraction}: the {len(large)} layer(s) that could be have "
+        f"at most {widest:,} inputs, and {fraction * widest:.2g} atoms are below one: take a "
+        f"fraction of at least {math.ceil(1e4 / widest) / 1e4:g}"
+    )
+
+
+def _image_shape(batch: Any) -> tuple[int, ...]:
+    """(channels, *size) of a batch of images, () if it is none."""
+    x = batch[0] if isinstance(batch, (tuple, list)) else batch
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 3:
+        return ()
+    return tuple(x.shape[1:]) if x.dim() > 3 else (1, *x.shape[1:])
+
+
+def _grid(layer: Any, image: tuple[int, ...]) -> Grid | None:
+    """The grid of a linear layer that is given flattened images; convolutions know their own."""
+    n_visible, _ = view(layer).sizes
+    if isinstance(layer, nn.Linear) and image and math.prod(image) == n_visible:
+        return Grid(image[1:], channels=image[0])
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) == 1:
+        return Grid((n_visible,))  # its channels on a line, for atoms that need one
+    return None
+
+
+def _dictionary(layer: nn.Module, grid: Grid | None, have_inputs: bool) -> Dictionary:
+    if grid is not None and isinstance(layer, nn.Linear):
+        return Kernel(SquaredExponential(length_scale=2.0))
+    own = view(layer).grid
+    if own is not None and own.n_points > 1:  # a convolution's filter
+        kernel = SquaredExponential(length_scale=1.0)
+        many = own.channels > FEW_CHANNELS
+        return ChannelCovariance(kernel) if many and have_inputs else Kernel(kernel)
+    return Covariance(selection="leading", mixing="orthonormal") if have_inputs else DCT()

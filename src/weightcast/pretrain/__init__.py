@@ -1,5 +1,0 @@
-"""pretrain: one layer after the other as an autoencoder of its inputs."""
-
-from weightcast.pretrain.greedy import PretrainedLayer, pretrain
-
-__all__ = ["PretrainedLayer", "pretrain"]

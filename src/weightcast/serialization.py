@@ -1,0 +1,208 @@
+"""Frozen dataclasses as JSON data and back, and as printed tables; unknown words name the nearest.
+
+Dictionaries, kernels, grids, rules and plans are frozen dataclasses, so the object *is* the
+configuration. Its JSON form is an object with the class's name under ``kind`` and one entry per
+field. There is no registry: the class is found among the subclasses of the annotated field type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Configuration:
+    """A frozen dataclass that is read from JSON data and written as such."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return encode(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> Self:
+        """Read JSON data; missing fields take their defaults.
+
+        Args:
+            data: as :meth:`to_dict` gives it.
+            where: how errors name it.
+
+        Raises:
+            ValueError: an unknown field (with the nearest valid one) or a bad value.
+        """
+        return decode(cls, dict(data), where)
+
+
+def encode(value: Any) -> Any:
+    """Turn a configuration object into JSON data (dicts, lists, strings, numbers, booleans, None).
+
+    Raises:
+        ValueError: the object holds something that has no JSON form, named with its type.
+    """
+    if hasattr(value, "to_json_data"):
+        return value.to_json_data()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(
+        f"a {type(value).__name__} has no JSON form, so this configuration cannot be written as "
+        "text: build it from classes of weightcast, or keep it in Python"
+    )
+
+
+def decode(kind: type[T], data: Any, where: str = "") -> T:
+    """Build an instance of ``kind``, or of the subclass that ``data["kind"]`` names.
+
+    Args:
+        kind: the expected class; an abstract one stands for its concrete subclasses.
+        data: JSON data as :func:`encode` writes it; missing fields take their defaults.
+        where: how to name the place in error messages, for example ``rule '0'``.
+
+    Raises:
+        ValueError: an unknown kind or field (with the nearest valid one), a missing field, or a
+            value of the wrong type.
+    """
+    where = where or kind.__name__
+    if isinstance(data, kind):
+        return data
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected a mapping for a {kind.__name__}, got {data!r}")
+    if hasattr(kind, "from_json_data"):
+        return kind.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
+    cls = _find_class(kind, data, where)
+    if cls is not kind and hasattr(cls, "from_json_data"):
+        return cls.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
+    hints = field_types(cls)
+    given = {key: item for key, item in data.items() if key != "kind"}
+    for key in given:
+        if key not in fields:
+            raise ValueError(f"{where}: {cls.__name__} has no field {key!r}{nearest(key, fields)}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in given
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: {cls.__name__} needs {', '.join(map(repr, missing))}")
+    values = {
+        key: _decode_hint(hints[key], item, f"{where}, field {key!r}")
+        for key, item in given.items()
+    }
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """The remedy part of an error: ``; did you mean 'x'?`` or ``; known: a, b, c``."""
+    known = [str(candidate) for candidate in candidates]
+    # Looking for what is near takes time that grows with both lengths, and files may hold anything.
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if len(word) < 100 else []
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields, evaluated once."""
+    return typing.get_type_hints(cls)
+
+
+def concrete_subclasses(kind: type) -> dict[str, type]:
+    """``kind`` (if concrete) and all its concrete subclasses, by class name."""
+    readable = dataclasses.is_dataclass(kind) or hasattr(kind, "from_json_data")
+    found = {kind.__name__: kind} if readable and not inspect.isabstract(kind) else {}
+    for subclass in kind.__subclasses__():
+        found |= concrete_subclasses(subclass)
+    return found
+
+
+def _find_class(kind: type, data: dict[str, Any], where: str) -> type:
+    known = concrete_subclasses(kind)
+    name = data.get("kind")
+    if name is None:
+        if kind.__name__ in known:
+            return kind
+        raise ValueError(f"{where}: add 'kind', one of {', '.join(sorted(known))}")
+    if not isinstance(name, str) or name not in known:
+        hint = nearest(str(name), known)
+        raise ValueError(f"{where}: there is no {kind.__name__} {name!r}{hint}")
+    return known[name]
+
+
+def _decode_hint(hint: Any, value: Any, where: str) -> Any:
+    """Decode ``value`` as the annotated type of a field."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}: {value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_decode_hint(arguments[0], item, where) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {
+            key: _decode_hint(arguments[1], item, f"{where} {key!r}") for key, item in value.items()
+        }
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type):
+        if hint in (int, float, str, bool):
+            if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+                return value
+            raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+        if isinstance(value, (dict, hint)):
+            return decode(hint, value, where)
+    raise ValueError(f"{where}: cannot read {value!r} as {hint}")
+
+
+def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _decode_hint(option, value, where)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
+    """Cells as lines of text: the first n_names columns to the left, the others to the right.
+
+    Args:
+        lines: equally many cells each.
+        n_names: columns of words.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < n_names else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

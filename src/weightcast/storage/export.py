@@ -1,0 +1,202 @@
+"""export: a model for other runtimes, as an ONNX file or a ``torch.export`` program."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Literal
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from weightcast.files import whole
+from weightcast.layers.layer import full_precision
+from weightcast.plan.eligibility import copied
+from weightcast.storage.tracing import quiet, trace
+from weightcast.transform.convert import merge
+from weightcast.weight import PredictedWeight
+
+Format = Literal["onnx", "torch"]
+Form = Literal["factored", "merged"]
+
+_GROWTH = 64
+"""Numbers by which folding one constant expression of an ONNX graph may make the file larger."""
+
+_SAMPLE = 2**16
+"""Bytes of a .pt2 file's entry that tell whether to compress it."""
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    inputs: Tensor | Sequence[Tensor],
+    *,
+    format: Format = "onnx",
+    form: Form = "factored",
+    dynamic_batch: bool = True,
+) -> Path:
+    """Write a model as a file that runs without weightcast, whole or not at all.
+
+    ``factored`` keeps the file small: it holds M_j V_j, biases and dense weights, and of every
+    dictionary the base and indices. All predicted layers then take the factored path, whatever the
+    batch (a layer's own choice depends on it). ``merged`` is the dense network.
+
+    Args:
+        model: with predicted layers, or none; it is left as it is, and exported in evaluation mode.
+        path: of the file; one that is there is replaced.
+        inputs: an example of what the model is called with: a tensor, or one for each argument. Its
+            numbers do not matter.
+        format: ``onnx`` (extra ``onnx``), or ``torch``: a .pt2 file for ``torch.export.load``.
+        form: ``factored`` or ``merged``.
+        dynamic_batch: let the first axis have any length; else the file is for that of ``inputs``.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: an unknown format or form, a model that cannot be traced, or an ONNX file above
+            the 2 GiB that its format can hold.
+        ModuleNotFoundError: ONNX without the extra ``onnx``.
+    """
+    if format not in ("onnx", "torch"):
+        raise ValueError(f"format is {format!r}: take 'onnx' or 'torch'")
+    path = Path(path)
+    if format == "torch" and path.suffix != ".pt2":
+        raise ValueError(f"{path} must end in .pt2, by which torch.export.load knows such a file")
+    program = trace(_prepare(model, form), _as_tuple(inputs), dynamic_batch)
+    data = _onnx_bytes(program) if format == "onnx" else None
+    with whole(path) as partial:
+        if data is None:
+            _write_program(program, partial)
+        else:
+            partial.write_bytes(data)
+    return path
+
+
+def _prepare(model: nn.Module, form: Form) -> nn.Module:
+    """A copy that computes in one way only, in evaluation mode."""
+    if form == "merged":
+        return merge(model).eval()
+    if form != "factored":
+        raise ValueError(f"form is {form!r}: take 'factored' or 'merged'")
+    model = copied(model).eval()
+    layers = [module for module in model.modules() if isinstance(module, PredictedWeight)]
+    _fold_mixing([layer for layer in layers if layer.atoms.pending_mixing is not None])
+    for layer in layers:
+        layer.fix_path("factored")
+    return model
+
+
+@torch.no_grad()
+def _fold_mixing(layers: Sequence[PredictedWeight]) -> None:
+    """Let V be M_j V_j, as many numbers, and every M_j the identity, which no file need hold."""
+    mixed: dict[tuple[int, int], nn.Parameter] = {}  # tied layers have one V and one M
+    for layer in layers:
+        key = id(layer.V), id(layer.atoms)
+        if key not in mixed:
+            with full_precision(layer.V):
+                mixed[key] = nn.Parameter(layer.coefficients(), layer.V.requires_grad)
+    for layer in layers:
+        layer.V = mixed[id(layer.V), id(layer.atoms)]
+    for layer in layers:
+        layer.atoms.mixing = None
+        layer.atoms.refresh()
+
+
+def _as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        kinds = [type(x).__name__ for x in inputs]
+        raise ValueError(f"inputs are {kinds}: give a tensor, or one for each argument")
+    return inputs
+
+
+def _write_program(program: ExportedProgram, path: Path) -> None:
+    """A .pt2 file that is compressed where that pays: the graph's JSON, and indices of int64."""
+    with TemporaryFile(dir=path.parent) as draft:
+        torch.export.save(program, draft)  # pyright: ignore[reportArgumentType]
+        with ZipFile(draft) as plain, ZipFile(path, "w") as archive:
+            for name in plain.namelist():
+                entry = ZipInfo(name)  # without the time
+                entry.file_size = plain.getinfo(name).file_size
+                with plain.open(name) as source:
+                    start = source.read(_SAMPLE)
+                    entry.compress_type = ZIP_DEFLATED if _shrinks(start) else ZIP_STORED
+                    with archive.open(entry, "w") as target:
+                        target.write(start)
+                        shutil.copyfileobj(source, target)
+
+
+def _shrinks(sample: bytes) -> bool:
+    """Whether bytes like these take half as many compressed, as weights never do."""
+    return 2 * len(zlib.compress(sample)) < len(sample)
+
+
+def _onnx_bytes(program: ExportedProgram) -> bytes:
+    """The program as ONNX, with only such constants multiplied out as do not make it larger."""
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import optimize_ir
+
+    with torch.no_grad(), quiet():
+        exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    assert exported is not None
+    model = exported.model
+    # The exporter's own optimisation would fold any constant of up to 262,144 numbers.
+    optimize_ir(model, output_size_limit=_GROWTH, input_size_limit=2**62)
+    _tidy_constants(model)
+    common.DeduplicateHashedInitializersPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props["weightcast"] = version("weightcast")
+    constants: Any = [value.const_value for value in model.graph.initializers.values()]
+    n_bytes = sum(constant.nbytes for constant in constants)
+    if n_bytes >= 2**31:
+        raise ValueError(
+            f"the constants take {n_bytes:,} bytes, and an ONNX file holds at most 2 GiB: take "
+            "format='torch'"
+        )
+    return ir.to_proto(model).SerializeToString()
+
+
+def _tidy_constants(model: Any) -> None:
+    """Rows in C's order, and integers as int32 where they fit: half the bytes."""
+    import numpy as np
+    import onnx_ir as ir
+
+    for value in list(model.graph.initializers.values()):
+        array = np.ascontiguousarray(value.const_value.numpy())
+        array = array.reshape(value.const_value.shape)
+        if value.dtype == ir.DataType.INT64 and not value.is_graph_output() and _fits(array):
+            _cast_uses(model, value)
+            array = array.astype(np.int32)
+            value.dtype = ir.DataType.INT32
+        value.const_value = ir.tensor(array, name=value.name)
+
+
+def _fits(integers: Any) -> bool:
+    """Whether an array of int64 is worth, and can be, held as int32."""
+    return integers.size > _GROWTH and abs(integers).max() < 2**31
+
+
+def _cast_uses(model: Any, value: Any) -> None:
+    """Cast an initialiser that is to be int32 back for the operations that take int64 only."""
+    import onnx_ir as ir
+
+    others = [(node, position) for node, position in value.uses() if not _gathers(node, position)]
+    if others:
+        wide = ir.node("Cast", [value], {"to": ir.DataType.INT64})
+        model.graph.insert_before(model.graph[0], wide)
+        for node, position in others:
+            node.replace_input_with(position, wide.outputs[0])
+
+
+def _gathers(node: Any, position: int) -> bool:
+    """Whether an operation takes this input as indices of either size."""
+    return position == 1 and node.op_type in ("Gather", "GatherElements", "ScatterElements")

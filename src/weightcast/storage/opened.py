@@ -1,0 +1,118 @@
+"""opened: both files of a saved folder, from one and the same folder, and nothing but files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME, FormatError
+from weightcast.storage.replace import set_aside
+
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+# A named pipe is opened without waiting for a writer, and a link not followed.
+_FILE = _READ | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+_ATTEMPTS = 100
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The facts' file and the tensors' file of a folder, while it may be replaced.
+
+    The folder is opened first, and its files by way of it: they belong together even if the
+    folder is replaced between the two. Then the new one is opened.
+
+    Args:
+        folder: that :func:`save` wrote.
+
+    Raises:
+        FormatError: a file is missing, or is a link, a folder or a pipe.
+    """
+    with ExitStack() as stack:
+        facts, tensors = _open_latest(folder)
+        yield stack.enter_context(facts), stack.enter_context(tensors)
+
+
+@contextmanager
+def opened_files(facts: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Two files that lie anywhere; links, such as those of a download cache, are followed.
+
+    Args:
+        facts: the JSON file.
+        tensors: the safetensors file.
+
+    Raises:
+        FormatError: a file is missing, or is a folder or a pipe.
+    """
+    with ExitStack() as stack:
+        try:
+            first, second = (
+                stack.enter_context(open_regular(Path(os.path.realpath(path))))
+                for path in (facts, tensors)
+            )
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FormatError(f"is no saved model: {error.filename} is missing") from error
+        yield first, second
+
+
+def _open_latest(folder: Path) -> tuple[BinaryIO, BinaryIO]:
+    for _ in range(_ATTEMPTS):
+        before = _identity(folder)
+        try:
+            return _open_both(set_aside(folder) or folder)
+        except (FileNotFoundError, NotADirectoryError):
+            if _identity(folder) == before and set_aside(folder) is None:
+                break  # not replaced meanwhile, but missing
+    name = next((n for n in (JSON_NAME, TENSORS_NAME) if not (folder / n).is_file()), JSON_NAME)
+    raise FormatError(f"is no saved model: {name} is missing")
+
+
+def _open_both(folder: Path) -> tuple[BinaryIO, BinaryIO]:
+    if os.open not in os.supports_dir_fd:  # Windows
+        return open_regular(folder / JSON_NAME), open_regular(folder / TENSORS_NAME)
+    descriptor = os.open(folder, _READ | os.O_DIRECTORY)
+    try:
+        first = open_regular(Path(JSON_NAME), descriptor)
+        try:
+            return first, open_regular(Path(TENSORS_NAME), descriptor)
+        except BaseException:
+            first.close()
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path, folder: int | None = None) -> BinaryIO:
+    """Open a file for reading, without waiting and without following a link.
+
+    Args:
+        path: of the file.
+        folder: the descriptor of a folder from which ``path`` leads to it.
+
+    Raises:
+        FormatError: it is a link, a folder, a pipe or a device.
+        OSError: it cannot be opened, or is not there.
+    """
+    try:
+        descriptor = os.open(path, _FILE, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise FormatError(f"is not read: {path.name} is no regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatError(f"is not read: {path.name} is no regular file")
+    return open(descriptor, "rb", buffering=0)
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    """Which folder is there, if any, and since when it holds what it holds."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns

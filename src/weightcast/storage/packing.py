@@ -1,0 +1,105 @@
+"""How a base is kept in a file: its factors as tensors, and their sizes as facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries import Base, DenseBase, IdentityBase, KroneckerBase
+from weightcast.dictionaries.base import check_choices
+from weightcast.serialization import Configuration
+
+
+@dataclass(frozen=True)
+class BaseFacts(Configuration):
+    """What a base is made of.
+
+    Args:
+        kind: which operator of the factors.
+        factors: (n, m) for each factor that is a matrix, n for each that is an identity.
+
+    Raises:
+        ValueError: another form, or factors of which it cannot be made.
+    """
+
+    kind_of_base: Literal["dense", "identity", "kronecker"]
+    factors: tuple[tuple[int, ...] | int, ...]
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        matrices = [factor for factor in self.factors if not isinstance(factor, int)]
+        n_matrices = {"dense": 1, "identity": 0}.get(self.kind_of_base, max(1, len(matrices)))
+        whole = self.kind_of_base == "kronecker" or len(self.factors) == 1
+        sizes = [size for factor in self.factors for size in _sizes(factor)]
+        if not whole or len(matrices) != n_matrices or min(sizes, default=0) < 1:
+            raise ValueError(f"no {self.kind_of_base} base is made of {self.factors}")
+        if any(len(matrix) != 2 for matrix in matrices) or len(self.factors) > 16:
+            raise ValueError(f"no base is made of {self.factors}")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names of the matrices in a state dict, in their order, to their shapes there, (m, n)."""
+        name = "atoms" if self.kind_of_base == "dense" else "factor_{}"
+        return {
+            name.format(axis): factor[::-1]
+            for axis, factor in enumerate(self.factors)
+            if not isinstance(factor, int)
+        }
+
+
+def pack(base: Base) -> tuple[BaseFacts, dict[str, Tensor]]:
+    """The facts and the tensors of a base; one of another kind than ours is multiplied out.
+
+    Args:
+        base: B (n_visible, n_base).
+
+    Returns:
+        The facts, and by its name in a state dict every factor that is a matrix, (m, n): rows are
+        atoms.
+    """
+    if isinstance(base, IdentityBase):
+        return BaseFacts("identity", (base.n_visible,)), {}
+    if isinstance(base, KroneckerBase):
+        factors = [base.factor(axis) for axis in range(len(base.sizes_in))]
+        sizes = (
+            n if F is None else (n, len(F)) for n, F in zip(base.sizes_in, factors, strict=True)
+        )
+        tensors = {f"factor_{axis}": F for axis, F in enumerate(factors) if F is not None}
+        return BaseFacts("kronecker", tuple(sizes)), tensors
+    atoms = base.atoms if isinstance(base, DenseBase) else _multiplied_out(base)
+    return BaseFacts("dense", ((base.n_visible, base.n_base),)), {"atoms": atoms}
+
+
+def unpack(facts: BaseFacts, read: Callable[[str], Tensor], *, learned: bool) -> Base:
+    """The base again.
+
+    Args:
+        facts: as :func:`pack` gives them.
+        read: a factor's name to the factor, of the shape that the facts say.
+        learned: make the atoms of a dense base a parameter.
+    """
+    first = facts.factors[0]
+    if facts.kind_of_base == "dense":
+        return DenseBase(read("atoms"), learned=learned)
+    if facts.kind_of_base == "identity":
+        assert isinstance(first, int)
+        return IdentityBase(first)
+    return KroneckerBase(
+        [
+            factor if isinstance(factor, int) else read(f"factor_{axis}").t()
+            for axis, factor in enumerate(facts.factors)
+        ]
+    )
+
+
+def _sizes(factor: tuple[int, ...] | int) -> tuple[int, ...]:
+    return (factor,) if isinstance(factor, int) else factor
+
+
+def _multiplied_out(base: Base) -> Tensor:
+    like = next(base.buffers(), torch.empty(0))
+    return base.rows(torch.arange(base.n_base, device=like.device))

@@ -1,0 +1,187 @@
+"""rebuild: one predicted layer in place of a dense one, as its rule, facts and tensors say.
+
+Everything is compared before it is used: sizes with the model's, shapes in the header of the
+tensors' file with both, and the work of building a dictionary with what a model may take.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.dictionaries import Atoms, Base, KroneckerBase, LowRank, SharedBases, count_atoms
+from weightcast.grid import Grid
+from weightcast.layers import PredictedLayer, view
+from weightcast.layers.rule import Rule
+from weightcast.storage.allowance import Allowance, building, check_width, stacking
+from weightcast.storage.fingerprint import Fingerprint, fingerprint
+from weightcast.storage.manifest import FormatError, LayerFacts, shortened
+from weightcast.storage.packing import BaseFacts, unpack
+from weightcast.storage.tensors import DTYPES, Entry, TensorFile
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Source:
+    """Indices, mixing and bases of a file; what several layers share is made once.
+
+    Args:
+        file: of the tensors.
+        ties: names of tensors that are the same as another's, to that one's name.
+        allowance: for building what the file does not hold.
+    """
+
+    def __init__(self, file: TensorFile, ties: dict[str, str], allowance: Allowance) -> None:
+        self.file = file
+        self.ties = ties
+        self.allowance = allowance
+        self.shared = SharedBases()
+        self.read: set[str] = set()
+
+    def entry(self, name: str) -> Entry:
+        """What the header says of a tensor, by its name or that of one that is tied to it."""
+        return self.file.entry(self.ties.get(name, name))
+
+    def tensor(self, name: str) -> Tensor:
+        """Such a tensor of any shape."""
+        source = self.ties.get(name, name)
+        self.read.update((name, source))
+        return self.file.read(source)
+
+    def base(self, prefix: str, facts: BaseFacts, *, learned: bool) -> Base:
+        """A stored base; where all its tensors are tied to another's, that one.
+
+        Raises:
+            FormatError: factors of other shapes than the facts say.
+        """
+        names = {f"{prefix}base.{name}": shape for name, shape in facts.shapes.items()}
+        for name, shape in names.items():
+            entry = self.entry(name)
+            if entry.shape != shape or entry.dtype not in _FLOATS:
+                raise FormatError(
+                    f"does not fit: {name!r} is {entry.shape} of {entry.dtype}, not {shape}"
+                )
+        self.read.update(names)
+        key = (facts, *(self.ties.get(name, name) for name in names))
+        return self.shared.original(
+            key,
+            lambda: unpack(
+                facts, lambda name: self.tensor(f"{prefix}base.{name}"), learned=learned
+            ),
+        )
+
+
+def rebuild(
+    name: str, dense: nn.Module, rule: Rule, facts: LayerFacts, source: Source
+) -> PredictedLayer:
+    """The predicted layer for a dense one, with arbitrary V.
+
+    Args:
+        name: of the layer.
+        dense: the model's layer of this name.
+        rule: the layer's.
+        facts: of the layer.
+        source: of its indices, and of base and mixing where these are stored.
+
+    Raises:
+        FormatError: something of it does not fit the rest, or takes too much work.
+    """
+    seen = view(dense)
+    if facts.layer != seen.counterpart.__name__:
+        raise FormatError(
+            f"does not fit: layer {name!r} was saved as a {shortened(facts.layer)}, the model has "
+            f"a {type(dense).__name__} there"
+        )
+    n_visible, n_units = seen.sizes
+    if (n_visible, n_units) != (facts.n_visible, facts.n_units):
+        raise FormatError(
+            f"does not fit: layer {name!r} was saved with {facts.n_visible} inputs and "
+            f"{facts.n_units} units, the model has {n_visible} and {n_units}"
+        )
+    indices = _indices(name, rule, facts, source)
+    atoms = None
+    if facts.base is not None:
+        atoms = _stored_atoms(name, rule, facts, indices, source)
+    else:
+        _check_rebuildable(name, rule, facts)
+        grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
+        source.allowance.spend(building(rule.dictionary, grid, n_visible, indices), name)
+    layer = seen.predict(rule, seed=None, bases=source.shared, indices=indices, atoms=atoms)
+    if facts.fingerprint is not None and facts.base is None:
+        _check_fingerprint(name, layer, facts.fingerprint, facts.dtype)
+    return layer
+
+
+def _indices(name: str, rule: Rule, facts: LayerFacts, source: Source) -> Tensor:
+    """(columns, n_atoms) int64, in a file that holds as much of V as they are for."""
+    prefix = f"{name}." if name else ""
+    n_atoms = count_atoms(rule.fraction, facts.n_visible)
+    V, entry = source.entry(f"{prefix}V"), source.entry(f"{prefix}atoms.indices")
+    if rule.columns > facts.n_units:
+        raise FormatError(
+            f"does not fit: layer {name!r} has {rule.columns} columns for {facts.n_units} units"
+        )
+    if V.shape != (n_atoms, facts.n_units):
+        raise FormatError(
+            f"does not fit: layer {name!r} has V {V.shape}, its rule makes it "
+            f"{(n_atoms, facts.n_units)}"
+        )
+    if entry.shape != (rule.columns, n_atoms) or entry.dtype not in _INTEGERS:
+        raise FormatError(
+            f"does not fit: layer {name!r} has indices {entry.shape} of {entry.dtype}, its rule "
+            f"makes them {(rule.columns, n_atoms)}"
+        )
+    indices = source.tensor(f"{prefix}atoms.indices").to(torch.int64)
+    if int(indices.min()) < 0:
+        raise FormatError(f"does not fit: layer {name!r} has indices below 0")
+    return indices
+
+
+def _stored_atoms(
+    name: str, rule: Rule, facts: LayerFacts, indices: Tensor, source: Source
+) -> Atoms:
+    """Atoms whose base and mixing the file holds."""
+    assert facts.base is not None
+    prefix = f"{name}.atoms." if name else "atoms."
+    base = source.base(prefix, facts.base, learned=isinstance(rule.dictionary, LowRank))
+    if base.n_visible != facts.n_visible:
+        raise FormatError(
+            f"does not fit: the base {prefix}base is for {base.n_visible} inputs, not "
+            f"{facts.n_visible}"
+        )
+    if isinstance(base, KroneckerBase):  # a dense one is as large as its part of the file
+        check_width(base, rule.columns, name)
+        source.allowance.spend(stacking(base.multiply_adds, base.n_visible, indices), name)
+    mixing = None
+    if facts.mixed:
+        entry = source.entry(f"{prefix}mixing")
+        shapes = ((*indices.shape,), (*indices.shape, indices.shape[1]))
+        fits = len(entry.shape) == 4 or entry.shape in shapes  # Atoms checks blocks
+        if not fits or entry.dtype not in _FLOATS:
+            raise FormatError(f"does not fit: {prefix}mixing is {entry.shape} of {entry.dtype}")
+        mixing = source.tensor(f"{prefix}mixing")
+    return Atoms(base, indices, mixing)
+
+
+def _check_rebuildable(name: str, rule: Rule, facts: LayerFacts) -> None:
+    """Refuse to build at random, or from data, what must have been stored."""
+    if facts.fingerprint is None:
+        raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
+    if not rule.dictionary.rebuildable:
+        raise FormatError(
+            f"is damaged: layer {name!r} has no stored base, and a "
+            f"{type(rule.dictionary).__name__} cannot be rebuilt"
+        )
+
+
+def _check_fingerprint(name: str, layer: PredictedLayer, stored: Fingerprint, saved: str) -> None:
+    """Refuse a rebuilt dictionary that is not the one that was saved, in the dtype ``saved``."""
+    dtype = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}[saved]
+    rebuilt = fingerprint(layer.atoms)
+    if not rebuilt.agrees(stored, (layer.V.dtype, dtype)):
+        raise FormatError(
+            f"does not fit: layer {name!r}: the rebuilt dictionary has fingerprint {rebuilt}, the "
+            f"saved one {shortened(stored)}: it was saved by another version, or the file is "
+            'damaged. Saved with bases="store", dictionaries need not be rebuilt'
+        )

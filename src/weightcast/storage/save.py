@@ -1,0 +1,164 @@
+"""save: a model to a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.layers import PredictedLayer, predicted_layers
+from weightcast.plan.eligibility import check_values
+from weightcast.plan.plan import Plan
+from weightcast.storage.fingerprint import fingerprint
+from weightcast.storage.manifest import (
+    JSON_NAME,
+    SCHEMA,
+    TENSORS_NAME,
+    Facts,
+    LayerFacts,
+    largest,
+    rule_of,
+    write_facts,
+)
+from weightcast.storage.packing import BaseFacts
+from weightcast.storage.replace import replacing
+from weightcast.storage.state import check_state, saved_tensors, untied, without_atoms
+from weightcast.storage.tensors import write_tensors
+
+Bases = Literal["rebuild", "store"]
+"""``rebuild``: bases that follow from the plan are made anew by load. ``store``: all are saved."""
+
+_WORDS = 1 << 14  # bytes of JSON and header that nobody minds, some ten layers' worth
+
+
+def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "rebuild") -> None:
+    """Write a model to a folder, whole or not at all; an existing model folder is replaced.
+
+    The folder is written beside its place, brought to the disk, and put there in one step, so that
+    whatever happens, the old model or the new one is there.
+
+    Args:
+        model: with predicted layers, or none.
+        folder: to write; its parent must exist.
+        bases: ``rebuild`` leaves out what follows from plan and indices; ``store`` keeps it, for
+            files that must load where dictionaries may come out otherwise.
+
+    Raises:
+        ValueError: the folder exists and is not one that ``save`` wrote; or the model holds what
+            these files cannot.
+        OSError: writing failed; what was there is left as it was.
+    """
+    if bases not in ("rebuild", "store"):
+        raise ValueError(f"bases is {bases!r}: take 'rebuild' or 'store'")
+    with replacing(Path(folder), is_saved_model) as part:
+        write_model(model, part, bases=bases)
+
+
+def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> None:
+    """Write a model's two files into an empty folder; no more than that.
+
+    Args:
+        model: with predicted layers, or none.
+        folder: that exists.
+        bases: as for :func:`save`.
+
+    Raises:
+        ValueError: the model holds what these files cannot.
+    """
+    check_values(model)
+    layers = predicted_layers(model)
+    state, stored = saved_tensors(model, layers, store=bases == "store")
+    tensors, ties = untied(state)
+    facts = Facts(
+        schema=SCHEMA,
+        versions={"weightcast": version("weightcast"), "torch": str(torch.__version__)},
+        plan=Plan({name: rule_of(layer) for name, layer in layers.items()}),
+        layers={name: _layer_facts(layer, stored.get(name)) for name, layer in layers.items()},
+        counts={
+            "learned": sum(parameter.numel() for parameter in model.parameters()),
+            "saved": sum(tensor.numel() for tensor in tensors.values()),
+        },
+        tensors=write_tensors(folder / TENSORS_NAME, tensors),
+        ties=ties,
+    )
+    text = write_facts(facts)
+    # Half of what load accepts, for it counts the names of the dense model, which are others.
+    inside = {id(m) for layer in layers.values() for m in layer.modules() if m is not layer}
+    modules = [name for name, module in model.named_modules() if id(module) not in inside]
+    allowed = largest([*modules, *without_atoms(model, model.state_dict())]) // 2
+    if len(text) > allowed:
+        raise ValueError(
+            f"plan and facts of this model take {len(text)} bytes of JSON, and no more than "
+            f"{allowed} are sure to be loaded: keep long data out of the dictionaries' fields"
+        )
+    (folder / JSON_NAME).write_bytes(text)
+    n_data = sum(tensor.nbytes for tensor in tensors.values())
+    _warn_of_size(tensors, layers, saved_bytes(folder) - n_data)
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Whether a folder looks like one that :func:`save` wrote."""
+    return (folder / JSON_NAME).is_file()
+
+
+def saved_bytes(folder: str | os.PathLike[str]) -> int:
+    """Bytes of a saved folder's files."""
+    return sum(file.stat().st_size for file in Path(folder).iterdir())
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Bytes on disk: a dense network's safetensors file, a predicted network's whole folder."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever asks sees the size
+        if predicted_layers(model):
+            write_model(model, Path(folder))
+        else:
+            state = dict(model.state_dict())
+            check_state(state)
+            write_tensors(Path(folder) / TENSORS_NAME, untied(state)[0])
+        return saved_bytes(folder)
+
+
+def _layer_facts(layer: PredictedLayer, base: BaseFacts | None) -> LayerFacts:
+    return LayerFacts(
+        layer=type(layer).__name__,
+        dtype=str(layer.V.dtype).removeprefix("torch."),
+        n_visible=layer.n_visible,
+        n_units=layer.n_units,
+        learned=sum(parameter.numel() for parameter in layer.parameters()),
+        base=base,
+        mixed=base is not None and layer.atoms.mixing is not None,
+        fingerprint=fingerprint(layer.atoms) if base is None else None,
+    )
+
+
+def _warn_of_size(
+    tensors: dict[str, Tensor], layers: dict[str, PredictedLayer], words: int
+) -> None:
+    """Say so where predicting layers made the folder larger, by more than some words.
+
+    Args:
+        tensors: that are saved.
+        layers: the predicted ones.
+        words: bytes of the JSON and of the tensors' header.
+    """
+    dense = saved = 0
+    for name, layer in layers.items():
+        prefix = f"{name}." if name else ""
+        bias = 0 if layer.bias is None else layer.n_units
+        dense += (layer.n_visible * layer.n_units + bias) * layer.V.element_size()
+        saved += sum(t.nbytes for key, t in tensors.items() if key.startswith(prefix))
+    if layers and saved + max(0, words - _WORDS) > dense:
+        warnings.warn(
+            f"the predicted layers take {saved + words:,} bytes in this folder, {words:,} of them "
+            f"rules and names, the dense ones would take {dense:,}: dictionaries made from data or "
+            "at random are saved too. Take fewer atoms or selection='leading', or a dictionary "
+            "that can be rebuilt, and leave small layers dense",
+            stacklevel=3,
+        )

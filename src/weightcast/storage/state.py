@@ -1,0 +1,115 @@
+"""What of a model's state is saved: all of it but what can be rebuilt, each tensor once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from weightcast.layers import PredictedLayer
+from weightcast.storage.packing import BaseFacts, pack
+
+
+def saved_tensors(
+    model: nn.Module, layers: dict[str, PredictedLayer], *, store: bool
+) -> tuple[dict[str, Tensor], dict[str, BaseFacts]]:
+    """The tensors to save, and how the bases among them are kept.
+
+    Args:
+        model: with predicted layers, or none.
+        layers: its predicted layers by their first names.
+        store: bases too that could be rebuilt.
+
+    Raises:
+        ValueError: a state that is no tensor.
+    """
+    state = without_atoms(model, model.state_dict())
+    check_state(state)
+    bases = {}
+    for name, layer in layers.items():
+        prefix = f"{name}.atoms." if name else "atoms."
+        state[f"{prefix}indices"] = _narrowed(layer.atoms.indices)
+        if store or not layer.rule.dictionary.rebuildable:
+            bases[name], factors = pack(layer.atoms.base)
+            state |= {f"{prefix}base.{key}": factor for key, factor in factors.items()}
+            if layer.atoms.mixing is not None:
+                state[f"{prefix}mixing"] = layer.atoms.mixing
+    return state, bases
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Refuse a state of which these files would hold, or give back, less than all.
+
+    Args:
+        state: of a model, dense or predicted.
+
+    Raises:
+        ValueError: a value that is no tensor, that is some module's extra state, or a parameter
+            without a shape yet, named.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name!r} in the model's state is a {type(value).__name__}, and only tensors are "
+                "saved: keep it in a buffer, or leave it out of state_dict"
+            )
+        if name.rpartition(".")[2] == "_extra_state":
+            raise ValueError(
+                f"{name!r} is a module's extra state, which is not saved: keep it in a buffer"
+            )
+        if is_lazy(value):
+            raise ValueError(
+                f"{name!r} has no shape yet: call the model once, on example inputs, so that its "
+                "lazy modules know their sizes"
+            )
+
+
+def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without the dictionaries, under all of their names.
+
+    Args:
+        model: whose state it is.
+        state: to choose from.
+    """
+    prefixes = tuple(
+        f"{name}.atoms." if name else "atoms."
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, PredictedLayer)
+    )
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+def identity(tensor: Tensor) -> Any:
+    """What two tensors have in common that are the same."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
+def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors once each, and the names that are tied to another.
+
+    Args:
+        state: names to tensors, some of which may be the same.
+    """
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in state.items():
+        key = identity(tensor)
+        if tensor.numel() and key in first:
+            ties[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor
+    return tensors, ties
+
+
+def _narrowed(indices: Tensor) -> Tensor:
+    """Indices in the smallest integers that hold them."""
+    largest = int(indices.max())
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if largest <= torch.iinfo(dtype).max:
+            return indices.to(dtype)
+    return indices

@@ -1,0 +1,285 @@
+"""Tensors in a safetensors file: written and read one at a time, each with its checksum.
+
+The format is that of the ``safetensors`` package, which reads these files and whose files are read
+here: eight bytes that give the length of a JSON header, the header with every tensor's dtype, shape
+and place, and the data without gaps. It is read here so that nothing is allocated on the word
+of a header: a tensor goes straight from the file to where it belongs, after its shape was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import torch
+from torch import Tensor
+
+from weightcast.storage.manifest import TENSORS_NAME, FormatError, parse, shortened
+
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
+    "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64,
+}  # fmt: skip
+"""Names of dtypes in a safetensors header."""
+
+_CHUNK = 1 << 20  # small enough to be in the cache still when its checksum is taken
+_ENTRY = 512  # bytes of a tensor's entry in the header beside its name, with room to spare
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write a new safetensors file.
+
+    Args:
+        path: of the file; there must be none.
+        tensors: of any device, in any layout of memory.
+
+    Returns:
+        The tensors' checksums.
+
+    Raises:
+        ValueError: a tensor that the format cannot hold, named.
+    """
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in codes or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(
+                f"{name!r} is a tensor of {tensor.dtype}, layout {tensor.layout}, on "
+                f"{tensor.device}, which safetensors cannot hold"
+            )
+    # Largest items first, so that every tensor lies at a multiple of its items' size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, place = {}, 0
+    for name in order:
+        tensor = tensors[name]
+        end = place + tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    checksums = {}
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            tensor = tensors[name].detach().cpu().contiguous()
+            with _Checksum(tensor.dtype, tensor.shape) as checksum:
+                for chunk in _chunks(tensor):
+                    checksum.add(chunk)
+                    file.write(chunk)
+            checksums[name] = str(checksum)
+    return checksums
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the header says of a tensor.
+
+    Args:
+        dtype: of its numbers.
+        shape: of any number of axes.
+        begin: its first byte, counted from the end of the header.
+        end: the byte after its last.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class TensorFile:
+    """A safetensors file that is open for reading.
+
+    Args:
+        file: opened in binary mode, unbuffered or not.
+        checksums: of all tensors that the file holds.
+
+    Raises:
+        FormatError: the header is no header, or lies about the file, or names other tensors.
+    """
+
+    def __init__(self, file: BinaryIO, checksums: Mapping[str, str]) -> None:
+        self._file = file
+        self._checksums = checksums
+        size = file.seek(0, 2)
+        file.seek(0)
+        n_header = int.from_bytes(file.read(8), "little")
+        allowed = _ENTRY + sum(_ENTRY + 12 * len(name) for name in checksums)
+        if size < 8 + n_header or n_header > allowed:
+            raise FormatError(
+                f"is damaged: {TENSORS_NAME} has {size} bytes and says that its header has "
+                f"{n_header}, where {len(checksums)} tensors need at most {allowed}"
+            )
+        self._data = 8 + n_header
+        self.entries = _read_header(file.read(n_header), size - self._data)
+        if self.entries.keys() != checksums.keys():
+            odd = sorted(self.entries.keys() ^ checksums.keys())[:3]
+            raise FormatError(
+                f"is damaged: {TENSORS_NAME} and its checksums differ in {shortened(odd)}"
+            )
+
+    def entry(self, name: str) -> Entry:
+        """What the header says of a tensor.
+
+        Raises:
+            FormatError: there is none of this name.
+        """
+        if name not in self.entries:
+            raise FormatError(f"is damaged: {TENSORS_NAME} holds no tensor {shortened(name)}")
+        return self.entries[name]
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, on the CPU, in memory of its own.
+
+        Raises:
+            FormatError: there is none, or its checksum is another.
+        """
+        entry = self.entry(name)
+        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        self._fill(name, tensor)
+        return tensor
+
+    def read_into(self, name: str, place: Tensor) -> None:
+        """Fill a tensor of the same shape; its dtype may be another of the same kind.
+
+        Raises:
+            FormatError: there is none of this name, shape or kind, or its checksum is another.
+        """
+        entry = self.entry(name)
+        if entry.shape != tuple(place.shape):
+            raise FormatError(
+                f"does not fit: {name!r} is {entry.shape}, the model has {tuple(place.shape)}"
+            )
+        if entry.dtype != place.dtype and not (
+            entry.dtype.is_floating_point and place.is_floating_point()
+        ):
+            raise FormatError(
+                f"does not fit: {name!r} is {entry.dtype}, the model has {place.dtype}"
+            )
+        if entry.dtype == place.dtype and place.device.type == "cpu" and place.is_contiguous():
+            self._fill(name, place)
+        else:
+            place.copy_(self.read(name))
+
+    def _fill(self, name: str, tensor: Tensor) -> None:
+        """Read straight into a contiguous tensor of the entry's dtype and shape."""
+        entry = self.entries[name]
+        self._file.seek(self._data + entry.begin)
+        with _Checksum(entry.dtype, entry.shape) as checksum:
+            for chunk in _chunks(tensor):
+                n_read = 0
+                while n_read < len(chunk):
+                    n_more = self._file.readinto(chunk[n_read:])  # pyright: ignore[reportAttributeAccessIssue]
+                    if not n_more:
+                        raise FormatError(f"is damaged: {TENSORS_NAME} ends within {name!r}")
+                    n_read += n_more
+                checksum.add(chunk)
+        if str(checksum) != self._checksums[name]:
+            raise FormatError(f"is damaged: {name!r} was changed after it was saved (checksum)")
+
+
+def tensor_checksum(tensor: Tensor) -> str:
+    """CRC-32 of a tensor's dtype, shape and bytes.
+
+    Args:
+        tensor: contiguous, on the CPU.
+    """
+    return f"{zlib.crc32(_bytes(tensor), _start(tensor.dtype, tensor.shape)):08x}"
+
+
+def _read_header(text: bytes, n_data: int) -> dict[str, Entry]:
+    """The entries of a header, whose tensors must fill the data without gap or overlap."""
+    header = parse(text, TENSORS_NAME)
+    if not isinstance(header, dict):
+        raise FormatError(f"is damaged: the header of {TENSORS_NAME} is no object")
+    header.pop("__metadata__", None)
+    try:
+        entries = {name: _read_entry(entry) for name, entry in header.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"is damaged: the header of {TENSORS_NAME}: {shortened(error)}"
+        ) from error
+    place = 0
+    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != place:
+            raise FormatError(f"is damaged: {TENSORS_NAME} has a gap or an overlap at {place}")
+        place = entry.end
+    if place != n_data:
+        raise FormatError(f"is damaged: {TENSORS_NAME} has {n_data} bytes of data, not {place}")
+    return entries
+
+
+def _read_entry(data: Any) -> Entry:
+    dtype, shape, (begin, end) = DTYPES[data["dtype"]], data["shape"], data["data_offsets"]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)):
+        raise ValueError(f"shape {shape} at {begin} to {end}")
+    if len(shape) > 64 or math.prod(shape) * dtype.itemsize != end - begin:
+        raise ValueError(f"{end - begin} bytes for {shape} of {dtype}")
+    if math.prod(max(1, extent) for extent in shape) * dtype.itemsize >= 2**63:
+        raise ValueError(f"{shape} of {dtype}: no such tensor can be, even if it is empty")
+    return Entry(dtype, tuple(shape), begin, end)
+
+
+class _Checksum:
+    """CRC-32 of a tensor: of a chunk in a thread, while the next one is read or written.
+
+    It takes about as long as reading does, and neither needs the interpreter meanwhile.
+
+    Args:
+        dtype: of the tensor; the checksum starts with it, to tell the same bytes in another dtype.
+        shape: of the tensor, likewise.
+    """
+
+    def __init__(self, dtype: torch.dtype, shape: Iterable[int]) -> None:
+        self._value = _start(dtype, shape)
+        self._running: Future[int] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def add(self, chunk: memoryview) -> None:
+        """The next chunk, whose bytes must stay as they are until the end."""
+        self._join()
+        if len(chunk) < _CHUNK:  # all of most tensors, and the rest of the others
+            self._value = zlib.crc32(chunk, self._value)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1)
+        self._running = self._thread.submit(zlib.crc32, chunk, self._value)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._join()
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def __str__(self) -> str:
+        return f"{self._value:08x}"
+
+    def _join(self) -> None:
+        if self._running is not None:
+            self._value, self._running = self._running.result(), None
+
+
+def _start(dtype: torch.dtype, shape: Iterable[int]) -> int:
+    """The checksum of a tensor before that of its bytes, which may be another's too."""
+    return zlib.crc32(f"{dtype} {list(shape)}".encode())
+
+
+def _chunks(tensor: Tensor) -> Iterable[memoryview]:
+    """The bytes of a contiguous tensor on the CPU, as views of it."""
+    data = _bytes(tensor)
+    return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """All bytes of a contiguous tensor on the CPU, as a view of it."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data

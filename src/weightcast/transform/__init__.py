@@ -1,0 +1,1 @@
+"""Replace these layers by those: convert, merge, compress, pretrain."""

@@ -1,0 +1,368 @@
+"""pretrain: greedy layer-wise autoencoders, each on the codes of the layers below."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weightcast.inputs.batches import as_batches
+from weightcast.inputs.hooks import execution_order
+from weightcast.inputs.rows import collect_rows, collect_statistics
+from weightcast.layers import PredictedLayer, predicted_layers
+from weightcast.layers.rule import layer_seed
+from weightcast.plan.plan import convertible_layers
+from weightcast.serialization import encode, nearest
+from weightcast.transform.pretrain.activations import describe_activation, find_activations
+from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
+from weightcast.transform.pretrain.epochs import Progress
+from weightcast.transform.pretrain.folder import StateFolder, fingerprint
+
+EXAMPLES_PER_PASS = 100
+"""A single tensor of inputs is cut into batches of this size: patches take much memory."""
+
+
+@dataclass(frozen=True)
+class PretrainedLayer:
+    """How one layer was pre-trained.
+
+    Args:
+        name: of the layer.
+        losses: the mean loss of each epoch.
+        reconstructed: share of its inputs' variance that the trained autoencoder reconstructs.
+        n_rows: rows that it was trained on.
+    """
+
+    name: str
+    losses: tuple[float, ...]
+    reconstructed: float
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How every layer is trained; the arguments of :func:`pretrain`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    loss: Loss
+    seed: int
+    max_rows: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("max_rows", 2)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number, {least} or more")
+        if not (0 < self.learning_rate and math.isfinite(self.learning_rate)):
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}: it must be above 0, for example 0.001"
+            )
+        if self.loss not in ("squared", "cross-entropy"):
+            raise ValueError(f"loss is {self.loss!r}: take 'squared' or 'cross-entropy'")
+
+
+def pretrain(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    epochs: int = 10,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    loss: Literal["squared", "cross-entropy"] = "squared",
+    activation: Activation | Mapping[str, Activation] | None = None,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+    max_rows: int = 100_000,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> list[PretrainedLayer]:
+    """Train layer after layer as a tied autoencoder of its inputs, h = g(x W + b), x' = h W^T + c.
+
+    In the order in which the model calls the layers: a data-driven dictionary is made anew from
+    the layer's inputs in the network whose lower layers are pre-trained already, and V drawn anew,
+    as ``convert`` draws it; then V and the bias learn to reconstruct the inputs (LowRank: its U
+    too), and the next layer sees the new codes. The model is changed in place, and nothing else
+    of it: an interrupted call leaves it half trained.
+
+    Args:
+        model: with predicted layers.
+        inputs: example inputs: one tensor, or an iterable of tensors, of ``(input, target)`` pairs
+            or of mappings of keyword arguments. They are moved to the model's device.
+        epochs: passes over each layer's rows.
+        batch_size: rows per step.
+        learning_rate: Adam's for a dense layer's weights; V's follows from it, so that different
+            dictionaries train alike (see ``parameter_groups``).
+        loss: ``squared`` error, or ``cross-entropy`` with a sigmoid decoder where all layers'
+            inputs lie in [0, 1].
+        activation: g, elementwise: one function, or some by layer name. What is not given is the
+            module that follows the layer in its ``nn.Sequential``.
+        layers: names of the layers to train; dense ones may be among them. None takes all
+            predicted layers.
+        seed: of all draws; a layer's draw depends on the seed and its name alone.
+        max_rows: rows of a layer's inputs (a convolution has one per output position) that are
+            held in memory at most: a uniform sample of them.
+        folder: for the state after every epoch. The same call goes on from there, and gives
+            bit-equal results.
+        progress: whether to show a bar on a terminal, a line per epoch elsewhere, on stderr.
+
+    Returns:
+        One record for each layer, in the order of training.
+
+    Raises:
+        ValueError: what an argument cannot be, a layer that the model lacks or does not call, an
+            activation that is not known, inputs that a loss cannot take, or a folder of another
+            pre-training.
+
+    References: Denil et al. 2013, section 4; Bengio et al. 2007.
+    """
+    settings = _Settings(epochs, batch_size, learning_rate, loss, seed, max_rows)
+    batches = _Inputs(inputs, model)
+    chosen = _order_layers(model, _find_layers(model, layers), batches)
+    activations = find_activations(model, chosen, activation)
+    states = None
+    if folder is not None:
+        states = StateFolder(folder, _describe(model, batches, settings, chosen, activations))
+    records = []
+    with Progress(len(chosen), epochs, show=progress) as shown:
+        for number, (name, layer) in enumerate(chosen.items()):
+            job = _Job(model, batches, settings, name, layer, activations[name], states, number)
+            try:
+                records.append(job.run(shown))
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from error
+    return records
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One layer's pre-training."""
+
+    model: nn.Module
+    batches: _Inputs
+    settings: _Settings
+    name: str
+    layer: Any
+    activation: Activation
+    states: StateFolder | None
+    number: int
+
+    def run(self, shown: Progress) -> PretrainedLayer:
+        """Train the layer from its start, or from its state; return at once if it is trained."""
+        epochs, state = self.settings.epochs, self.states and self.states.load(self.number)
+        if state is None:
+            if _remade(self.layer):
+                self._remake()
+            trainer = self._trainer()
+            facts = {"layer": self.name, "n_rows": len(trainer.rows), "rates": trainer.rates}
+            facts |= {"epochs": 0, "losses": [], "reconstructed": None}
+            self._save(facts, trainer)
+        else:
+            facts, tensors = state
+            self._restore(tensors)
+            shown.skip(self.name, facts["epochs"])
+            if facts["epochs"] == epochs:
+                return self._record(facts)
+            trainer = self._trainer()
+            trainer.load_state(tensors, facts["rates"])
+        for epoch in range(facts["epochs"], epochs):
+            generator = self._generator(f"epoch {epoch}")
+            loss = trainer.train_epoch(generator, self.settings.batch_size, shown.step)
+            facts = facts | {"epochs": epoch + 1, "losses": [*facts["losses"], loss]}
+            if epoch + 1 == epochs:
+                facts["reconstructed"] = trainer.reconstructed()
+            self._save(facts, trainer)
+            shown.epoch(self.name, epoch + 1, loss)
+        return self._record(facts)
+
+    def _remake(self) -> None:
+        """Make a data-driven dictionary from the codes of the layers below."""
+        seed = layer_seed(self.settings.seed, self.name)
+        needs = self.layer.rule.dictionary.needs
+        generator = torch.Generator().manual_seed(seed)
+        statistics = collect_statistics(
+            self.model, self.layer, self.batches, needs, generator=generator
+        )
+        self.layer.remake(seed=seed, statistics=statistics)
+
+    def _trainer(self) -> TiedAutoencoder:
+        weight = self.layer.V if isinstance(self.layer, PredictedLayer) else self.layer.weight
+        if not weight.requires_grad:
+            raise ValueError(
+                "its weights require no gradient: call requires_grad_(True), or leave the layer "
+                "out by layers="
+            )
+        rows = collect_rows(
+            self.model, self.layer, self.batches, self.settings.max_rows,
+            generator=self._generator("rows"),
+        )  # fmt: skip
+        return TiedAutoencoder(
+            self.layer,
+            self.activation,
+            rows.to(weight),
+            self.settings.loss,
+            self.settings.learning_rate,
+        )
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        """Draws that depend on seed, layer and purpose alone: a resumed run draws the same."""
+        seed = layer_seed(layer_seed(self.settings.seed, self.name), purpose)
+        return torch.Generator().manual_seed(seed)
+
+    def _save(self, facts: dict[str, Any], trainer: TiedAutoencoder) -> None:
+        if self.states is not None:
+            state = {f"layer.{key}": value for key, value in _changed(self.layer).items()}
+            self.states.save(self.number, facts, state | trainer.state())
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        state = {
+            key.removeprefix("layer."): value
+            for key, value in tensors.items()
+            if key.startswith("layer.")
+        }
+        own = self.layer.state_dict()
+        if _remade(self.layer) and any(own[key].shape != state[key].shape for key in own):
+            self._remake()  # the number of its atoms depends on the data
+        self.layer.load_state_dict(state, strict=False)
+
+    def _record(self, facts: dict[str, Any]) -> PretrainedLayer:
+        return PretrainedLayer(
+            self.name, tuple(facts["losses"]), facts["reconstructed"], facts["n_rows"]
+        )
+
+
+class _Inputs:
+    """The batches, again and again, moved to the model's device one at a time."""
+
+    def __init__(self, inputs: Any, model: nn.Module) -> None:
+        if isinstance(inputs, Tensor):
+            inputs = inputs.split(EXAMPLES_PER_PASS) if len(inputs) else []
+            inputs = list(inputs)
+        self.batches = as_batches(inputs)
+        parameter = next(model.parameters(), None)
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            yield self._move(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """What the model is called with, by place and name."""
+        for number, batch in enumerate(self):
+            arguments = batch if isinstance(batch, Mapping) else {"": batch}
+            yield from ((f"{number}{key}", arguments[key]) for key in sorted(arguments))
+
+    def _move(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._move(item) for key, item in value.items()}
+        return value.to(self.device) if isinstance(value, Tensor) else value
+
+
+def _find_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The layers to train, by first name.
+
+    Raises:
+        ValueError: none at all, or a name that is no predicted or convertible layer.
+    """
+    trainable = predicted_layers(model) | convertible_layers(model)
+    if names is None:
+        if not predicted_layers(model):
+            raise ValueError(
+                "the model has no predicted layer: convert it first, or name dense layers, "
+                "layers=[...]"
+            )
+        return dict(predicted_layers(model))
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError("layers is empty: name a layer, or take None for all predicted ones")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first = {id(layer): name for name, layer in trainable.items()}
+    for name in names:
+        if id(modules.get(name)) not in first:
+            raise ValueError(
+                f"layers: {name!r} is no predicted layer, nor a dense one that could be"
+                f"{nearest(name, trainable)}"
+            )
+    return {first[id(modules[name])]: modules[name] for name in names}
+
+
+def _order_layers(
+    model: nn.Module, layers: dict[str, nn.Module], batches: _Inputs
+) -> dict[str, nn.Module]:
+    """The layers in the order in which the model calls them first.
+
+    Raises:
+        ValueError: a layer that the model does not call.
+    """
+    order = list(execution_order(model, layers, next(iter(batches))))
+    idle = [name for name in layers if name not in order]
+    if idle:
+        raise ValueError(
+            f"the model does not call {', '.join(map(repr, idle))} on these inputs, so there is "
+            "nothing to train on: leave such layers out by layers="
+        )
+    return {name: layers[name] for name in order}
+
+
+def _remade(layer: nn.Module) -> bool:
+    """Whether a layer's atoms are made from data."""
+    return isinstance(layer, PredictedLayer) and bool(layer.rule.dictionary.needs)
+
+
+def _changed(layer: nn.Module) -> dict[str, Tensor]:
+    """What pre-training changes of a layer."""
+    if _remade(layer):
+        return dict(layer.state_dict())
+    return {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+
+def _describe(
+    model: nn.Module,
+    batches: _Inputs,
+    settings: _Settings,
+    layers: Mapping[str, nn.Module],
+    activations: Mapping[str, Activation],
+) -> dict[str, Any]:
+    """All that decides the result, as JSON data: numbers as they are, tensors by fingerprints."""
+    trained = {
+        id(p) for layer in layers.values() for p in layer.state_dict(keep_vars=True).values()
+    }
+    others = model.state_dict(keep_vars=True).items()
+    return {
+        **vars(settings),
+        "inputs": fingerprint(batches.tensors()),
+        "layers": {n: _describe_layer(layer, activations[n]) for n, layer in layers.items()},
+        "rest of the model": fingerprint(item for item in others if id(item[1]) not in trained),
+        "initial": {n: fingerprint(_initial(layer)) for n, layer in layers.items()},
+    }
+
+
+def _initial(layer: nn.Module) -> list[tuple[str, Any]]:
+    """What a layer's pre-training starts from."""
+    parameters = layer.named_parameters()
+    return [(name, p) for name, p in parameters if not (name == "V" and _remade(layer))]
+
+
+def _describe_layer(layer: Any, activation: Activation) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "class": f"{type(layer).__name__}({layer.extra_repr()})",
+        "activation": describe_activation(activation),
+    }
+    if isinstance(layer, PredictedLayer):
+        facts["dtype"] = str(layer.V.dtype)
+        try:
+            facts["rule"] = encode(layer.rule)
+        except ValueError:  # holds an estimator; its atoms tell
+            facts["rule"] = type(layer.rule.dictionary).__name__
+        if not _remade(layer):
+            static = layer.state_dict().keys() - _changed(layer).keys()
+            facts["atoms"] = fingerprint(
+                (key, value) for key, value in layer.state_dict().items() if key in static
+            )
+    return facts

@@ -1,0 +1,1 @@
+"""weightcast_lab: what was measured with weightcast, and how."""

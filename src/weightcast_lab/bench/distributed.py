@@ -1,0 +1,219 @@
+"""What two processes send per step, and where equal steps lead: fewer weights against PowerSGD.
+
+    python -m weightcast_lab.bench.distributed --steps 1000 --seeds 5 --rows distributed.jsonl
+
+Every network is trained by DDP on the packaged digits with the same global batches, optimiser and
+schedule, two processes over gloo. PowerSGD (Vogels, Karimireddy and Jaggi 2019) learns all weights
+of the dense network but sends a low-rank approximation of the gradient, whose error is added to
+the next one. It is torch's own hook, which sends whole gradients in the first two steps.
+
+Sent bytes are those of the tensors that one process hands to all-reduces, PowerSGD's factors P and
+Q among them; written bytes are what the system says that the process wrote, message heads and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+import weightcast as wc
+from weightcast_lab.data.batches import Batches
+from weightcast_lab.data.images import Split
+from weightcast_lab.studies.train import build_model, row_counts
+from weightcast_lab.sweeps.rows import Row, append_row, make_row
+from weightcast_lab.sweeps.variants import make_config, make_variants
+from weightcast_lab.training import Images, TrainingSettings, load_images
+from weightcast_lab.training.module import Classifier, measure_error
+
+PROCESSES, BATCH = 2, 100
+FIRST_COMPRESSED = 2  # the earliest that PowerSGD's error feedback allows
+SEND = dist.all_reduce
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the demo, and the rank of PowerSGD's approximation, or None for all-reduce."""
+
+    network: str
+    rank: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.network if self.rank is None else f"{self.network}, PowerSGD rank {self.rank}"
+
+
+ENTRIES = (
+    Entry("dense"),
+    Entry("dense", 1),
+    Entry("dense", 2),
+    Entry("dense", 4),
+    Entry("5 % learned"),
+    Entry("5 % learned", 1),
+)
+
+
+class Counted:
+    """``dist.all_reduce`` that counts what it is given; every hook here sends through it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def __call__(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.bytes += tensor.numel() * tensor.element_size()
+        return SEND(tensor, *args, **kwargs)
+
+
+def written_bytes() -> int:
+    """What this process has written so far, to sockets too; 0 where the system does not say."""
+    file = Path("/proc/self/io")
+    return int(file.read_text().split("wchar:")[1].split()[0]) if file.is_file() else 0
+
+
+def global_batches(data: Split, steps: int, seed: int) -> Iterator[Split]:
+    """The batches of all processes together, in the order of an ordinary training."""
+    batches, epoch = Batches(data, BATCH, seed, per_list=1), 0
+    while True:
+        batches.set_epoch(epoch)
+        for one in batches:
+            yield from one
+            steps -= 1
+            if steps == 0:
+                return
+        epoch += 1
+
+
+def run(entry: Entry, images: Images, steps: int, seed: int) -> Row:
+    """Train one network on this process's share of every batch.
+
+    Args:
+        entry: which network, and how it sends its gradients.
+        images: standardised.
+        steps: of the optimiser; one learning-rate schedule spans them all.
+        seed: of the weights, the dictionaries and the order of the images.
+    """
+    rank = dist.get_rank()
+    settings = TrainingSettings(batch_size=BATCH, epochs=1)
+    variant = next(v for v in make_variants(images) if v.name == entry.network)
+    config = make_config(variant, "digits", settings, seed)
+    model = build_model(config, images)
+    made: Any = Classifier(model, settings, steps).configure_optimizers()
+    (optimiser,), (schedule,) = made
+    ddp = DistributedDataParallel(model)
+    if entry.rank is None:
+        ddp.register_comm_hook(None, default_hooks.allreduce_hook)
+    else:
+        state = powerSGD_hook.PowerSGDState(
+            None, entry.rank, start_powerSGD_iter=FIRST_COMPRESSED, random_seed=seed
+        )
+        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    dist.all_reduce = counted = Counted()
+    losses, sent, written, seconds = [], [], [], []
+    dist.barrier()
+    try:
+        for x, y in global_batches(images.train, steps, seed):
+            counted.bytes, before, start = 0, written_bytes(), time.perf_counter()
+            optimiser.zero_grad()
+            loss = nn.functional.cross_entropy(ddp(x[rank::PROCESSES]), y[rank::PROCESSES])
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            seconds.append(time.perf_counter() - start)
+            losses.append(loss.detach())
+            sent.append(counted.bytes)
+            written.append(written_bytes() - before)
+    finally:
+        dist.all_reduce = SEND
+    last = torch.stack(losses[-len(images.train[1]) // BATCH :]).mean()  # of one pass, or fewer
+    dist.all_reduce(last)
+    steady = slice(FIRST_COMPRESSED + 1, None)
+    return make_row(
+        experiment="distributed",
+        variant=entry.name,
+        dataset=images.name,
+        seed=seed,
+        config=config.to_dict()
+        | {"steps": steps, "processes": PROCESSES, "backend": "gloo", "powersgd_rank": entry.rank},
+        counts=row_counts(wc.ledger(model, batch=BATCH)),
+        metrics={
+            "sent_bytes_per_step": statistics.fmean(sent[steady]),
+            "sent_bytes": float(sum(sent)),
+            "written_bytes_per_step": statistics.fmean(written[steady]) or None,
+            "train_loss": float(last) / PROCESSES,
+            "test_error": measure_error(model, images.test),
+            "step_milliseconds": statistics.median(seconds) * 1e3,
+            "train_seconds": sum(seconds),
+        },
+    )
+
+
+def work(rank: int, meeting: str, steps: int, seeds: int, rows: Path | None) -> None:
+    """One process: train every network for every seed; process 0 keeps the rows."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=PROCESSES
+    )
+    images = load_images("digits").standardised()
+    found: dict[str, list[Row]] = {entry.name: [] for entry in ENTRIES}
+    for seed in range(seeds):
+        for entry in ENTRIES:
+            row = run(entry, images, steps, seed)
+            found[entry.name].append(row)
+            if rank == 0 and rows is not None:
+                append_row(rows, row)
+    if rank == 0:
+        print_table(found)
+    dist.destroy_process_group()
+
+
+def print_table(found: dict[str, list[Row]]) -> None:
+    heads = ("sent bytes/step", "share", "written", "training loss", "test error %", "ms/step")
+    print(f"{'network':28}" + "".join(f"{head:>17}" for head in heads))
+    dense = _mean(found["dense"], "sent_bytes_per_step")[0]
+    for name, rows in found.items():
+        sent = _mean(rows, "sent_bytes_per_step")[0]
+        written = _mean(rows, "written_bytes_per_step")[0]
+        cells = [f"{sent:,.0f}", f"{sent / dense:.2%}", f"{written:,.0f}"]
+        cells += [f"{m:.4f} ± {s:.4f}" for m, s in [_mean(rows, "train_loss")]]
+        cells += [f"{m:.2f} ± {s:.2f}" for m, s in [_mean(rows, "test_error")]]
+        cells += [f"{m:.2f} ± {s:.2f}" for m, s in [_mean(rows, "step_milliseconds")]]
+        print(f"{name:28}" + "".join(f"{cell:>17}" for cell in cells))
+    n = len(found["dense"])
+    print(f"means and standard deviations over {n} seed{'s' * (n > 1)}; {PROCESSES} processes")
+
+
+def _mean(rows: list[Row], metric: str) -> tuple[float, float]:
+    values = [row["metrics"][metric] or 0.0 for row in rows]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=1000, help="of each training (default 1000)")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each (default 5)")
+    parser.add_argument("--rows", type=Path, help="append result rows to this file")
+    arguments = parser.parse_args()
+    if arguments.steps <= FIRST_COMPRESSED + 1 or arguments.seeds < 1:
+        parser.error(f"take more than {FIRST_COMPRESSED + 1} steps and at least 1 seed")
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"{folder}/meeting"
+        passed = (meeting, arguments.steps, arguments.seeds, arguments.rows)
+        torch.multiprocessing.spawn(work, passed, nprocs=PROCESSES)
+
+
+if __name__ == "__main__":
+    main()

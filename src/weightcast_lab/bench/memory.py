@@ -1,0 +1,126 @@
+"""Peak memory of a training step, measured in a process of its own.
+
+``python -m weightcast_lab.bench.memory CASE BATCH CONTENDER --device cpu --threads 2`` prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+MEBIBYTE = 2**20
+
+
+def peak_mebibytes(
+    make: Callable[[], Callable[[], Any]], device: torch.device | str = "cpu"
+) -> float:
+    """MiB that a network and two of its training steps add to what this process holds.
+
+    Inputs, weights, static parts, gradients, optimiser state and activations count; building does
+    not, for it is over before. On the CPU this is resident memory (Linux), on CUDA what torch
+    allocates.
+
+    Args:
+        make: builds the network and returns its training step; called twice, for what the
+            libraries allocate for themselves is not to count.
+        device: where the step runs.
+
+    Raises:
+        ValueError: a CPU whose memory cannot be read this way.
+    """
+    if torch.device(device).type == "cuda":
+        make()()
+        gc.collect()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        step = make()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / MEBIBYTE
+    if not can_measure(device):
+        raise ValueError(f"there is no {CLEAR} here: peak memory on the CPU is read on Linux only")
+    make()()
+    _release()
+    before = _resident("VmRSS")
+    step = make()
+    _release()
+    CLEAR.write_text("5")  # the peak starts anew
+    step()
+    step()
+    return _resident("VmHWM") - before
+
+
+def can_measure(device: torch.device | str) -> bool:
+    """Whether peak memory can be measured on this device of this machine."""
+    return torch.device(device).type == "cuda" or (CLEAR.exists() and os.access(CLEAR, os.W_OK))
+
+
+def peak_in_child(arguments: Sequence[str]) -> float:
+    """The same in a fresh process, which nothing measured earlier has touched.
+
+    Args:
+        arguments: of this module's command line.
+
+    Raises:
+        RuntimeError: the process failed; the message has its last line.
+    """
+    command = [sys.executable, "-m", __name__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    return float(done.stdout.split()[-1])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one contender and print the MiB."""
+    # Here: block imports this module.
+    from weightcast_lab.bench.cases import find_case
+    from weightcast_lab.bench.contenders import Contender, build
+    from weightcast_lab.bench.protocol import training_step
+
+    parser = argparse.ArgumentParser("weightcast_lab.bench.memory")
+    parser.add_argument("case")
+    parser.add_argument("batch", type=int)
+    parser.add_argument("contender", type=Contender.from_json, help="JSON, as Contender.to_json()")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fused", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    case = find_case(options.case)
+
+    def make() -> Callable[[], Any]:
+        model, _ = build(case, options.contender, options.device)
+        x = case.inputs(options.batch, options.device)
+        return training_step(case, model, x, fused=options.fused).step
+
+    print(peak_mebibytes(make, options.device))
+
+
+def _resident(entry: str) -> float:
+    """MiB: VmRSS is now, VmHWM the largest since the peak was cleared."""
+    return int(STATUS.read_text().split(f"{entry}:")[1].split()[0]) / 1024
+
+
+def _release() -> None:
+    """Give back what is free: the allocator keeps it otherwise, and a peak would not show."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""weightcast demo: train the networks, print the table, write the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from weightcast_lab.report import text_table, write_page, write_text
+from weightcast_lab.studies.demo import compare
+from weightcast_lab.training import Interrupted
+
+ROWS, FIGURE, PAGE = "rows.jsonl", "figure1.json", "index.html"
+
+
+def run_demo(
+    data: str = "digits",
+    seeds: int = 3,
+    epochs: int | None = None,
+    output: str | Path = "weightcast-demo",
+    rows: str | Path | None = None,
+) -> None:
+    """Train dense, predicted, narrow and low-rank networks side by side and write a page.
+
+    Args:
+        data: ``digits`` (5,000 of MNIST), a local folder, or a name on the Hub.
+        seeds: runs of each network.
+        epochs: passes over the training images; None takes 25 for the digits, 10 for other data.
+        output: folder for the page, the rows and the data of figure 1.
+        rows: a file to append the rows to; None replaces ``rows.jsonl`` in the output folder.
+
+    Raises:
+        ValueError: bad arguments, or data that cannot be read.
+        Interrupted: Ctrl-C; rows of finished runs are kept, a page is not written.
+    """
+    folder = Path(output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder for the page with --output")
+    file = folder / ROWS if rows is None else Path(rows).expanduser()
+    try:
+        finished, figure1 = compare(data, seeds, epochs, file, replace_rows=rows is None)
+    except Interrupted as interrupt:
+        raise Interrupted(f"{interrupt}; the rows of finished runs are in {file}") from None
+    print(text_table(finished))
+    # Kept beside the rows, so that the page can be drawn again without training.
+    write_text(folder / FIGURE, json.dumps(figure1) + "\n")
+    page = write_page(finished, figure1, folder / PAGE)
+    print(f"\nOpen {page} in a browser; the rows are in {file}.")

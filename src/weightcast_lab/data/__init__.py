@@ -1,0 +1,1 @@
+"""Data sets: images, text, speech, patches."""

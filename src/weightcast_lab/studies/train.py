@@ -1,0 +1,349 @@
+"""One training run from a TrainConfig: model, plan, pre-training, fit, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from weightcast.layers.counts import Ledger, ledger
+from weightcast.plan.plan import Plan
+from weightcast.storage import save, saved_bytes
+from weightcast.transform.convert import convert
+from weightcast.transform.pretrain import pretrain
+from weightcast_lab.studies.sources import PACKAGED, find_source
+from weightcast_lab.sweeps.files import write_text
+from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
+from weightcast_lab.training import (
+    FitResult,
+    Images,
+    Text,
+    TrainConfig,
+    convnet,
+    fit,
+    gpt,
+    load_images,
+    load_text,
+    lstm,
+    mlp,
+    resnet20,
+    vit,
+)
+from weightcast_lab.training.callbacks import LAST
+
+if TYPE_CHECKING:
+    from weightcast_lab.sweeps.trial import Place
+
+CONFIG, FACTS, ROW, MODEL = "config.json", "data.json", "row.json", "model"
+IMAGE_BATCH, TEXT_BATCH = 500, 100
+"""Images, or windows of text, in each of the batches that dictionaries are made from."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Args:
+        folder: what it wrote: config.json, data.json (an example's shape), row.json, model/,
+            last.ckpt, metrics.csv, tensorboard/.
+        ledger: what each layer learns, holds and stores.
+        result: errors and time.
+        row: what was appended to the rows.
+    """
+
+    folder: Path
+    ledger: Ledger
+    result: FitResult
+    row: Row
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    rows: str | Path | None = None,
+    progress: bool = True,
+    workers: int = 0,
+    processes: int = 1,
+) -> Run | None:
+    """Train one network and write everything that came of it.
+
+    Args:
+        config: the run.
+        resume: go on from the checkpoint in the run's folder; the config must be the same.
+        rows: a file to append the result row to, beside the folder's own row.json.
+        progress: whether to show it on stderr.
+        workers: processes that put batches together.
+        processes: how many train together; see :func:`~weightcast_lab.training.fit`.
+
+    Returns:
+        None in a process that helped another one train, which has the result.
+
+    Raises:
+        ValueError: bad data, a plan that does not fit, a folder that holds another run, nothing
+            to resume, or a loss that is no number.
+        Interrupted: Ctrl-C; the folder's last.ckpt then holds the state to resume from.
+    """
+    folder = output_folder(config)
+    leads = rank_zero_only.rank == 0
+    if leads:
+        _claim_folder(folder, config, resume, rows)
+    data = read_data(config, config.data)
+    model = build_model(config, data, progress=progress and leads)
+    # Only now: what was refused leaves no folder behind.
+    folder.mkdir(parents=True, exist_ok=True)
+    if leads:
+        write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        facts = {"shape": data.shape, "n_classes": data.n_classes}
+        write_text(folder / FACTS, json.dumps(facts) + "\n")
+    result = fit(
+        model,
+        data,
+        config.training,
+        seed=config.seed,
+        progress=progress and leads,
+        label=f"{variant_name(config)}, seed {config.seed}",
+        folder=folder,
+        resume=resume,
+        accelerator=config.accelerator,
+        workers=workers,
+        processes=processes,
+    )
+    if not leads:
+        return None
+    save(model, folder / MODEL)
+    counts = ledger(model, batch=config.training.batch_size)
+    row = result_row(config, data, counts, result, saved_bytes(folder / MODEL))
+    # In this order a run that is killed in between has its row once, and --resume adds it to the
+    # others; the other way round it would be measured again, and be there twice.
+    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
+    if rows is not None:
+        append_row(rows, row)
+    return Run(folder, counts, result, row)
+
+
+def run(config: TrainConfig, place: Place) -> Row:
+    """Train one network as a trial of a sweep: nothing is kept but its row.
+
+    Args:
+        config: the run; ``data`` is what the data is called.
+        place: where the data lies, and what to compute on.
+
+    Raises:
+        ValueError: bad data, a plan that does not fit, or a loss that is no number.
+    """
+    data = read_data(config, find_source(place.data, config.data))
+    if config.data not in PACKAGED:
+        data = replace(data, name=config.data)
+    model = build_model(config, data)
+    result = fit(
+        model,
+        data,
+        config.training,
+        seed=config.seed,
+        progress=False,
+        accelerator=place.accelerator,
+    )
+    counts = ledger(model, batch=config.training.batch_size)
+    return result_row(config, data, counts, result)
+
+
+def read_data(config: TrainConfig, source: str) -> Images | Text:
+    """The config's images, standardised, or its text, from where they lie and split as it says."""
+    if config.model.reads_text:
+        data = load_text(source, context=config.context, n_validation=config.n_validation)
+        return data if config.n_train is None else data.fewer(config.n_train)
+    images = load_images(source, n_validation=config.n_validation)
+    if config.n_train is not None:
+        images = images.fewer(config.n_train)
+    return images.standardised() if config.standardise else images
+
+
+def build_model(config: TrainConfig, data: Images | Text, *, progress: bool = False) -> nn.Module:
+    """The config's network for these data: weights drawn, plan carried out, pre-trained.
+
+    Args:
+        config: the run.
+        data: from whose training split data-driven dictionaries are made.
+        progress: whether to show that of pre-training on stderr.
+
+    Raises:
+        ValueError: images too small for the network, or a plan that does not fit it.
+    """
+    model = apply_plan(dense_model(config, data.shape, data.n_classes), config, data)
+    if config.pretraining is not None:
+        hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
+        pretrain(
+            model,
+            data.train[0].split(100),
+            layers=hidden,
+            seed=config.seed,
+            progress=progress,
+            **dataclasses.asdict(config.pretraining),
+        )
+    return model
+
+
+def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn.Module:
+    """The config's dense network.
+
+    Args:
+        config: the run.
+        shape: channels, height and width of an image, or the characters of a window of text.
+        n_classes: outputs.
+    """
+    settings, seed = config.model, config.seed
+    # What is left out takes the network's own default.
+    depth = {} if settings.depth is None else {"depth": settings.depth}
+    width = {} if settings.hidden is None else {"width": settings.hidden[0]}
+    match settings.name:
+        case "lstm":
+            return lstm(n_classes, **width, **depth, seed=seed)
+        case "gpt":
+            return gpt(n_classes, shape[0], **width, **depth, seed=seed)
+        case "vit":
+            return vit(shape, n_classes, **width, **depth, seed=seed)
+        case "resnet20":
+            return resnet20(shape, n_classes, settings.hidden or (16, 32, 64), seed=seed)
+        case "convnet":
+            widths = settings.hidden or (48, 64, 64, 500)
+            return convnet(shape, n_classes, settings.activation, widths, seed=seed)
+    return mlp(shape, n_classes, settings.hidden or (500, 500), settings.activation, seed=seed)
+
+
+def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:
+    """The model with the layers predicted that the config's plan names.
+
+    Args:
+        model: dense.
+        config: the run.
+        data: from whose training split data-driven dictionaries are made.
+    """
+    if config.plan is None:
+        return model
+    x, _ = data.train
+    # Spread over the data set, which may be sorted.
+    chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
+    # A list: a tuple of two could be an input and its target.
+    inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
+    return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
+
+
+def output_folder(config: TrainConfig) -> Path:
+    """The run's folder: the one that is named, or runs/VARIANT-seed-SEED."""
+    if config.output is not None:
+        return Path(config.output).expanduser()
+    name = re.sub(r"[^\w.-]+", "-", f"{variant_name(config)}-seed-{config.seed}")
+    return Path("runs") / name
+
+
+def variant_name(config: TrainConfig) -> str:
+    """What the run is called in tables and rows."""
+    if config.variant is not None:
+        return config.variant
+    return config.model.name if config.plan is None else f"{config.model.name}-predicted"
+
+
+def _claim_folder(folder: Path, config: TrainConfig, resume: bool, rows: str | Path | None) -> None:
+    """Refuse to mix two runs in one folder, before anything is read or written."""
+    if not resume:
+        if (folder / LAST).exists() or (folder / ROW).exists():
+            raise ValueError(
+                f"{folder} holds a run already: continue it with --resume, or choose another "
+                "folder with --output"
+            )
+        return
+    if (folder / ROW).exists():
+        added = rows is not None and _add_missing(rows, read_rows(folder / ROW))
+        raise ValueError(
+            f"the run in {folder} is finished: its results are in {folder / ROW}"
+            + f", and now in {rows}, where they were missing" * added
+        )
+    if not (folder / LAST).is_file():
+        raise ValueError(f"there is no {LAST} in {folder} to resume from: leave --resume out")
+    before = json.loads((folder / CONFIG).read_text())
+    changed = _differences(before, config.to_dict())
+    if changed:
+        raise ValueError(
+            f"the run in {folder} was started with another {changed[0]}: resume it with the config "
+            "it was started with, or start another run with --output"
+        )
+
+
+def _add_missing(path: str | Path, rows: list[Row]) -> bool:
+    """Append rows that a file lacks, as a run leaves it that was killed at its very end."""
+    there = read_rows(path) if Path(path).exists() else []
+    missing = [row for row in rows if row not in there]
+    for row in missing:
+        append_row(path, row)
+    return bool(missing)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """Dotted names of the fields that differ, where it makes a difference."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        a, b, name = before.get(key), now.get(key), f"{path}{key}"
+        if name in ("output", "accelerator"):
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{name}.")
+        elif a != b:
+            found.append(f"{name} ({a!r}, now {b!r})")
+    return found
+
+
+def _portable(config: TrainConfig, found: Images | Text) -> dict[str, Any]:
+    """The config without what belongs to one machine: where the data lay, where it wrote."""
+    data = config.to_dict()
+    for name in ("output", "accelerator"):
+        del data[name]
+    return data | {"data": config.data if config.data in PACKAGED else found.name}
+
+
+def row_counts(counts: Ledger) -> dict[str, int]:
+    """The totals of a ledger that a result row holds."""
+    total = counts.total
+    return {
+        name: getattr(total, name)
+        for name in ("dense", "learned", "static", "stored", "multiply_adds")
+    }
+
+
+def result_row(
+    config: TrainConfig,
+    data: Images | Text,
+    counts: Ledger,
+    result: FitResult,
+    checkpoint_bytes: int | None = None,
+) -> Row:
+    """The row of one run.
+
+    Args:
+        config: the run.
+        data: that it was trained on.
+        counts: of its model.
+        result: errors and time.
+        checkpoint_bytes: of the model on disk, where it was saved.
+    """
+    metrics = result.metrics()
+    if checkpoint_bytes is not None:
+        metrics["checkpoint_bytes"] = checkpoint_bytes
+    row = make_row(
+        experiment=config.experiment,
+        variant=variant_name(config),
+        dataset=config.data_name or data.name,
+        seed=config.seed,
+        config=_portable(config, data),
+        counts=row_counts(counts),
+        metrics=metrics,
+    )
+    return row | {"labels": config.labels} if config.labels else row

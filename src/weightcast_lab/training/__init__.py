@@ -1,0 +1,50 @@
+"""Training on small images and on text: data, reference networks, settings, ``fit`` on Lightning.
+
+Read in this order: ``data``, ``prepared``, ``text``, ``batches``, ``models``, ``settings``,
+``module``, ``checkpoint_io``, ``randomness``, ``callbacks``, ``fit``.
+"""
+
+from weightcast.integrations.lightning import SafetensorsCheckpointIO
+from weightcast.integrations.random_state import RandomState
+from weightcast_lab.data.batches import Batches
+from weightcast_lab.data.images import Images, load_images
+from weightcast_lab.data.prepared import save_images
+from weightcast_lab.data.text import Text, load_text
+from weightcast_lab.networks import convnet, gpt, lstm, mlp, resnet20, vit
+from weightcast_lab.training.callbacks import Interrupted
+from weightcast_lab.training.fit import FitResult, fit
+from weightcast_lab.training.module import Classifier, Score, measure, measure_error
+from weightcast_lab.training.settings import (
+    ModelSettings,
+    PretrainingSettings,
+    TrainConfig,
+    TrainingSettings,
+)
+
+__all__ = [
+    "Batches",
+    "Classifier",
+    "FitResult",
+    "Images",
+    "Interrupted",
+    "ModelSettings",
+    "PretrainingSettings",
+    "RandomState",
+    "SafetensorsCheckpointIO",
+    "Score",
+    "Text",
+    "TrainConfig",
+    "TrainingSettings",
+    "convnet",
+    "fit",
+    "gpt",
+    "load_images",
+    "load_text",
+    "lstm",
+    "measure",
+    "measure_error",
+    "mlp",
+    "resnet20",
+    "save_images",
+    "vit",
+]
