@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -146,18 +146,19 @@ def is_quantised(module: nn.Module) -> bool:
     )
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, sharing: Iterable[torch.Tensor] = ()) -> nn.Module:
     """A deep copy of a model.
 
     Args:
         model: to copy.
+        sharing: tensors of the model that the copy has in common with it.
 
     Raises:
         ValueError: a module keeps a tensor that was computed from others, which torch does not
             copy: by pruning or weight norm of the old style, for example.
     """
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in sharing})
     except RuntimeError as error:
         for name, module in model.named_modules():
             for key, value in (*vars(module).items(), *module._buffers.items()):

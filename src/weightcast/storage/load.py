@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +26,7 @@ from weightcast.storage.opened import opened, opened_files
 from weightcast.storage.rebuild import Source, rebuild
 from weightcast.storage.state import check_state, identity, without_atoms
 from weightcast.storage.tensors import TensorFile
-from weightcast.transform.convert import split_named
+from weightcast.transform.swap import swap
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = False) -> nn.Module:
@@ -107,34 +106,24 @@ def _load(
     facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
 ) -> nn.Module:
     _check_model(model)
-    dense: dict[str, Any] = dict(convertible_layers(model))
-    modules = {name for name, _ in model.named_modules()}
+    dense = convertible_layers(model)
+    modules = [name for name, _ in model.named_modules()]
     facts = read_sized(facts_file, [*modules, *dense, *model.state_dict()])
-    if any(name in dense and name not in modules for name in facts.layers):
-        # Layers that are weights of a module, which is taken apart.
-        model = split_named(copy.deepcopy(model), facts.layers)
-        dense = dict(convertible_layers(model))
     _check_names(facts, dense, model)
     file = TensorFile(tensors_file, facts.tensors)
     source = Source(file, facts.ties, Allowance(model, trusted=trusted))
-    copies: dict[int, Any] = {}  # by what the model has in their place
-    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
-    for name, layer_facts in facts.layers.items():
+
+    def make(name: str, layer: nn.Module, *_: Any) -> PredictedLayer:
         rule = facts.plan.rules[name]
         assert rule is not None
         try:
-            layer = rebuild(name, dense[name], rule, layer_facts, source)
+            return rebuild(name, layer, rule, facts.layers[name], source)
         except FormatError:
             raise
         except MISTAKES as error:
             raise FormatError(f"cannot be read: layer {name!r}: {shortened(error)}") from error
-        if (twin := made.setdefault(id(dense[name].weight), layer)) is not layer:
-            layer.tie(twin)
-        if layer.bias is not None:  # which may be tied, too
-            layer.bias = copies.setdefault(id(dense[name].bias), layer.bias)
-        copies[id(dense[name])] = layer
-    # The copy takes the predicted layers where the model has those that they replace.
-    loaded = copy.deepcopy(model, copies)
+
+    loaded = swap(model, facts.layers, make)
     _fill(loaded, file, facts, source.read)
     return loaded
 
@@ -154,7 +143,7 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _check_names(facts: Facts, dense: dict[str, Any], model: nn.Module) -> None:
+def _check_names(facts: Facts, dense: Collection[str], model: nn.Module) -> None:
     """Refuse layers that the model does not have, and more tensors than it can have with them."""
     for name in facts.layers:
         if name not in dense:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,20 +11,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
+from weightcast.dictionaries import InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import PairedMoments, moments_and_statistics
 from weightcast.inputs.progress import Progress
-from weightcast.layers import PredictedLayer, replace_module, view
+from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import Metric, choose_atoms
-from weightcast.plan.eligibility import check_values, copied
+from weightcast.plan.eligibility import check_values, convertible_layers
 from weightcast.plan.plan import Plan
-from weightcast.transform.convert import split_named
+from weightcast.transform.swap import bias_of, swap
 
-Selection = Literal["fitted", "plan"]
+AtomChoice = Literal["fitted", "plan"]
 Target = Literal["dense", "compressed"]
 
 
@@ -32,7 +33,7 @@ def compress(
     plan: Plan | Mapping[str, Rule | None],
     inputs: Any = None,
     *,
-    selection: Selection = "fitted",
+    selection: AtomChoice = "fitted",
     target: Target = "dense",
     ridge: float = 1e-3,
     seed: int = 0,
@@ -75,40 +76,21 @@ def compress(
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     check_values(model)
-    settings = _Settings(selection, target, ridge, seed)
+    settings = _FitSettings(selection, target, ridge, seed)
     rules = plan.resolve(model)
     batches = None if inputs is None else as_batches(inputs)
-    # Modules that read their weights themselves are taken apart, in copies of the model.
-    if not rules.keys() <= dict(model.named_modules()).keys():
-        model = split_named(copied(model), rules)
-    dense: dict[str, Any] = {name: model.get_submodule(name) for name in rules}
-    before, walk = _turns(model, dense, batches)
-    holder = nn.ModuleDict({"model": copied(model)})
-    bases = SharedBases()
-    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
+    every = convertible_layers(model)
+    before, walk = _turns(model, {name: every[name] for name in rules}, batches)
     with Progress("compressing", len(rules), show=progress) as shown:
-        for number, name in enumerate([*before, *walk]):
-            job = _Job(settings, name, rules[name], dense[name], bases)
-            data, twin = _Data(), made.get(id(dense[name].weight))
-            if batches is not None and twin is None and name in walk:
-                changed = number > 0 and target == "dense"
-                data = job.observe(holder["model"], model if changed else None, batches)
-            elif batches is not None and twin is None and job.needs_inputs:
-                data = _Data(job.observe(holder["model"], None, batches).statistics)
-            layer, left = job.run(data) if twin is None else (job.follow(twin), 0.0)
-            made[id(dense[name].weight)] = layer
-            replace_module(holder, holder["model"].get_submodule(name), layer)
-            shown.step()
-            what = "weights" if data.metric is None else "output"
-            shown.say(f"{name}: {left:.2%} of its {what} left")
-    return holder["model"]
+        walked = _Walk(model, rules, settings, batches, frozenset(walk), shown)
+        return swap(model, [*before, *walk], walked.make)
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _FitSettings:
     """How every layer is fitted; the arguments of :func:`compress`."""
 
-    selection: Selection
+    selection: AtomChoice
     target: Target
     ridge: float
     seed: int
@@ -124,105 +106,130 @@ class _Settings:
             )
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What is known of a layer's inputs; with moments and metric V is fitted to them, else to W."""
+class _Walk:
+    """The walk from layer to layer: each is fitted in the network as the layers before left it.
 
-    statistics: InputStatistics | None = None
-    moments: PairedMoments | None = None
-    metric: Metric | None = None
+    Args:
+        model: the dense one.
+        rules: by layer.
+        settings: how each is fitted.
+        batches: example inputs, if any.
+        seen: names of the layers whose inputs the batches show.
+        shown: progress.
+    """
 
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Mapping[str, Rule],
+        settings: _FitSettings,
+        batches: list[Any] | None,
+        seen: frozenset[str],
+        shown: Progress,
+    ) -> None:
+        self.model, self.rules, self.settings = model, rules, settings
+        self.batches, self.seen, self.shown = batches, seen, shown
+        self.bases = SharedBases()
+        self.n_made = 0
+        holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+        self.shared_biases = {
+            name
+            for name, layer in convertible_layers(model).items()
+            if bias_of(layer) is not None and holders[id(bias_of(layer))] > 1
+        }
 
-@dataclass(frozen=True)
-class _Job:
-    """One layer's compression."""
+    def make(
+        self, name: str, layer: Any, current: nn.Module, twin: PredictedLayer | None
+    ) -> PredictedLayer:
+        """The fitted layer in place of a dense one; what its bias takes up goes to the dense one's.
 
-    settings: _Settings
-    name: str
-    rule: Rule
-    dense: Any
-    bases: SharedBases
+        Arguments as :func:`weightcast.transform.swap.swap` gives them.
+        """
+        if twin is not None:
+            fitted, kind, left = view(layer).predict(twin.rule, atoms=twin.atoms), "weights", 0.0
+        else:
+            # What is constant goes to the bias, unless other layers have the same one.
+            free = bias_of(layer) is not None and name not in self.shared_biases
+            known = self._observe(name, current, centred=free)
+            try:
+                fitted, W = self._predict(name, layer, known)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from error
+            if fitted.atoms.base.is_learned:
+                _learn_base(fitted, W, known.metric)
+            left = fitted.fit_filters(W, known.metric)
+            if known.moments is not None and free:
+                shift = known.moments.bias_shift(
+                    fitted.check_weight(layer.weight), fitted.check_weight(fitted.weight)
+                )
+                with torch.no_grad():
+                    layer.bias.add_(shift.to(layer.bias))
+            kind = "weights" if known.metric is None else "output"
+        self.n_made += 1
+        self.shown.step()
+        self.shown.say(f"{name}: {left:.2%} of its {kind} left")
+        return fitted
 
-    @property
-    def needs_inputs(self) -> bool:
-        """Whether atoms cannot be made without inputs, as those made from W can."""
-        needs = self.rule.dictionary.needs
-        return bool(needs) and "weight" not in needs
-
-    def observe(self, model: nn.Module, dense_model: nn.Module | None, batches: list[Any]) -> _Data:
-        """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
+    def _observe(self, name: str, current: nn.Module, *, centred: bool) -> _Known:
+        """What the batches tell of the layer's inputs."""
+        dictionary = self.rules[name].dictionary
+        # Atoms made from W can be made without inputs, others that need data cannot.
+        needed = bool(dictionary.needs) and "weight" not in dictionary.needs
+        if self.batches is None or not (name in self.seen or needed):
+            return _Known()
+        paired = name in self.seen and self.n_made > 0 and self.settings.target == "dense"
         moments, statistics = moments_and_statistics(
-            model,
-            self.name,
-            batches,
-            self.rule.dictionary.needs,
+            current,
+            name,
+            self.batches,
+            dictionary.needs,
             self.settings.seed,
-            centred=self.dense.bias is not None,
-            dense_model=dense_model,
-            dense_layer=self.dense,
+            centred=centred,
+            dense_model=self.model if paired else None,
+            dense_layer=convertible_layers(self.model)[name],
         )
-        return _Data(statistics, moments, moments.metric(self.settings.ridge))
+        if name not in self.seen:
+            return _Known(statistics)
+        return _Known(statistics, moments, moments.metric(self.settings.ridge))
 
-    def run(self, data: _Data) -> tuple[PredictedLayer, float]:
-        """The fitted layer, and the share of what was to be met that it leaves."""
-        try:
-            layer, W = self._make(data)
-        except ValueError as error:
-            raise ValueError(f"layer {self.name!r}: {error}") from error
-        if layer.atoms.base.is_learned:
-            _learn_base(layer, W, data.metric)
-        left = layer.fit_filters(W, data.metric)
-        if data.moments is not None and layer.bias is not None:
-            shift = data.moments.bias_shift(
-                layer.check_weight(self.dense.weight), layer.check_weight(layer.weight)
-            )
-            with torch.no_grad():
-                layer.bias.add_(shift.to(layer.bias))
-        return layer, left
-
-    def follow(self, twin: PredictedLayer) -> PredictedLayer:
-        """The layer of a weight that another one has, which is fitted already."""
-        layer = view(self.dense).predict(self.rule, atoms=twin.atoms)
-        layer.tie(twin)
-        return layer
-
-    def _make(self, data: _Data) -> tuple[PredictedLayer, Tensor]:
+    def _predict(self, name: str, layer: Any, known: _Known) -> tuple[PredictedLayer, Tensor]:
         """The layer with V not fitted yet, and the weights that it is to meet."""
-        seed = layer_seed(self.settings.seed, self.name)
-        seen = view(self.dense)
-        weight = seen.filters().detach().to("cpu", torch.float64)
+        rule, seed, dense = self.rules[name], layer_seed(self.settings.seed, name), view(layer)
+        weight = dense.filters().detach().to("cpu", torch.float64)
         if not bool(weight.isfinite().all()):
             raise ValueError(
                 f"{int((~weight.isfinite()).sum())} of its {weight.numel()} weights are NaN or "
                 "infinite: load weights that are finite, or leave the layer dense"
             )
-        statistics = data.statistics
-        if data.moments is not None and data.metric is not None:
-            weight = data.moments.target(weight, data.metric)
-            if "weight" in self.rule.dictionary.needs:
-                C = data.metric.moments.mean(dim=0)
-                statistics = InputStatistics(data.moments.n_rows, covariance=C, weight=weight.t())
-        layer = seen.predict(self.rule, seed=seed, statistics=statistics, bases=self.bases)
-        if self.settings.selection == "plan" or not self._has_choice(layer.atoms):
-            return layer, weight
-        base = copy.deepcopy(layer.atoms.base).to("cpu", torch.float64)
-        indices = choose_atoms(base, layer.unit_slices(), weight, layer.atoms.n_atoms, data.metric)
-        atoms = self.rule.build(
-            layer.n_visible,
-            layer.n_units,
-            grid=seen.grid,
-            statistics=statistics,
-            generator=torch.Generator().manual_seed(seed),
-            bases=self.bases,
-            indices=indices,
+        statistics = known.statistics
+        if known.moments is not None and known.metric is not None:
+            weight = known.moments.target(weight, known.metric)
+            if "weight" in rule.dictionary.needs:
+                C = known.metric.moments.mean(dim=0)
+                statistics = InputStatistics(known.moments.n_rows, covariance=C, weight=weight.t())
+        fitted = dense.predict(rule, seed=seed, statistics=statistics, bases=self.bases)
+        free = rule.dictionary.chooses and not fitted.atoms.base.is_learned
+        if self.settings.selection == "plan" or not free:
+            return fitted, weight
+        if fitted.atoms.base.n_base <= fitted.atoms.n_atoms:
+            return fitted, weight
+        base = copy.deepcopy(fitted.atoms.base).to("cpu", torch.float64)
+        indices = choose_atoms(
+            base, fitted.unit_slices(), weight, fitted.atoms.n_atoms, known.metric
         )
-        layer = seen.predict(self.rule, seed=seed, bases=self.bases, atoms=atoms)
-        return layer, weight
+        chosen = dense.predict(
+            rule, seed=seed, statistics=statistics, bases=self.bases, indices=indices
+        )
+        return chosen, weight
 
-    def _has_choice(self, atoms: Atoms) -> bool:
-        base = atoms.base
-        free = self.rule.dictionary.chooses and not base.is_learned
-        return free and base.n_base > atoms.n_atoms
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a layer's inputs; with moments and metric V is fitted to them, else to W."""
+
+    statistics: InputStatistics | None = None
+    moments: PairedMoments | None = None
+    metric: Metric | None = None
 
 
 def _turns(

@@ -1,8 +1,8 @@
-"""convert: dense layers to predicted ones. merge: back again."""
+"""convert: dense layers to predicted ones, V drawn anew. merge: back again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,23 +12,11 @@ from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.hooks import execution_order
 from weightcast.inputs.rows import collect_statistics
-from weightcast.layers import (
-    PredictedLayer,
-    PredictedModule,
-    find_view,
-    replace_module,
-    split_class,
-    split_modules,
-    view,
-)
+from weightcast.layers import PredictedLayer, PredictedModule, view
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.plan.eligibility import copied, has_hooks
+from weightcast.plan.eligibility import convertible_layers, has_hooks
 from weightcast.plan.plan import Plan
-
-SINGLE_LAYER = (
-    "the model is itself a single layer, which inplace=True cannot replace: use inplace=False and "
-    "the model that is returned"
-)
+from weightcast.transform.swap import swap
 
 
 def convert(
@@ -42,7 +30,8 @@ def convert(
 
     Biases and all other layers keep their values. Data-driven dictionaries are made layer by
     layer, in the order in which the model calls the layers: each from its inputs in the network
-    whose lower layers are predicted already (method, section 2).
+    whose lower layers are predicted already (method, section 2). The model runs over the inputs
+    once for each of these layers; without them it does not run.
 
     Args:
         model: any module; a shared layer is converted once and stays shared.
@@ -62,20 +51,28 @@ def convert(
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     rules = plan.resolve(model)
     batches = None if inputs is None else as_batches(inputs)
-    if inplace and (find_view(model) or split_class(model)) and rules:
-        raise ValueError(SINGLE_LAYER)
-    holder = nn.ModuleDict({"model": model if inplace else copied(model)})
-    done: list[tuple[nn.Module, nn.Module]] = []
-    try:
-        done += _split(holder, rules)
-        for layer, predicted in _predict(holder, rules, batches, seed):
-            done.append((layer, predicted))
-            replace_module(holder, layer, predicted)
-    except BaseException:
-        for layer, predicted in reversed(done):
-            replace_module(holder, predicted, layer)
-        raise
-    return holder["model"]
+    bases = SharedBases()
+
+    def make(name: str, layer: Any, current: nn.Module, twin: PredictedLayer | None) -> Any:
+        rule, own_seed = rules[name], layer_seed(seed, name)
+        if twin is not None:
+            return view(layer).predict(rule, atoms=twin.atoms)
+        try:
+            statistics = None
+            if rule.dictionary.needs and batches is not None and not view(layer).blindness:
+                generator = torch.Generator().manual_seed(own_seed)
+                statistics = collect_statistics(
+                    current, layer, batches, rule.dictionary.needs, generator=generator
+                )
+            return view(layer).predict(rule, seed=own_seed, statistics=statistics, bases=bases)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+
+    converted = swap(model, _order(model, rules, batches), make, inplace=inplace)
+    for name in rules:
+        layer: Any = converted.get_submodule(name)
+        layer.clear_padding()  # V may have been drawn for its twin
+    return converted
 
 
 def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -92,113 +89,29 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
         ValueError: a predicted layer with hooks, which a replaced layer would lose; ``inplace``
             for a model that is itself one layer.
     """
-    if inplace and isinstance(model, (PredictedLayer, PredictedModule)):
-        raise ValueError(SINGLE_LAYER)
+    predicted = []
     for name, module in model.named_modules():
-        if isinstance(module, (PredictedLayer, PredictedModule)):
-            _refuse_hooks(name, module)
-    holder = nn.ModuleDict({"model": model if inplace else copied(model)})
-    weights: dict[int, nn.Parameter] = {}  # of layers that share V
-    for layer in [m for m in holder.modules() if isinstance(m, PredictedLayer)]:
-        dense = layer.to_dense()
-        dense.weight = weights.setdefault(id(layer.V), dense.weight)
-        if layer.bias is not None:
-            dense.bias = layer.bias  # itself, for it may be tied
-        replace_module(holder, layer, dense)
-    for module in [m for m in holder.modules() if isinstance(m, PredictedModule)]:
-        replace_module(holder, module, module.join())
-    return holder["model"]
-
-
-def split_named(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Split the modules that layers of these names are weights of, in place.
-
-    Args:
-        model: dense.
-        names: of layers that :func:`convertible_layers` lists.
-
-    Returns:
-        The model; another one only where it is itself such a module.
-    """
-    holder = nn.ModuleDict({"model": model})
-    _split(holder, names)
-    return holder["model"]
-
-
-def _split(holder: nn.ModuleDict, names: Iterable[str]) -> list[tuple[nn.Module, nn.Module]]:
-    wanted = {f"model.{name}" for name in names}
-    return split_modules(
-        holder, lambda name, split: any(f"{name}.{part}" in wanted for part in split.layers())
-    )
-
-
-def _predict(
-    holder: nn.ModuleDict, rules: Mapping[str, Rule], batches: list[Any] | None, seed: int
-) -> Iterator[tuple[nn.Module, PredictedLayer]]:
-    """Dense layers and their predicted ones, which the caller puts in place before the next."""
-    bases = SharedBases()
-    made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
-    for name in _conversion_order(holder["model"], rules, batches):
-        layer: Any = holder["model"].get_submodule(name)
-        twin = made.get(id(layer.weight))
-        if twin is None:
-            predicted = _convert_layer(
-                holder["model"], layer, name, rules[name], batches, seed, bases
+        if isinstance(module, (PredictedLayer, PredictedModule)) and has_hooks(module):
+            raise ValueError(
+                f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
             )
-        else:
-            predicted = view(layer).predict(rules[name], atoms=twin.atoms)
-            predicted.tie(twin)
-            predicted.clear_padding()  # V was drawn for the twin
-        if predicted.bias is not None:
-            predicted.bias = layer.bias  # itself, for it may be tied
-        made[id(layer.weight)] = predicted
-        yield layer, predicted
+        if isinstance(module, PredictedLayer):
+            predicted.append(name)
+    return swap(model, predicted, lambda _, layer, *__: layer.to_dense(), inplace=inplace)
 
 
-def _convert_layer(
-    model: nn.Module,
-    layer: nn.Module,
-    name: str,
-    rule: Rule,
-    batches: list[Any] | None,
-    seed: int,
-    bases: SharedBases,
-) -> PredictedLayer:
-    """The predicted layer for one dense layer; errors name the layer."""
-    seed = layer_seed(seed, name)
-    try:
-        statistics = None
-        if rule.dictionary.needs and batches is not None and not view(layer).blindness:
-            generator = torch.Generator().manual_seed(seed)
-            statistics = collect_statistics(
-                model, layer, batches, rule.dictionary.needs, generator=generator
-            )
-        return view(layer).predict(rule, seed=seed, statistics=statistics, bases=bases)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
-
-
-def _conversion_order(
-    model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None
-) -> list[str]:
+def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None) -> list[str]:
     """Layers that need no data first, then the others in the order in which the model runs them.
 
     Of tied layers those come first that multiply inputs: V is drawn, and its dictionary made, for
     these.
     """
-    layers = {name: model.get_submodule(name) for name in rules}
-    blind = [name for name, layer in layers.items() if view(layer).blindness]
+    every = convertible_layers(model)
+    blind = [name for name in rules if view(every[name]).blindness]
     independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
     driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
     if batches is not None and len(driven) > 1:
-        order = list(execution_order(model, {name: layers[name] for name in driven}, batches[0]))
+        order = list(execution_order(model, {n: every[n] for n in driven}, batches[0]))
         driven = order + [name for name in driven if name not in order]
     independent.sort(key=blind.__contains__)
     return [*independent, *driven, *(name for name in blind if name not in independent)]
-
-
-def _refuse_hooks(name: str, layer: nn.Module) -> None:
-    if has_hooks(layer):
-        raise ValueError(
-            f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
-        )

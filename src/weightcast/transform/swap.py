@@ -1,0 +1,162 @@
+"""swap: these layers of a model are replaced by those, in the one place where modules are replaced.
+
+``convert``, ``merge``, ``compress`` and ``load`` say which layers and what is made of each; here is
+what they share. Modules that read their weights themselves are taken apart first, so that each
+weight is a layer; those of which all layers are dense again are put together. Layers of one weight
+(twins) share V, every layer keeps its own bias's tensor, and when a step fails the model is again
+what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from weightcast.layers import PredictedLayer, PredictedModule, find_view, split_class, split_module
+from weightcast.plan.eligibility import convertible_layers, copied
+
+Make = Callable[[str, Any, nn.Module, Any], Any]
+"""Name and layer, the model as it is by then, and what was made of the layer's twin, if any."""
+
+
+def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = False) -> nn.Module:
+    """Replace layers one after the other, each as soon as it is made.
+
+    One walk over the model finds where each module is held; memory grows by the new layers, for a
+    copy shares the weights that are replaced with the model until they are.
+
+    Args:
+        model: any module; a shared layer is replaced wherever it is held.
+        names: of layers, dense or predicted, in the order in which they are made.
+        make: the new layer in place of one; its bias's values do not matter.
+        inplace: change ``model`` itself rather than a deep copy.
+
+    Returns:
+        The model with the new layers.
+
+    Raises:
+        ValueError: ``inplace`` for a model that is itself one layer, or what ``make`` raises; the
+            model is then as it was.
+    """
+    names = list(names)
+    if inplace and names and _is_layer(model):
+        raise ValueError(
+            "the model is itself a single layer, which inplace=True cannot replace: use "
+            "inplace=False and the model that is returned"
+        )
+    if not inplace:
+        model = copied(model, sharing=_weights(model, names))
+    places = _Places(model)
+    try:
+        for module in _holding(places.model, names):
+            places.put(module, _taken_apart(module))
+        made: dict[int, Any] = {}
+        for name in names:
+            layer: Any = places.model.get_submodule(name)
+            twin = made.get(id(_learned(layer)))
+            new = make(name, layer, places.model, twin)
+            _tie(new, twin, layer)
+            made.setdefault(id(_learned(layer)), new)
+            places.put(layer, new)
+        for module in [m for m in places.model.modules() if isinstance(m, PredictedModule)]:
+            if not any(isinstance(layer, PredictedLayer) for layer in module.layers().values()):
+                places.put(module, module.join())
+    except BaseException:
+        places.take_back()
+        raise
+    return places.model
+
+
+class _Places:
+    """Where a model holds its modules, and what was put there.
+
+    Args:
+        model: below a root of our own, so that it can be replaced itself.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._root = nn.ModuleDict({"model": model})
+        self._holders: dict[int, list[tuple[nn.Module, str]]] = {}
+        self._done: list[tuple[nn.Module, nn.Module]] = []
+        for module in list(self._root.modules()):
+            self._note(module)
+
+    @property
+    def model(self) -> nn.Module:
+        """As it is now."""
+        return self._root["model"]
+
+    def put(self, old: nn.Module, new: nn.Module) -> None:
+        """Put ``new`` wherever the model holds ``old``."""
+        places = self._holders.pop(id(old), [])
+        for parent, name in places:
+            parent._modules[name] = new
+        self._holders[id(new)] = places
+        self._note(new)
+        self._done.append((old, new))
+
+    def take_back(self) -> None:
+        """Put everything back, the last first."""
+        for old, new in reversed(self._done):
+            for parent, name in self._holders.pop(id(new), []):
+                parent._modules[name] = old
+                self._holders.setdefault(id(old), []).append((parent, name))
+
+    def _note(self, parent: nn.Module) -> None:
+        for name, child in parent._modules.items():
+            if child is not None:
+                self._holders.setdefault(id(child), []).append((parent, name))
+
+
+def _is_layer(model: nn.Module) -> bool:
+    return isinstance(model, PredictedModule) or bool(find_view(model) or split_class(model))
+
+
+def _weights(model: nn.Module, names: Iterable[str]) -> list[Any]:
+    """What the layers learn, and their successors will hold in another form."""
+    layers = dict(model.named_modules()) | convertible_layers(model)
+    return [_learned(layers[name]) for name in names if name in layers]
+
+
+def _learned(layer: Any) -> Any:
+    """The tensor that twins share: V, or a dense weight."""
+    return layer.V if isinstance(layer, PredictedLayer) else layer.weight
+
+
+def _holding(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """The modules that read these layers' weights themselves."""
+    wanted = set(names)
+    return [
+        module
+        for name, module in model.named_modules()
+        if split_class(module) is not None
+        and any(f"{name}.{part}".lstrip(".") in wanted for part in _parts(module))
+    ]
+
+
+def _parts(module: nn.Module) -> Iterable[str]:
+    split = split_module(module)
+    return () if split is None else split.layers()
+
+
+def _taken_apart(module: nn.Module) -> PredictedModule:
+    split = split_module(module)
+    assert split is not None  # for it has layers
+    return split
+
+
+def _tie(new: Any, twin: Any, layer: Any) -> None:
+    """Give a new layer its twin's V or weight, and the old layer's own bias, which may be tied."""
+    if twin is not None and isinstance(new, PredictedLayer):
+        new.tie(twin)
+    elif twin is not None:
+        new.weight = twin.weight
+    if bias_of(layer) is not None:
+        new.bias = layer.bias
+
+
+def bias_of(layer: Any) -> nn.Parameter | None:
+    """A layer's bias, if it has one; some of torch's classes do not even know the name."""
+    return getattr(layer, "bias", None)
