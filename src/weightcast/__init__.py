@@ -21,9 +21,14 @@ The walk, from a model to a model::
     dense = wc.merge(model)                       # the original classes and state-dict keys
     wc.export(model, "model.onnx", inputs)        # or a torch.export program; factored or merged
 
-Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``predicted``, ``rule``,
-``layers``, ``statistics``, ``plan``, ``convert``.
+The other two walks: ``wc.compress(trained, plan, inputs=batches)`` fits V to a trained network, and
+``wc.suggest`` proposes a plan to start from.
+
+Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``weight``, ``layers``,
+``inputs``, ``plan``, ``transform``, ``measure``, ``storage``.
 """
+
+import sys
 
 from weightcast import dictionaries, kernels
 from weightcast.grid import Grid
@@ -71,14 +76,11 @@ from weightcast.weight import PredictedWeight
 
 __all__ = [
     "CompressionReport",
-    "CompressionRow",
     "Explanation",
     "FormatError",
     "Grid",
     "Ledger",
-    "LedgerRow",
     "Plan",
-    "PlanRow",
     "PredictedBilinear",
     "PredictedConv1d",
     "PredictedConv2d",
@@ -88,20 +90,13 @@ __all__ = [
     "PredictedConvTranspose3d",
     "PredictedEmbedding",
     "PredictedEmbeddingBag",
-    "PredictedExperts",
     "PredictedLayer",
     "PredictedLinear",
-    "PredictedModule",
     "PredictedMultiheadAttention",
-    "PredictedParameter",
     "PredictedRecurrent",
-    "PredictedTransposedLinear",
     "PredictedWeight",
-    "PretrainedLayer",
     "Probe",
-    "ProbeRow",
     "Rule",
-    "Verified",
     "broadcast_constants",
     "compress",
     "compression_report",
@@ -119,3 +114,30 @@ __all__ = [
     "suggest",
     "verify",
 ]
+
+
+_MOVED = {
+    "weightcast.benchmark": "weightcast_lab.bench",
+    "weightcast.experiments": "weightcast_lab.sweeps or weightcast_lab.studies",
+    "weightcast.hub": "weightcast.integrations.hub",
+    "weightcast.report": "weightcast_lab.report",
+    "weightcast.training": "weightcast_lab.training; SafetensorsCheckpointIO, RandomState are in "
+    "weightcast.integrations.lightning",
+}
+
+
+class _Moved:
+    """A finder of modules that says where one of the last release is now."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        """Nothing, for a module that has not moved.
+
+        Raises:
+            ModuleNotFoundError: one that has, with its new name.
+        """
+        if name in _MOVED:
+            raise ModuleNotFoundError(f"{name} has moved: import {_MOVED[name]}", name=name)
+
+
+sys.meta_path.append(_Moved)
