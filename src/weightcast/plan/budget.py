@@ -13,6 +13,7 @@ from torch import nn
 
 from weightcast.dictionaries import (
     DCT,
+    Atoms,
     ChannelCovariance,
     Covariance,
     DenseBase,
@@ -28,7 +29,8 @@ from weightcast.kernels import SquaredExponential
 from weightcast.layers import splitting, view
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.plan.allocate import Offer, curve, share_out
+from weightcast.least_squares import loss_curve
+from weightcast.plan.allocate import Offer, share_out
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
@@ -36,6 +38,10 @@ Count = Literal["learned", "stored"]
 
 FEW_CHANNELS = 4
 """Up to as many, a convolution reads an image: its channels are too few to have a covariance."""
+
+
+class TooMuchDenseError(ValueError):
+    """More of a model stays dense than a plan is to leave, or all of it."""
 
 
 def plan_for_budget(
@@ -98,7 +104,8 @@ def _left_for(
     """Numbers that are left for the layers to be predicted.
 
     Raises:
-        ValueError: a budget that is no share and no number, or that the dense rest exceeds.
+        ValueError: a budget that is no share and no number.
+        TooMuchDenseError: one that the dense rest exceeds.
     """
     counts = ledger(model)
     total = counts.total.dense
@@ -118,7 +125,7 @@ def _left_for(
             default=counts.rows[0],
         )
         share = math.ceil(1e3 * rest / total) / 1e3
-        raise ValueError(
+        raise TooMuchDenseError(
             f"budget {budget} is {number:,} of {total:,} weights, but {rest:,} stay dense (the "
             f"most in layer {dense.layer!r}, {dense.dense:,}): take a budget above "
             f"{share if isinstance(budget, float) else rest:,}"
@@ -164,10 +171,12 @@ class _Offers:
             fixed = 0
             if held and not isinstance(atoms.base, DenseBase):
                 fixed = atoms.base.n_static
-            losses = curve(atoms, self.site.W, self.site.metric, choose=self.count == "stored")
+            # Where a file names its atoms, those that explain most may be taken.
+            order = None if self.count == "stored" else atoms.indices[0].tolist()
+            losses = loss_curve(atoms.base, self.site.W, atoms.n_atoms, self.site.metric, order)
             yield Offer(dictionary, columns, self.site.grid, losses, per_atom, fixed)
 
-    def _build(self, dictionary: Dictionary, n_atoms: int) -> Any:
+    def _build(self, dictionary: Dictionary, n_atoms: int) -> Atoms:
         statistics = self.site.statistics
         if "weight" in dictionary.needs:
             C = None if self.site.metric is None else self.site.metric.moments.mean(dim=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from weightcast.layers.rule import Rule
 from weightcast.plan.decision import Explanation, PlanRow, explain
 from weightcast.plan.eligibility import convertible_layers
+from weightcast.plan.keys import check_key
 from weightcast.serialization import decode, encode, nearest
 
 __all__ = ["Explanation", "Plan", "PlanRow", "convertible_layers"]
@@ -45,15 +45,9 @@ class Plan:
             )
         object.__setattr__(self, "rules", dict(self.rules))
         for key, rule in self.rules.items():
-            if not isinstance(key, str):
-                raise ValueError(f"key {key!r} of a plan is no layer's name: write it as a string")
+            check_key(key)
             if rule is not None and not isinstance(rule, Rule):
                 raise ValueError(f"rule {key!r} is {rule!r}: expected a weightcast.Rule or None")
-            if key.startswith("re:"):
-                try:
-                    re.compile(key[3:])
-                except re.error as error:
-                    raise ValueError(f"rule {key!r}: invalid expression: {error}") from error
 
     def resolve(self, model: nn.Module) -> dict[str, Rule]:
         """The rule of every layer that is to be predicted, by the layer's first name.

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import (
-    InputStatistics,
-)
+from weightcast.dictionaries import InputStatistics
 from weightcast.grid import Grid
 from weightcast.inputs.moments import moments_and_statistics
 from weightcast.layers import view
+from weightcast.layers.models import check_values
 from weightcast.least_squares import Metric
-from weightcast.plan.eligibility import check_values, convertible_layers, weight_refusal
+from weightcast.plan.eligibility import convertible_layers, weight_refusal
 from weightcast.serialization import nearest
 
 RIDGE = 1e-3

@@ -22,8 +22,8 @@ from weightcast.inputs.hooks import layers_run
 from weightcast.kernels import SquaredExponential
 from weightcast.layers import splitting, view
 from weightcast.layers.rule import Rule
-from weightcast.plan.budget import FEW_CHANNELS, Count, plan_for_budget
-from weightcast.plan.eligibility import convertible_layers, refusals, tied_layers
+from weightcast.plan.budget import FEW_CHANNELS, Count, TooMuchDenseError, plan_for_budget
+from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
 
 MIN_WEIGHTS = 1_000
@@ -109,7 +109,7 @@ def suggest(
         dictionary = _dictionary(layers[name], grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
-        raise ValueError(_nothing_left(layers, order, found, None if budget else fraction))
+        raise _nothing_left(layers, order, found, None if budget else fraction)
     return Plan({**rules, "*": None})
 
 
@@ -149,9 +149,9 @@ def _predictable(
     tied to another, or refused.
     """
     every = convertible_layers(model)
-    tied = {name for group in tied_layers(every) for name in group}
-    refused = refusals(model, every)
-    return [name for name in order[:-1] if name not in tied and name not in refused]
+    alone = {group[0] for group in groups_of_one_weight(every) if len(group) == 1}
+    free = alone - refusals(model, every).keys()
+    return [name for name in order[:-1] if name in free]
 
 
 def _nothing_left(
@@ -159,8 +159,8 @@ def _nothing_left(
     order: Sequence[str],
     large: Collection[str],
     fraction: float | None,
-) -> str:
-    """Why no layer is left to predict, and the remedy.
+) -> ValueError:
+    """The error that says why no layer is left to predict.
 
     Args:
         layers: all that there are.
@@ -168,15 +168,14 @@ def _nothing_left(
         large: names of those that may be predicted, but for their number of atoms.
         fraction: of atoms; None for a budget.
     """
-    message = (
-        f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply inputs, "
-        f"the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied or refused "
-        "stay dense"
-    )
     if not large or fraction is None:
-        return f"{message}: name layers in a Plan of your own"
+        return TooMuchDenseError(
+            f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply "
+            f"inputs, the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied "
+            "or refused stay dense: name layers in a Plan of your own"
+        )
     widest = max(view(layers[name]).sizes[0] for name in large)
-    return (
+    return ValueError(
         f"no layer to predict at fraction {fraction}: the {len(large)} layer(s) that could be have "
         f"at most {widest:,} inputs, and {fraction * widest:.2g} atoms are below one: take a "
         f"fraction of at least {math.ceil(1e4 / widest) / 1e4:g}"

@@ -17,9 +17,9 @@ from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import PairedMoments, moments_and_statistics
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, replace_module, view
+from weightcast.layers.models import check_values, copied
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import Metric, choose_atoms
-from weightcast.plan.eligibility import check_values, copied
 from weightcast.plan.plan import Plan
 from weightcast.transform.convert import split_named
 

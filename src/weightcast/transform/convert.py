@@ -21,8 +21,9 @@ from weightcast.layers import (
     split_modules,
     view,
 )
+from weightcast.layers.models import copied
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.plan.eligibility import copied, has_hooks
+from weightcast.plan.eligibility import has_hooks
 from weightcast.plan.plan import Plan
 
 SINGLE_LAYER = (
