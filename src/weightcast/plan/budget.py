@@ -55,20 +55,12 @@ def plan_for_budget(
     seed: int,
     progress: bool,
 ) -> Plan:
-    """The plan of least loss that a budget allows.
+    """The plan of least loss that a budget allows; arguments as for ``suggest``.
 
-    Args:
-        model: dense.
-        grids: of every layer that may be predicted, where the layer itself knows none.
-        budget: share of all weights, or a number of them.
-        batches: example inputs.
-        columns: groups of units.
-        count: what the budget counts.
-        seed: of draws of atoms.
-        progress: whether to show it.
+    ``grids`` has every layer that may be predicted, with a grid where the layer itself knows none.
 
     Raises:
-        ValueError: a budget that is no such number, or too small.
+        ValueError: a budget that is no share and no number, or too small.
     """
     if count not in ("learned", "stored"):
         raise ValueError(f"count is {count!r}: take 'learned' or 'stored'")
@@ -101,12 +93,7 @@ def plan_for_budget(
 def _left_for(
     model: nn.Module, sites: Mapping[str, ProbeSite], budget: float | int, count: Count
 ) -> int:
-    """Numbers that are left for the layers to be predicted.
-
-    Raises:
-        ValueError: a budget that is no share and no number.
-        TooMuchDenseError: one that the dense rest exceeds.
-    """
+    """Numbers that are left for the layers to be predicted; raises TooMuchDenseError for none."""
     counts = ledger(model)
     total = counts.total.dense
     is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
@@ -137,12 +124,7 @@ def _left_for(
 class _Offers:
     """Makes one layer's offers.
 
-    Args:
-        site: the layer.
-        columns: groups of units.
-        count: what costs.
-        left: the whole budget: more atoms than it pays for need not be looked at.
-        seed: of draws of atoms.
+    ``left`` is the whole budget: more atoms than it pays for need not be looked at.
     """
 
     site: ProbeSite

@@ -72,16 +72,7 @@ class Explanation:
 
 
 def explain(rules: Rules, model: nn.Module) -> Explanation:
-    """The rule of every layer, or why it has none.
-
-    Args:
-        rules: by key, as a plan has them.
-        model: dense, or predicted in part.
-
-    Raises:
-        ValueError: a key that matches no layer which can be predicted, or one that is predicted
-            already; an exact name of a layer that cannot be predicted as it is.
-    """
+    """The rule of every layer, or why it has none; raises ValueError as ``Plan.resolve`` does."""
     _refuse_predicted(rules, model)
     layers = convertible_layers(model)
     owners = owners_of_parts(model, layers)

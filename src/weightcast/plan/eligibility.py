@@ -45,14 +45,11 @@ def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if isinstance(module, PredictedLayer):
-            continue
         if find_view(module) is not None:
-            layers[name] = module
+            layers |= {} if isinstance(module, PredictedLayer) else {name: module}
         elif (split := split_module(module)) is not None:
-            layers |= {
-                f"{name}.{part}".lstrip("."): layer for part, layer in split.layers().items()
-            }
+            own = split.layers()
+            layers |= {f"{name}.{part}".lstrip("."): layer for part, layer in own.items()}
     return layers
 
 
@@ -68,11 +65,7 @@ def owners_of_parts(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[s
 
 
 def groups_of_one_weight(layers: Mapping[str, nn.Module]) -> list[list[str]]:
-    """Names of layers that have one weight, a layer alone among them, in the layers' order.
-
-    Args:
-        layers: of one model, by name.
-    """
+    """The names of one model's layers, those that have the same weight together."""
     groups: dict[int, list[str]] = {}
     for name, layer in layers.items():
         weight = layer._parameters.get("weight")
@@ -81,13 +74,8 @@ def groups_of_one_weight(layers: Mapping[str, nn.Module]) -> list[list[str]]:
 
 
 def refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Refusal]:
-    """Why some layers of kinds that can be predicted cannot be as they are.
-
-    Args:
-        model: that holds the layers.
-        layers: its :func:`convertible_layers`.
-    """
-    holders: dict[int, list[str]] = {}
+    """Why some of a model's :func:`convertible_layers` cannot be predicted as they are."""
+    holders: dict[int, list[str]] = {}  # of each parameter, by its identity
     for name, module in model.named_modules():
         for key, parameter in module._parameters.items():
             holders.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
@@ -99,29 +87,24 @@ def refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Ref
             for name, layer in zip(group, members, strict=True)
             if (refusal := _layer_refusal(layer) or _tie_refusal(holders, layer.weight, members))
         }
-        for blocked, why in list(own.items())[:1]:  # together or not at all
-            tied = predicate(f"is tied to {blocked!r}, which cannot be predicted: {why}")
+        if own:  # together or not at all
+            other, why = next(iter(own.items()))
+            tied = predicate(f"is tied to {other!r}, which cannot be predicted: {why}")
             found |= dict.fromkeys(group, tied) | own
     return found
 
 
 def other_refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Refusal]:
-    """Why modules that hold weights, and are no layer that could be predicted, stay as they are.
-
-    Args:
-        model: that holds the layers.
-        layers: its :func:`convertible_layers`.
-    """
+    """Why modules that hold weights, and are none of these layers, stay as they are."""
     found: dict[str, Refusal] = {}
     inside: set[int] = set()
     for name, module in model.named_modules():
         if name in layers or id(module) in inside:
             continue
-        if isinstance(module, PredictedLayer):
-            found[name] = predicate("is predicted already")
+        if isinstance(module, (PredictedLayer, parametrize.ParametrizationList)):
             inside.update(map(id, module.modules()))
-        elif isinstance(module, parametrize.ParametrizationList):
-            inside.update(map(id, module.modules()))
+            if isinstance(module, PredictedLayer):
+                found[name] = predicate("is predicted already")
         elif isinstance(module, PredictedModule):
             inside.update(map(id, module.module.modules()))  # which lacks its weights
         elif split_module(module) is None and (
@@ -134,11 +117,7 @@ def other_refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[st
 
 
 def module_refusal(module: nn.Module) -> Refusal:
-    """Why a module whose kind cannot be predicted stays as it is.
-
-    Args:
-        module: none of the layers that can be predicted.
-    """
+    """Why a module that is none of the :func:`convertible_layers` stays as it is."""
     own = {name: p for name, p in module._parameters.items() if p is not None}
     if any(map(is_lazy, own.values())):
         return predicate(
@@ -188,11 +167,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def weight_refusal(layer: Any) -> Refusal | None:
-    """Why a layer's weight cannot be read as a matrix; None if it can.
-
-    Args:
-        layer: one of :func:`convertible_layers`.
-    """
+    """Why the weight of one of the :func:`convertible_layers` cannot be read as a matrix."""
     weight = layer._parameters.get("weight")
     if weight is None:
         return Refusal(
@@ -245,13 +220,7 @@ def _layer_refusal(layer: Any) -> Refusal | None:
 def _tie_refusal(
     holders: Mapping[int, list[str]], weight: nn.Parameter, group: list[Any]
 ) -> Refusal | None:
-    """Why the layers of one weight cannot be predicted together.
-
-    Args:
-        holders: names of all places of the model that hold a parameter, by its identity.
-        weight: the one in question.
-        group: the layers among its holders.
-    """
+    """Why the layers of one weight cannot be predicted together: the model holds it elsewhere."""
     names = holders[id(weight)]
     if len(names) > len(group):
         why = "and not all of these can be predicted"

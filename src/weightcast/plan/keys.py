@@ -1,8 +1,4 @@
-"""Keys of a plan: which layers each one matches, and which of several decides on a layer.
-
-A key is an exact name, ``re:`` and a regular expression that matches the full name, or ``*``. An
-exact name beats an expression, which beats ``*``; a later expression beats an earlier one.
-"""
+"""Keys of a plan: which layers each one matches, and which of several decides on a layer."""
 
 from __future__ import annotations
 
@@ -16,11 +12,7 @@ _EXPRESSION = "re:"
 
 
 def check_key(key: object) -> None:
-    """Refuse what can be no key.
-
-    Raises:
-        ValueError: no text, or an invalid regular expression.
-    """
+    """Raise ValueError for what is no text, or an invalid regular expression."""
     if not isinstance(key, str):
         raise ValueError(f"key {key!r} of a plan is no layer's name: write it as a string")
     if key.startswith(_EXPRESSION):
@@ -40,10 +32,7 @@ def match(
 ) -> dict[str, list[str]]:
     """The layers that each key matches, by their own name or that of the module they belong to.
 
-    Args:
-        keys: of a plan.
-        layers: names of layers.
-        owners: names of the modules that some of the layers are weights of, by layer.
+    ``owners`` has the modules that some of the layers are weights of, by layer.
     """
     names = {layer: (layer, owners.get(layer, layer)) for layer in layers}
     found = {}
@@ -59,11 +48,7 @@ def match(
 
 
 def deciding_keys(matches: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The key that decides on each layer; layers that no key matches have none.
-
-    Args:
-        matches: the layers that each key matches, keys in the plan's order.
-    """
+    """The key that decides on each layer, of those in ``matches``, which has the plan's order."""
 
     def strength(key: str) -> int:
         if not is_name(key):

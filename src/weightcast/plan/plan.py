@@ -25,8 +25,8 @@ class Plan:
     """Rules by layer name.
 
     A key is an exact module name, ``re:`` and a regular expression that matches the full name, or
-    ``*``. An exact name beats a regular expression, which beats ``*``; a later regular expression
-    beats an earlier one. ``None`` leaves a layer dense, as does no matching key.
+    ``*``. An exact name beats an expression, which beats ``*``; a later expression beats an earlier
+    one. ``None`` leaves a layer dense, as does no matching key.
 
     Args:
         rules: key to rule, or to None.
@@ -68,11 +68,7 @@ class Plan:
     def explain(self, model: nn.Module) -> Explanation:
         """What becomes of every module that holds weights: the rule, or why it stays dense.
 
-        Args:
-            model: dense, or predicted in part.
-
-        Raises:
-            ValueError: as :meth:`resolve`.
+        The model is dense, or predicted in part. Raises ValueError as :meth:`resolve` does.
         """
         return explain(self.rules, model)
 

@@ -44,11 +44,10 @@ def suggest(
     """A plan to start from: kernels where inputs have coordinates, other dictionaries elsewhere.
 
     With a fraction, every predicted layer learns this share of its weights. With a budget, layers
-    share what the network may learn, each as much as it is worth: the loss of every layer's output
-    is counted for every number of atoms, as :func:`probe` counts it, and the next number goes where
-    it adds most to the product of what the layers keep. So a layer whose inputs vary in few
-    directions gets few atoms; of a network with random weights this is all that can be told, and of
-    a trained one the weights tell their part.
+    share what the network may learn: the loss of every layer's output is counted for every number
+    of atoms, as :func:`probe` counts it, and the next number goes where it adds most to the product
+    of what the layers keep. So a layer whose inputs vary in few directions gets few atoms; of a
+    network with random weights this is all that can be told.
 
     With a budget, images and patches take kernels (flattened images, the first convolution or patch
     embedding), convolutions above those the covariance of their channels times a kernel on space,
@@ -143,10 +142,9 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
 def _predictable(
     model: nn.Module, layers: Mapping[str, nn.Module], order: Sequence[str]
 ) -> list[str]:
-    """The layers that may be predicted, in their order.
+    """The layers that may be predicted, in their order: none that is tied to another, or refused.
 
-    All but the classifier, which runs last whether it could be predicted or not, and those that are
-    tied to another, or refused.
+    Nor the classifier, which is what runs last, whether it could be predicted or not.
     """
     every = convertible_layers(model)
     alone = {group[0] for group in groups_of_one_weight(every) if len(group) == 1}
@@ -160,13 +158,9 @@ def _nothing_left(
     large: Collection[str],
     fraction: float | None,
 ) -> ValueError:
-    """The error that says why no layer is left to predict.
+    """The error that says why no layer is left to predict, and the remedy.
 
-    Args:
-        layers: all that there are.
-        order: names of those that run.
-        large: names of those that may be predicted, but for their number of atoms.
-        fraction: of atoms; None for a budget.
+    ``large`` names those that are too small only for this fraction; a budget has none.
     """
     if not large or fraction is None:
         return TooMuchDenseError(
