@@ -13,7 +13,6 @@ from torch import nn
 
 from weightcast.dictionaries import (
     DCT,
-    Atoms,
     ChannelCovariance,
     Covariance,
     DenseBase,
@@ -38,10 +37,6 @@ Count = Literal["learned", "stored"]
 
 FEW_CHANNELS = 4
 """Up to as many, a convolution reads an image: its channels are too few to have a covariance."""
-
-
-class TooMuchDenseError(ValueError):
-    """More of a model stays dense than a plan is to leave, or all of it."""
 
 
 def plan_for_budget(
@@ -88,6 +83,10 @@ def plan_for_budget(
             f"the budget of {budget} leaves room for all weights: no layer needs to be predicted"
         )
     return Plan({**rules, "*": None})
+
+
+class TooMuchDenseError(ValueError):
+    """More of a model stays dense than a plan is to leave, or all of it."""
 
 
 def _left_for(
@@ -158,7 +157,7 @@ class _Offers:
             losses = loss_curve(atoms.base, self.site.W, atoms.n_atoms, self.site.metric, order)
             yield Offer(dictionary, columns, self.site.grid, losses, per_atom, fixed)
 
-    def _build(self, dictionary: Dictionary, n_atoms: int) -> Atoms:
+    def _build(self, dictionary: Dictionary, n_atoms: int) -> Any:
         statistics = self.site.statistics
         if "weight" in dictionary.needs:
             C = None if self.site.metric is None else self.site.metric.moments.mean(dim=0)
