@@ -92,7 +92,7 @@ def suggest(
     image = _image_shape(batches[0]) if batches else ()
     found = {
         name: _grid(layers[name], image if name == order[0] else ())
-        for name in _predictable(model, layers, order)
+        for name in _predictable(model, order)
         if layers[name].weight.numel() >= MIN_WEIGHTS
     }
     if budget is not None and found:
@@ -139,9 +139,7 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
     return layers, order
 
 
-def _predictable(
-    model: nn.Module, layers: Mapping[str, nn.Module], order: Sequence[str]
-) -> list[str]:
+def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:
     """The layers that may be predicted, in their order: none that is tied to another, or refused.
 
     Nor the classifier, which is what runs last, whether it could be predicted or not.
