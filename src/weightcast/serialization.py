@@ -110,14 +110,14 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
         raise ValueError(f"{where}: {error}") from error
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """The remedy part of an error: ``; did you mean 'x'?`` or ``; known: a, b, c``."""
+def nearest(word: str, candidates: Iterable[str], *, list_all: bool = True) -> str:
+    """The remedy part of an error: ``; did you mean 'x'?`` or, if wanted, ``; known: a, b, c``."""
     known = [str(candidate) for candidate in candidates]
     # Looking for what is near takes time that grows with both lengths, and files may hold anything.
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if len(word) < 100 else []
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""
+    return f"; known: {', '.join(sorted(known))}" if known and list_all else ""
 
 
 @functools.cache

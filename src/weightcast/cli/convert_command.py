@@ -12,7 +12,7 @@ from torch import nn
 from weightcast.cli.sources import load_inputs, load_source
 from weightcast.cli.stand_in import StandIn
 from weightcast.layers.counts import ledger
-from weightcast.plan.budget import Count
+from weightcast.plan.budget import Count, TooMuchDenseError
 from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
 from weightcast.storage import JSON_NAME, save
@@ -81,9 +81,8 @@ class Job:
             model = StandIn(model)
         try:
             return model, self._find_plan(model, batches), batches
-        except ValueError as error:
-            # The guess explains that too much stays dense, and no other mistake.
-            if isinstance(model, StandIn) and model.is_partial and "stay dense" in str(error):
+        except TooMuchDenseError as error:  # which the guess explains, and no other mistake
+            if isinstance(model, StandIn) and model.is_partial:
                 raise ValueError(f"{error}. {model.caveat}") from error
             raise
 

@@ -89,20 +89,20 @@ class Ledger:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data: ``layers`` (a list of rows) and ``total``."""
-        return {
-            "layers": [_row_dict(row) for row in self.rows],
-            "total": _row_dict(self.total),
-        }
+        rows = [
+            asdict(row) | {"proportion_learned": row.proportion_learned}
+            for row in (*self.rows, self.total)
+        ]
+        return {"layers": rows[:-1], "total": rows[-1]}
 
     def __str__(self) -> str:
         table: list[tuple[str, ...]] = [_HEADS]
         for row in (*self.rows, self.total):
             saved = row.multiply_adds / max(1, row.dense_multiply_adds)
             cost = f"{row.multiply_adds:,} ({saved:.0%})" if row.dense_multiply_adds else ""
-            counts = (f"{row.static:,}", f"{row.stored:,}", cost)
-            share = f"{row.proportion_learned:.1%}"
+            learned = (f"{row.dense:,}", f"{row.learned:,}", f"{row.proportion_learned:.1%}")
             table.append(
-                (row.layer, row.kind, f"{row.dense:,}", f"{row.learned:,}", share, *counts)
+                (row.layer, row.kind, *learned, f"{row.static:,}", f"{row.stored:,}", cost)
             )
         lines = aligned(table, n_names=2).splitlines()
         rule = "-" * max(map(len, lines))
@@ -129,7 +129,6 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
         if isinstance(module, PredictedLayer):
             rows.append(_predicted_row(name, module, batch, counted))
             counted.update(map(id, module.parameters()))
-            continue
         if id(module) in inside:
             continue
         own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
@@ -148,24 +147,22 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
     atoms = layer.atoms
     learned = sum(p.numel() for p in layer.parameters() if id(p) not in counted)
     base = 0 if id(atoms.base) in counted else atoms.base.n_static
-    mixing = 0 if atoms.mixing is None else atoms.mixing.numel()
-    stacked = 0 if atoms.stacked is None else atoms.stacked.numel()
-    indices = atoms.indices.numel()
-    if id(atoms) in counted:  # those of a tied layer
-        mixing = stacked = indices = 0
+    tied = id(atoms) in counted
+    indices, mixing, stacked = (
+        0 if tensor is None or tied else tensor.numel()
+        for tensor in (atoms.indices, atoms.mixing, atoms.stacked)
+    )
     fixed = 0 if layer.rule.dictionary.rebuildable else base + mixing
     bias = 0 if layer.bias is None or id(layer.bias) in counted else layer.n_units
     dense = 0 if id(layer.V) in counted else layer.n_visible * layer.n_units
     counted.update((id(atoms.base), id(atoms)))
-    return LedgerRow(
-        layer=name,
-        kind=type(layer).__name__,
+    return _row(
+        name,
+        layer,
         dense=dense + bias,
         learned=learned,
         static=base + mixing + indices + stacked,
         stored=learned + indices + fixed,
-        sent_per_step=learned,
-        optimiser_state=2 * learned,
         multiply_adds=-(-layer.multiply_adds(batch) // batch),
         dense_multiply_adds=view(layer).dense_multiply_adds,
     )
@@ -177,17 +174,23 @@ def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> 
     buffers = sum(b.numel() for key, b in module.named_buffers(recurse=False) if key in state)
     learned = sum(p.numel() for p in parameters if p.requires_grad)
     cost = _dense_multiply_adds(module)
-    return LedgerRow(
-        layer=name,
-        kind=type(module).__name__,
+    return _row(
+        name,
+        module,
         dense=count,
         learned=learned,
         static=count - learned + buffers,
         stored=count + buffers,
-        sent_per_step=learned,
-        optimiser_state=2 * learned,
         multiply_adds=cost,
         dense_multiply_adds=cost,
+    )
+
+
+def _row(name: str, module: nn.Module, *, learned: int, **counts: int) -> LedgerRow:
+    """A row whose optimiser state and exchange follow from what is learned."""
+    kind, state = type(module).__name__, 2 * learned
+    return LedgerRow(
+        name, kind, learned=learned, sent_per_step=learned, optimiser_state=state, **counts
     )
 
 
@@ -198,7 +201,3 @@ def _dense_multiply_adds(module: nn.Module) -> int:
     if (split := split_module(module)) is not None:
         return sum(_dense_multiply_adds(layer) for layer in split.layers().values())
     return 0
-
-
-def _row_dict(row: LedgerRow) -> dict[str, Any]:
-    return asdict(row) | {"proportion_learned": row.proportion_learned}

@@ -11,6 +11,7 @@ from weightcast.layers.attention import PredictedMultiheadAttention
 from weightcast.layers.composite import PredictedModule
 from weightcast.layers.experts import PredictedExperts
 from weightcast.layers.recurrent import PredictedRecurrent
+from weightcast.layers.view import Refusal
 
 SPLIT: dict[type[nn.Module], type[PredictedModule]] = {
     nn.MultiheadAttention: PredictedMultiheadAttention,
@@ -38,19 +39,21 @@ def split_module(module: nn.Module) -> PredictedModule | None:
     return None if found is None or split_refusal(module) else found(module)
 
 
-def split_refusal(module: nn.Module) -> str | None:
-    """Why a module that reads its weights itself cannot be split, and the remedy, or None."""
+def split_refusal(module: nn.Module) -> Refusal | None:
+    """Why a module that reads its weights itself cannot be split, or None."""
     found = split_class(module)
     if found is not None and "forward" in vars(module):
-        return (
+        return Refusal(
             "has a forward of its own in place of its class's, which reads the weights of this "
-            "very module: delete that attribute first, or leave the module dense"
+            "very module",
+            "delete that attribute first, or leave the module dense",
+            predicate=True,
         )
     try:
         if found is not None:
             found.weights_of(module)
     except ValueError as error:
-        return str(error)
+        return Refusal(str(error))
     return None
 
 

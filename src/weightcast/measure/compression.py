@@ -15,7 +15,8 @@ from weightcast.inputs.undisturbed import evaluating
 from weightcast.layers import predicted_layers, splitting, view
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.layers.counts import ledger
-from weightcast.plan.eligibility import check_values, convertible_layers
+from weightcast.layers.models import check_values
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.serialization import aligned
 
 _HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from weightcast.inputs.batches import as_batches, call
 from weightcast.inputs.undisturbed import randomness_kept
 from weightcast.layers import PredictedModule, predicted_layers
-from weightcast.plan.eligibility import check_values, copied
+from weightcast.layers.models import check_values, copied
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries import Atoms, Dictionary
+from weightcast.dictionaries import Dictionary
 from weightcast.grid import Grid
-from weightcast.least_squares import Metric, loss_curve
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,6 @@ class Choice:
         return float(self.offer.worth()[self.n_atoms - 1])
 
 
-def curve(atoms: Atoms, W: Tensor, metric: Metric | None, *, choose: bool) -> Tensor:
-    """The share of the layer's output that 1, 2, ... of one column's atoms leave unexplained.
-
-    Args:
-        atoms: with one column.
-        W: (n_units, n_visible) float64.
-        metric: of the layer's inputs; None measures the weights.
-        choose: atoms by what they explain, rather than in their own order.
-    """
-    order = None if choose else atoms.indices[0].tolist()
-    return loss_curve(atoms.base, W, atoms.n_atoms, metric, order)
-
-
 def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, Choice]:
     """The choice of every layer that together are worth most and cost at most ``budget``.
 
@@ -115,16 +101,13 @@ def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, C
 
 def _least(offers: Iterable[Offer], price: float) -> Choice:
     """The choice of most worth less its price; of least cost where the price is infinite."""
-    best: tuple[float, float, Choice] | None = None
+    found = []
     for offer in offers:
         costs = offer.costs()
         total = costs if math.isinf(price) else price * costs - offer.worth()
         place = int(total.argmin())
-        found = (float(total[place]), float(costs[place]), Choice(offer, place + 1))
-        if best is None or found[:2] < best[:2]:
-            best = found
-    assert best is not None
-    return best[2]
+        found.append((float(total[place]), float(costs[place]), Choice(offer, place + 1)))
+    return min(found, key=lambda one: one[:2])[2]
 
 
 def _spend(

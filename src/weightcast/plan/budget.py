@@ -28,7 +28,8 @@ from weightcast.kernels import SquaredExponential
 from weightcast.layers import splitting, view
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.plan.allocate import Offer, curve, share_out
+from weightcast.least_squares import loss_curve
+from weightcast.plan.allocate import Offer, share_out
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
@@ -49,20 +50,12 @@ def plan_for_budget(
     seed: int,
     progress: bool,
 ) -> Plan:
-    """The plan of least loss that a budget allows.
+    """The plan of least loss that a budget allows; arguments as for ``suggest``.
 
-    Args:
-        model: dense.
-        grids: of every layer that may be predicted, where the layer itself knows none.
-        budget: share of all weights, or a number of them.
-        batches: example inputs.
-        columns: groups of units.
-        count: what the budget counts.
-        seed: of draws of atoms.
-        progress: whether to show it.
+    ``grids`` has every layer that may be predicted, with a grid where the layer itself knows none.
 
     Raises:
-        ValueError: a budget that is no such number, or too small.
+        ValueError: a budget that is no share and no number, or too small.
     """
     if count not in ("learned", "stored"):
         raise ValueError(f"count is {count!r}: take 'learned' or 'stored'")
@@ -92,14 +85,14 @@ def plan_for_budget(
     return Plan({**rules, "*": None})
 
 
+class TooMuchDenseError(ValueError):
+    """More of a model stays dense than a plan is to leave, or all of it."""
+
+
 def _left_for(
     model: nn.Module, sites: Mapping[str, ProbeSite], budget: float | int, count: Count
 ) -> int:
-    """Numbers that are left for the layers to be predicted.
-
-    Raises:
-        ValueError: a budget that is no share and no number, or that the dense rest exceeds.
-    """
+    """Numbers that are left for the layers to be predicted; raises TooMuchDenseError for none."""
     counts = ledger(model)
     total = counts.total.dense
     is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
@@ -118,7 +111,7 @@ def _left_for(
             default=counts.rows[0],
         )
         share = math.ceil(1e3 * rest / total) / 1e3
-        raise ValueError(
+        raise TooMuchDenseError(
             f"budget {budget} is {number:,} of {total:,} weights, but {rest:,} stay dense (the "
             f"most in layer {dense.layer!r}, {dense.dense:,}): take a budget above "
             f"{share if isinstance(budget, float) else rest:,}"
@@ -130,12 +123,7 @@ def _left_for(
 class _Offers:
     """Makes one layer's offers.
 
-    Args:
-        site: the layer.
-        columns: groups of units.
-        count: what costs.
-        left: the whole budget: more atoms than it pays for need not be looked at.
-        seed: of draws of atoms.
+    ``left`` is the whole budget: more atoms than it pays for need not be looked at.
     """
 
     site: ProbeSite
@@ -164,7 +152,9 @@ class _Offers:
             fixed = 0
             if held and not isinstance(atoms.base, DenseBase):
                 fixed = atoms.base.n_static
-            losses = curve(atoms, self.site.W, self.site.metric, choose=self.count == "stored")
+            # Where a file names its atoms, those that explain most may be taken.
+            order = None if self.count == "stored" else atoms.indices[0].tolist()
+            losses = loss_curve(atoms.base, self.site.W, atoms.n_atoms, self.site.metric, order)
             yield Offer(dictionary, columns, self.site.grid, losses, per_atom, fixed)
 
     def _build(self, dictionary: Dictionary, n_atoms: int) -> Any:

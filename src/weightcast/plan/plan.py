@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from weightcast.layers.rule import Rule
 from weightcast.plan.decision import Explanation, PlanRow, explain
 from weightcast.plan.eligibility import convertible_layers
+from weightcast.plan.keys import check_key
 from weightcast.serialization import decode, encode, nearest
 
 __all__ = ["Explanation", "Plan", "PlanRow", "convertible_layers"]
@@ -25,8 +25,8 @@ class Plan:
     """Rules by layer name.
 
     A key is an exact module name, ``re:`` and a regular expression that matches the full name, or
-    ``*``. An exact name beats a regular expression, which beats ``*``; a later regular expression
-    beats an earlier one. ``None`` leaves a layer dense, as does no matching key.
+    ``*``. An exact name beats an expression, which beats ``*``; a later expression beats an earlier
+    one. ``None`` leaves a layer dense, as does no matching key.
 
     Args:
         rules: key to rule, or to None.
@@ -45,15 +45,9 @@ class Plan:
             )
         object.__setattr__(self, "rules", dict(self.rules))
         for key, rule in self.rules.items():
-            if not isinstance(key, str):
-                raise ValueError(f"key {key!r} of a plan is no layer's name: write it as a string")
+            check_key(key)
             if rule is not None and not isinstance(rule, Rule):
                 raise ValueError(f"rule {key!r} is {rule!r}: expected a weightcast.Rule or None")
-            if key.startswith("re:"):
-                try:
-                    re.compile(key[3:])
-                except re.error as error:
-                    raise ValueError(f"rule {key!r}: invalid expression: {error}") from error
 
     def resolve(self, model: nn.Module) -> dict[str, Rule]:
         """The rule of every layer that is to be predicted, by the layer's first name.
@@ -74,11 +68,7 @@ class Plan:
     def explain(self, model: nn.Module) -> Explanation:
         """What becomes of every module that holds weights: the rule, or why it stays dense.
 
-        Args:
-            model: dense, or predicted in part.
-
-        Raises:
-            ValueError: as :meth:`resolve`.
+        The model is dense, or predicted in part. Raises ValueError as :meth:`resolve` does.
         """
         return explain(self.rules, model)
 

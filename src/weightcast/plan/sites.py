@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import (
-    InputStatistics,
-)
+from weightcast.dictionaries import InputStatistics
 from weightcast.grid import Grid
 from weightcast.inputs.moments import moments_and_statistics
 from weightcast.layers import view
+from weightcast.layers.models import check_values
 from weightcast.least_squares import Metric
-from weightcast.plan.eligibility import check_values, convertible_layers, weight_refusal
+from weightcast.plan.eligibility import convertible_layers, weight_refusal
 from weightcast.serialization import nearest
 
 RIDGE = 1e-3
@@ -25,12 +24,12 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class ProbeSite:
-    """One layer's weights, and what is known of their inputs.
+    """One layer's weights, and what is known of their inputs: None where nothing is.
 
     Args:
         name: of the layer.
         W: (n_units, n_visible) float64.
-        grid: coordinates of the inputs, where they have any.
+        grid: coordinates of the inputs.
         statistics: of the inputs.
         metric: of the inputs.
     """
@@ -64,7 +63,7 @@ def find_sites(
     """
     if isinstance(model, nn.Module):
         check_values(model)
-    found = dict(_tensors(model) if isinstance(model, Mapping) else _layers(model))
+    found = dict(_layers(model) if isinstance(model, nn.Module) else _tensors(model))
     if not found:
         raise ValueError("there is nothing to probe: no weights of linear layers or convolutions")
     for name in [*(layers or ()), *grids]:
@@ -114,14 +113,7 @@ def checked(name: str, check: Any, *arguments: Any) -> Any:
 def observe(
     model: nn.Module, site: ProbeSite, batches: list[Any], needs: Sequence[Any], seed: int
 ) -> ProbeSite:
-    """A site with statistics and metric of its inputs.
-
-    Args:
-        model: dense; it is run over the batches.
-        site: a layer of it.
-        batches: example inputs.
-        needs: which statistics.
-        seed: of the draw of rows, where there are very many.
+    """A site with statistics and metric of its inputs, when the model is run over the batches.
 
     Raises:
         ValueError: inputs that give no statistics, or on which the model fails.

@@ -22,8 +22,8 @@ from weightcast.inputs.hooks import layers_run
 from weightcast.kernels import SquaredExponential
 from weightcast.layers import splitting, view
 from weightcast.layers.rule import Rule
-from weightcast.plan.budget import FEW_CHANNELS, Count, plan_for_budget
-from weightcast.plan.eligibility import convertible_layers, refusals, tied_layers
+from weightcast.plan.budget import FEW_CHANNELS, Count, TooMuchDenseError, plan_for_budget
+from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
 
 MIN_WEIGHTS = 1_000
@@ -44,11 +44,10 @@ def suggest(
     """A plan to start from: kernels where inputs have coordinates, other dictionaries elsewhere.
 
     With a fraction, every predicted layer learns this share of its weights. With a budget, layers
-    share what the network may learn, each as much as it is worth: the loss of every layer's output
-    is counted for every number of atoms, as :func:`probe` counts it, and the next number goes where
-    it adds most to the product of what the layers keep. So a layer whose inputs vary in few
-    directions gets few atoms; of a network with random weights this is all that can be told, and of
-    a trained one the weights tell their part.
+    share what the network may learn: the loss of every layer's output is counted for every number
+    of atoms, as :func:`probe` counts it, and the next number goes where it adds most to the product
+    of what the layers keep. So a layer whose inputs vary in few directions gets few atoms; of a
+    network with random weights this is all that can be told.
 
     With a budget, images and patches take kernels (flattened images, the first convolution or patch
     embedding), convolutions above those the covariance of their channels times a kernel on space,
@@ -93,7 +92,7 @@ def suggest(
     image = _image_shape(batches[0]) if batches else ()
     found = {
         name: _grid(layers[name], image if name == order[0] else ())
-        for name in _predictable(model, layers, order)
+        for name in _predictable(model, order)
         if layers[name].weight.numel() >= MIN_WEIGHTS
     }
     if budget is not None and found:
@@ -109,7 +108,7 @@ def suggest(
         dictionary = _dictionary(layers[name], grid, have_rows)
         rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
     if not rules:
-        raise ValueError(_nothing_left(layers, order, found, None if budget else fraction))
+        raise _nothing_left(layers, order, found, None if budget else fraction)
     return Plan({**rules, "*": None})
 
 
@@ -140,18 +139,15 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
     return layers, order
 
 
-def _predictable(
-    model: nn.Module, layers: Mapping[str, nn.Module], order: Sequence[str]
-) -> list[str]:
-    """The layers that may be predicted, in their order.
+def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:
+    """The layers that may be predicted, in their order: none that is tied to another, or refused.
 
-    All but the classifier, which runs last whether it could be predicted or not, and those that are
-    tied to another, or refused.
+    Nor the classifier, which is what runs last, whether it could be predicted or not.
     """
     every = convertible_layers(model)
-    tied = {name for group in tied_layers(every) for name in group}
-    refused = refusals(model, every)
-    return [name for name in order[:-1] if name not in tied and name not in refused]
+    alone = {group[0] for group in groups_of_one_weight(every) if len(group) == 1}
+    free = alone - refusals(model, every).keys()
+    return [name for name in order[:-1] if name in free]
 
 
 def _nothing_left(
@@ -159,24 +155,19 @@ def _nothing_left(
     order: Sequence[str],
     large: Collection[str],
     fraction: float | None,
-) -> str:
-    """Why no layer is left to predict, and the remedy.
+) -> ValueError:
+    """The error that says why no layer is left to predict, and the remedy.
 
-    Args:
-        layers: all that there are.
-        order: names of those that run.
-        large: names of those that may be predicted, but for their number of atoms.
-        fraction: of atoms; None for a budget.
+    ``large`` names those that are too small only for this fraction; a budget has none.
     """
-    message = (
-        f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply inputs, "
-        f"the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied or refused "
-        "stay dense"
-    )
     if not large or fraction is None:
-        return f"{message}: name layers in a Plan of your own"
+        return TooMuchDenseError(
+            f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply "
+            f"inputs, the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied "
+            "or refused stay dense: name layers in a Plan of your own"
+        )
     widest = max(view(layers[name]).sizes[0] for name in large)
-    return (
+    return ValueError(
         f"no layer to predict at fraction {fraction}: the {len(large)} layer(s) that could be have "
         f"at most {widest:,} inputs, and {fraction * widest:.2g} atoms are below one: take a "
         f"fraction of at least {math.ceil(1e4 / widest) / 1e4:g}"

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from weightcast.files import whole
 from weightcast.layers.layer import full_precision
-from weightcast.plan.eligibility import copied
+from weightcast.layers.models import copied
 from weightcast.storage.tracing import quiet, trace
 from weightcast.transform.convert import merge
 from weightcast.weight import PredictedWeight

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.layers import PredictedLayer, predicted_layers
-from weightcast.plan.eligibility import check_values
+from weightcast.layers.models import check_values
 from weightcast.plan.plan import Plan
 from weightcast.storage.fingerprint import fingerprint
 from weightcast.storage.manifest import (

@@ -18,9 +18,10 @@ from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import PairedMoments, moments_and_statistics
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, view
+from weightcast.layers.models import check_values
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import Metric, choose_atoms
-from weightcast.plan.eligibility import check_values, convertible_layers
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.transform.swap import bias_of, swap
 

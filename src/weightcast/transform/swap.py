@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from weightcast.layers import PredictedLayer, PredictedModule, find_view, split_class, split_module
-from weightcast.plan.eligibility import convertible_layers, copied
+from weightcast.layers.models import copied
+from weightcast.plan.eligibility import convertible_layers
 
 Make = Callable[[str, Any, nn.Module, Any], Any]
 """Name and layer, the model as it is by then, and what was made of the layer's twin, if any."""

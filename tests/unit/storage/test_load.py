@@ -299,7 +299,7 @@ def test_whatever_building_raises_is_a_format_error(folder, error, monkeypatch):
 @pytest.mark.parametrize("key", ["re:(x+x+)+y", "re:(", "*", "9"])
 def test_keys_of_the_plan_that_are_no_layers(folder, key, monkeypatch):
     monkeypatch.setattr(
-        "weightcast.plan.plan.re", None
+        "weightcast.plan.keys.re", None
     )  # a stranger's expression would keep it busy
     edit_facts(folder, lambda f: f["plan"]["rules"].update({key: _rule(f)}))
     _refuse(folder, "plan and layers differ in")

@@ -1,0 +1,45 @@
+"""A whole model: its deep copy, and whether its weights are there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def copied(model: nn.Module, sharing: Iterable[torch.Tensor] = ()) -> nn.Module:
+    """A deep copy of a model, which has the tensors ``sharing`` in common with it.
+
+    Raises:
+        ValueError: a module keeps a tensor that was computed from others, which torch does not
+            copy: by pruning or weight norm of the old style, for example.
+    """
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in sharing})
+    except RuntimeError as error:
+        for name, module in model.named_modules():
+            for key, value in (*vars(module).items(), *module._buffers.items()):
+                if isinstance(value, torch.Tensor) and not value.is_leaf:
+                    raise ValueError(
+                        f"the model cannot be copied, because {key!r} of module {name!r} "
+                        f"({type(module).__name__}) is computed from its parameters: remove that "
+                        "first (torch.nn.utils.prune.remove, remove_weight_norm or "
+                        "remove_spectral_norm), or run the model under torch.no_grad() once"
+                    ) from error
+        raise
+
+
+def check_values(model: nn.Module) -> None:
+    """Refuse a model whose weights are wanted and are not there.
+
+    Raises:
+        ValueError: a parameter or buffer on the meta device.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name!r} is on the meta device and holds no values: load the weights first, "
+                "model.to_empty(device=...) and load_state_dict"
+            )
