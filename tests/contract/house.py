@@ -60,7 +60,8 @@ def _replaces(node: ast.AST, own: set[str], aliases: set[str], holders: set[str]
         return False
     called, whole = _called(node), ast.unparse(node.func)
     if whole in ("copy.deepcopy", "deepcopy"):
-        return len(node.args) + len(node.keywords) > 1
+        memo = [*node.args[1:], *(keyword.value for keyword in node.keywords)]
+        return bool(memo) and not _keeps(memo[0])
     if called in SETS and whole == called:
         return not _is_own(node.args[0], own)
     if not isinstance(node.func, ast.Attribute):
@@ -102,6 +103,13 @@ def _is_own(node: ast.expr, own: set[str]) -> bool:
     if isinstance(node, ast.Name):
         return node.id in own
     return _called(node) == "super"
+
+
+def _keeps(memo: ast.expr) -> bool:
+    """Whether a deep copy's memo says of objects that they stay themselves: {id(x): x for ...}."""
+    if not isinstance(memo, ast.DictComp):
+        return False
+    return ast.unparse(memo.key) == f"id({ast.unparse(memo.value)})"
 
 
 def _makes_object(node: ast.AST | None) -> bool:

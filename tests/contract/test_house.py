@@ -98,6 +98,7 @@ def test_a_module_in_anothers_place_is_found(snippet):
         "def f(model):\n holder = nn.ModuleDict({'model': model})\n return holder['model']",
         "def f(layer, dense):\n layer.bias = dense.bias\n layer.weight = nn.Parameter(dense.bias)",
         "def f(layer):\n return copy.deepcopy(layer)",
+        "def f(model, kept):\n return copy.deepcopy(model, {id(x): x for x in kept})",
         "class A:\n def g(self):\n  object.__setattr__(self, 'grid', 3)",
     ],
 )
@@ -108,7 +109,6 @@ def test_building_and_reading_are_no_replacement(snippet):
 # Rule 3
 
 ASKS_WHICH = {
-    "weightcast/dictionaries/": "where they are at home",
     "weightcast/storage/packing.py": "a file names the form of each base",
     "weightcast_lab/studies/rica.py": "its curves are of dictionaries by name",
     "weightcast_lab/sweeps/curves.py": "its curves are of dictionaries by name",
@@ -117,7 +117,7 @@ ASKS_WHICH = {
 
 @pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_nobody_asks_which_dictionary_or_base_it_is():
-    check(broken(told_apart, BOTH, tuple(ASKS_WHICH)))
+    check(broken(told_apart, BOTH, ("weightcast/dictionaries/", *ASKS_WHICH)))
 
 
 def test_dictionaries_and_bases_are_known():
