@@ -318,6 +318,7 @@ UNITS = Path(__file__).parents[1] / "unit"
 
 TESTED_ELSEWHERE = {
     "cli/": "tests/integration runs the commands",
+    "dictionaries/work.py": "tests/contract/test_work.py compares it with what building does",
     "layers/attention.py": "a row of tests/contract/table.py, as the next ones",
     "layers/bilinear.py": "a row",
     "layers/convolution.py": "a row for each number of axes",

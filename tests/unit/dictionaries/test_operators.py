@@ -49,6 +49,11 @@ def test_a_dense_base_counts_its_numbers_unless_they_are_learned():
     assert (learned.n_static, learned.is_learned) == (0, True)
     assert [name for name, _ in learned.named_parameters()] == ["atoms"]
     assert list(fixed.parameters()) == []
+    c, points = torch.randn(2, 4).double(), torch.tensor([0, 2])
+    for base in (fixed, learned):
+        torch.testing.assert_close(base.synthesise(c), c @ ROWS)
+        torch.testing.assert_close(base.transform(c[:, :3]), ROWS @ c[:, :3].t())
+        assert torch.equal(base.entries(points, torch.tensor([3, 1])), ROWS[[3, 1], [0, 2]])
     assert fixed.state_dict().keys() == learned.state_dict().keys() == {"atoms"}
 
 

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.layers import PREDICTED, find_view, predicted_layers, view
+from weightcast.layers import (
+    PREDICTED,
+    PredictedTransposedLinear,
+    find_view,
+    predicted_layers,
+    view,
+)
 
 RULE = wc.Rule(wc.dictionaries.DCT(), 0.5)
 
@@ -39,7 +45,7 @@ def test_a_subclass_computes_what_is_not_known():
 def test_gpt2s_layer_that_holds_its_weight_the_other_way_round_has_one():
     conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
     layer = conv1d(4, 6)
-    assert view(layer).counterpart is wc.PredictedTransposedLinear
+    assert view(layer).counterpart is PredictedTransposedLinear
     assert view(layer).sizes == (6, 4)
     torch.testing.assert_close(view(layer).filters(), layer.weight.t())
 
