@@ -70,3 +70,4 @@ def test_a_shared_base_is_built_once_and_held_once_for_each_dtype():
     assert bases.place(base, double, torch.float64) is double
     stranger = d.DenseBase(torch.eye(3))
     assert bases.place(stranger, again, torch.float32) is again
+    assert bases.place(stranger, double, torch.float32) is double  # it is not shared
