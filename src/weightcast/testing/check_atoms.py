@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from weightcast.dictionaries import Atoms
-from weightcast.testing.checks import require, require_close
-from weightcast.testing.trial import Trial
+from weightcast.testing.require import require, require_close
+from weightcast.testing.tried import Checks, TriedDictionary
 
 
-def _has_shapes(trial: Trial) -> None:
+def _has_shapes(tried: TriedDictionary) -> None:
     for columns in (1, 3):
-        first = columns == 1
-        atoms = trial.first.atoms if first else trial.atoms(columns=columns)
-        n = trial.n_atoms
+        atoms = tried.first.atoms if columns == 1 else tried.atoms(columns=columns)
+        n = tried.n_atoms
         require(isinstance(atoms, Atoms), f"build returns a {type(atoms).__name__}, not Atoms")
         shape = tuple(atoms.indices.shape)
         require(shape == (columns, n), f"indices are {shape}, expected {(columns, n)}")
@@ -25,7 +22,7 @@ def _has_shapes(trial: Trial) -> None:
         blocks = shape is not None and len(shape) == 4 and shape[0] == columns
         require(blocks or shape in expected, f"mixing is {shape}, expected one of {expected}")
         U = atoms.dictionaries()
-        shape, wanted = tuple(U.shape), (columns, trial.n_visible, n)
+        shape, wanted = tuple(U.shape), (columns, tried.n_visible, n)
         require(shape == wanted, f"U is {shape}, expected {wanted}")
         require(U.dtype == torch.float64, f"U is {U.dtype}: build in float64")
         require(U.device.type == "cpu", f"U is on {U.device}: build on the CPU")
@@ -33,22 +30,22 @@ def _has_shapes(trial: Trial) -> None:
         require(bad == 0, f"{bad} of {U.numel()} entries of U are NaN or infinite")
 
 
-def _holds_no_atom_twice(trial: Trial) -> None:
-    for n_atoms in (1, trial.n_atoms, trial.n_visible):
-        for column, indices in enumerate(trial.atoms(n_atoms, columns=4).indices.tolist()):
+def _holds_no_atom_twice(tried: TriedDictionary) -> None:
+    for n_atoms in (1, tried.n_atoms, tried.n_visible):
+        for column, indices in enumerate(tried.atoms(n_atoms, columns=4).indices.tolist()):
             n = len(set(indices))
             require(n == n_atoms, f"of {n_atoms} atoms of column {column} only {n} differ")
 
 
-def _has_no_zero_atom(trial: Trial) -> None:
+def _has_no_zero_atom(tried: TriedDictionary) -> None:
     for columns in (1, 3):
-        norms = trial.atoms(trial.n_visible, columns).dictionaries().norm(dim=1)
+        norms = tried.atoms(tried.n_visible, columns).dictionaries().norm(dim=1)
         zero = int((norms < 1e-12).sum())
         require(zero == 0, f"{zero} of {norms.numel()} atoms are zero, which no V can use")
 
 
-def _columns_differ(trial: Trial) -> None:
-    chosen = trial.atoms(columns=3).indices.sort(dim=1).values.tolist()
+def _columns_differ(tried: TriedDictionary) -> None:
+    chosen = tried.atoms(columns=3).indices.sort(dim=1).values.tolist()
     same = sum(column == chosen[0] for column in chosen[1:])
     require(
         same == 0,
@@ -57,9 +54,9 @@ def _columns_differ(trial: Trial) -> None:
     )
 
 
-def _projects(trial: Trial) -> None:
+def _projects(tried: TriedDictionary) -> None:
     for columns in (1, 3):
-        atoms, x = trial.atoms(columns=columns), trial.rows()
+        atoms, x = tried.atoms(columns=columns), tried.rows()
         U, values = atoms.dictionaries(), atoms.mix(atoms.project(x), of_rows=True)
         require_close(values, x @ U, 1e-9, "the projection")
         energy = U.square().sum(dim=(1, 2))
@@ -68,19 +65,19 @@ def _projects(trial: Trial) -> None:
             require_close(atoms.dictionary(column), U[column], 1e-9, f"U of column {column}")
 
 
-def _spans(trial: Trial) -> None:
-    U = trial.atoms(trial.n_visible).dictionary(0)
+def _spans(tried: TriedDictionary) -> None:
+    U = tried.atoms(tried.n_visible).dictionary(0)
     rank = int(torch.linalg.matrix_rank(U))
-    require(rank == trial.n_visible, f"they span {rank} of {trial.n_visible} directions")
+    require(rank == tried.n_visible, f"they span {rank} of {tried.n_visible} directions")
 
 
-def _is_orthonormal(trial: Trial) -> None:
-    U = trial.atoms(max(1, trial.n_visible // 2), columns=3).dictionaries()
+def _is_orthonormal(tried: TriedDictionary) -> None:
+    U = tried.atoms(max(1, tried.n_visible // 2), columns=3).dictionaries()
     for column, gram in enumerate(U.mT @ U):
         require_close(gram, torch.eye(len(gram)).double(), 1e-8, f"U^T U of column {column}")
 
 
-ATOM_CHECKS: dict[str, Callable[[Trial], None]] = {
+ATOM_CHECKS: Checks = {
     "atoms have the documented shapes, in float64 on the CPU": _has_shapes,
     "a column holds no atom twice": _holds_no_atom_twice,
     "no atom is zero": _has_no_zero_atom,
@@ -89,12 +86,12 @@ ATOM_CHECKS: dict[str, Callable[[Trial], None]] = {
 }
 """What must hold of all atoms."""
 
-FULL_RANK: dict[str, Callable[[Trial], None]] = {
+FULL_RANK: Checks = {
     "all atoms together span every filter": _spans,
 }
 """Promised by ``full_rank``."""
 
-ORTHONORMAL: dict[str, Callable[[Trial], None]] = {
+ORTHONORMAL: Checks = {
     "atoms are orthonormal": _is_orthonormal,
 }
 """Promised by ``orthonormal``."""

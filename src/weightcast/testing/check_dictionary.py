@@ -7,12 +7,12 @@ from functools import partial
 
 from weightcast.dictionaries import Dictionary, InputStatistics
 from weightcast.grid import Grid
-from weightcast.testing.building import BUILD_CHECKS
 from weightcast.testing.check_atoms import ATOM_CHECKS, FULL_RANK, ORTHONORMAL
-from weightcast.testing.checks import run
-from weightcast.testing.trial import Trial
-from weightcast.testing.use import USE_CHECKS
-from weightcast.testing.value import VALUE_CHECKS
+from weightcast.testing.check_build import BUILD_CHECKS
+from weightcast.testing.check_use import USE_CHECKS
+from weightcast.testing.check_value import VALUE_CHECKS
+from weightcast.testing.require import run
+from weightcast.testing.tried import TriedDictionary
 
 
 def check_dictionary(
@@ -47,10 +47,9 @@ def check_dictionary(
         raise ValueError(f"dictionary is the class {name}: pass an instance, such as {name}()")
     if not isinstance(dictionary, Dictionary):
         raise ValueError(f"dictionary is {dictionary!r}, no Dictionary: derive its class from that")
-    trial = Trial(dictionary, Grid.of(tuple(grid)), statistics)
+    tried = TriedDictionary(dictionary, Grid.of(tuple(grid)), statistics)
     checks = VALUE_CHECKS | ATOM_CHECKS | BUILD_CHECKS | USE_CHECKS
     checks |= FULL_RANK if full_rank else {}
     checks |= ORTHONORMAL if orthonormal else {}
-    subject = f"check_dictionary({dictionary!r})"
     for name, check in checks.items():
-        run(subject, partial(check, trial), name)
+        run(f"check_dictionary({dictionary!r})", partial(check, tried), name)

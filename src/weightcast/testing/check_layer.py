@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from weightcast.dictionaries import RandomGaussian
 from weightcast.layers import PredictedLayer
 from weightcast.layers.rule import Rule
-from weightcast.testing.checks import require, require_close, run
 from weightcast.testing.example_layers import cast, example_layer, in_double, other_shapes
 from weightcast.testing.randomness import unmoved_randomness
+from weightcast.testing.require import require, require_close, run
 
 PATHS = ("auto", "factored", "materialised")
 

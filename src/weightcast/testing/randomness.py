@@ -13,9 +13,21 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from weightcast.testing.checks import require
+from weightcast.testing.require import require
 
 GENERATOR = "draw from the generator that is given"
+
+Source = tuple[str, str]
+"""Kind and seed of a generator."""
+
+_STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[int], Any]]] = {
+    "torch": (torch.get_rng_state, torch.set_rng_state, torch.manual_seed),
+    "NumPy": (np.random.get_state, np.random.set_state, np.random.seed),
+    "Python": (random.getstate, random.setstate, random.seed),
+}
+"""Whose global random state it is, to how it is read, written and seeded."""
+
+_OTHER_SEED = 987_654_321
 
 
 @contextmanager
@@ -28,40 +40,31 @@ def unmoved_randomness(remedy: str = GENERATOR) -> Iterator[None]:
     Raises:
         AssertionError: one has moved.
     """
-    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    before = {name: read() for name, (read, _, _) in _STATES.items()}
     yield
-    moved = f"global random state moved: {remedy}"
-    require(torch.equal(torch.get_rng_state(), before[0]), f"torch's {moved}")
-    require(_same(np.random.get_state(), before[1]), f"NumPy's {moved}")
-    require(random.getstate() == before[2], f"Python's {moved}")
+    for name, (read, _, _) in _STATES.items():
+        # One tensor, or a tuple of arrays and numbers.
+        parts = [(s,) if isinstance(s, torch.Tensor) else s for s in (read(), before[name])]
+        same = all(map(np.array_equal, *parts))
+        require(same, f"{name}'s global random state moved: {remedy}")
 
 
 @contextmanager
 def other_surroundings() -> Iterator[None]:
     """Another global random state, default dtype and number of threads, for a block's time."""
-    torch_state, numpy_state, python_state = (
-        torch.get_rng_state(),
-        np.random.get_state(),
-        random.getstate(),
-    )
+    before = {name: read() for name, (read, _, _) in _STATES.items()}
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
         torch.set_num_threads(2 if threads == 1 else 1)
         torch.set_default_dtype(torch.float64)
-        torch.manual_seed(123)
-        np.random.seed(123)
-        random.seed(123)
+        for _, _, seed in _STATES.values():
+            seed(123)
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-
-
-Source = tuple[str, str]
-"""Kind and seed of a generator."""
+        for name, (_, write, _) in _STATES.items():
+            write(before[name])
 
 
 @contextmanager
@@ -104,9 +107,6 @@ def watched_generators(
         yield seen
 
 
-_OTHER_SEED = 987_654_321
-
-
 class _Draws(TorchDispatchMode):
     """Note the generators that torch's operations are called with.
 
@@ -140,7 +140,3 @@ class _AsItsBase(type):
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls.__bases__)
-
-
-def _same(one: object, two: object) -> bool:
-    return all(map(np.array_equal, one, two))  # pyright: ignore[reportArgumentType]

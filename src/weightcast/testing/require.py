@@ -21,12 +21,9 @@ def run(subject: str, check: Callable[[], None], name: str) -> None:
     """
     try:
         check()
-    except AssertionError as error:
-        raise AssertionError(f"{subject}: {name}: {error}") from error
     except Exception as error:
-        raise AssertionError(
-            f"{subject}: {name}: it raises {type(error).__name__}: {error}"
-        ) from error
+        raised = "" if isinstance(error, AssertionError) else f"it raises {type(error).__name__}: "
+        raise AssertionError(f"{subject}: {name}: {raised}{error}") from error
 
 
 def require(holds: bool, otherwise: str) -> None:
@@ -47,10 +44,8 @@ def require_close(found: Tensor, expected: Tensor, tolerance: float, what: str) 
     Raises:
         AssertionError: another shape, or a larger difference.
     """
-    require(
-        found.shape == expected.shape,
-        f"{what} is {tuple(found.shape)}, expected {tuple(expected.shape)}",
-    )
+    shape, wanted = tuple(found.shape), tuple(expected.shape)
+    require(shape == wanted, f"{what} is {shape}, expected {wanted}")
     if found.numel() == 0:
         return
     found, expected = found.detach().double(), expected.detach().double()
@@ -61,3 +56,9 @@ def require_close(found: Tensor, expected: Tensor, tolerance: float, what: str) 
         f"{what} is off by {difference:.3g}, where the largest number is {largest:.3g} and "
         f"{tolerance:g} of it is allowed",
     )
+
+
+def require_same_indices(found: Tensor, expected: Tensor, than: str = "") -> None:
+    """Indices of one shape that are all equal; ``than`` ends the message."""
+    different = int((found != expected).sum())
+    require(different == 0, f"{different} of {expected.numel()} indices differ{than}")

@@ -1,8 +1,9 @@
-"""Trial: a dictionary on one grid, and all that is built of it to be checked."""
+"""TriedDictionary: a dictionary on one grid, and all that is built of it to be checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,8 +39,14 @@ class Build:
         """Whether it has drawn from the generator."""
         return not torch.equal(self.before, self.after)
 
+    def is_like(self, other: Build) -> bool:
+        """Whether both took the same atoms, up to rounding."""
+        same = torch.equal(self.atoms.indices, other.atoms.indices)
+        same = same and self.U.shape == other.U.shape
+        return same and bool((self.U - other.U).abs().max() <= 1e-9 * other.U.abs().max())
 
-class Trial:
+
+class TriedDictionary:
     """A dictionary on one grid.
 
     Every build gets statistics of its own, so that one which changes them spoils no other check,
@@ -61,10 +68,9 @@ class Trial:
     @property
     def statistics(self) -> InputStatistics:
         """A copy of the statistics."""
-        given = self._statistics
-        tensors = {name: getattr(given, name) for name in STATISTICS}
-        copies = {n: None if t is None else t.detach().clone() for n, t in tensors.items()}
-        return InputStatistics(given.n_rows, **copies)
+        given = {name: getattr(self._statistics, name) for name in STATISTICS}
+        copies = {name: t.detach().clone() for name, t in given.items() if t is not None}
+        return replace(self._statistics, **copies)
 
     def site(self, n_atoms: int | None = None, columns: int = 1, seed: int = 0) -> Site:
         """A site of its own."""
@@ -74,14 +80,9 @@ class Trial:
 
     def atoms(self, n_atoms: int | None = None, columns: int = 1, seed: int = 0) -> Atoms:
         """Atoms, by the way that users take."""
-        return self.dictionary.atoms(
-            self.n_visible,
-            n_atoms or self.n_atoms,
-            columns=columns,
-            grid=self.grid,
-            statistics=self.statistics,
-            seed=seed,
-        )
+        given: Any = {"grid": self.grid, "statistics": self.statistics, "seed": seed}
+        count = n_atoms or self.n_atoms
+        return self.dictionary.atoms(self.n_visible, count, columns=columns, **given)
 
     def build(self, site: Site) -> Build:
         """Call ``build``, and keep what the generator shows of it."""
@@ -95,20 +96,25 @@ class Trial:
         """The first build of all, seed 0 and one column: what a cache will keep is not there."""
         return self.build(self.site())
 
-    def layer(self, fraction: float = 0.5, n_units: int = 7, **options: Any) -> PredictedLinear:
-        """A predicted layer, in double precision with 3 columns."""
-        given = {"columns": 3, "dtype": torch.float64, **options}
+    def layer(self, n_units: int = 7, seed: int = 0) -> PredictedLinear:
+        """A predicted layer, in double precision with 3 columns, half of it learned."""
         return PredictedLinear(
             self.n_visible,
             n_units,
             dictionary=self.dictionary,
-            fraction=fraction,
+            fraction=0.5,
+            columns=3,
             grid=self.grid,
             statistics=self.statistics,
-            **given,
+            seed=seed,
+            dtype=torch.float64,
         )
 
     def rows(self, n_rows: int = 5) -> Tensor:
         """Inputs, the same on every call."""
         generator = torch.Generator().manual_seed(7)
         return torch.randn(n_rows, self.n_visible, dtype=torch.float64, generator=generator)
+
+
+Checks = dict[str, Callable[[TriedDictionary], None]]
+"""What must hold, as a sentence, to what raises AssertionError where it does not."""
