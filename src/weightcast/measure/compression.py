@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, call
-from weightcast.inputs.undisturbed import evaluating
-from weightcast.layers import predicted_layers, splitting, view
+from weightcast.inputs.hooks import observing
+from weightcast.layers import predicted_layers, view
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.layers.counts import ledger
 from weightcast.plan.eligibility import check_values, convertible_layers
@@ -126,15 +124,11 @@ def _output_errors(
     """The errors of layers' outputs by name, and that of the network's by None."""
     sums: dict[str | None, tuple[Tensor, ...]] = {}
     for batch in as_batches(inputs):
-        found = []
-        for network in (model, compressed):
-            with splitting(network) as split, _outputs(split, names) as outputs, evaluating(split):
-                outputs[None] = [_tensor(call(split, batch))]
-            found.append(outputs)
-        for name, dense_outputs in found[0].items():
+        found, found_dense = (_outputs(network, names, batch) for network in (compressed, model))
+        for name, dense_outputs in found_dense.items():
             layer = None if name is None else compressed.get_submodule(name)
             axis = 1 if isinstance(layer, PredictedConvolution) else -1
-            for y, other in zip(dense_outputs, found[1].get(name, ()), strict=False):
+            for y, other in zip(dense_outputs, found.get(name, ()), strict=False):
                 if y is not None and other is not None and y.shape == other.shape and y.dim():
                     new = _sums(y, other, axis)
                     old = sums.get(name, (torch.zeros(()),) * len(new))
@@ -143,25 +137,18 @@ def _output_errors(
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
-@contextmanager
-def _outputs(model: nn.Module, names: list[str]) -> Iterator[dict[str | None, list[Any]]]:
-    """Within, the outputs of every call of the layers."""
+def _outputs(model: nn.Module, names: list[str], batch: Any) -> dict[str | None, list[Any]]:
+    """The outputs of every call of the layers on one batch, and by None that of the model."""
     outputs: dict[str | None, list[Any]] = {}
 
-    def record(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            y = _tensor(output)
-            # A copy: what follows may change it in place.
-            outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
+    def record(name: str, _: nn.Module, output: Any) -> None:
+        y = _tensor(output)
+        # A copy: what follows may change it in place.
+        outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in names]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    with observing(model, names, record, outputs=True):
+        outputs[None] = [_tensor(call(model, batch))]
+    return outputs
 
 
 def _tensor(output: Any) -> Tensor | None:

@@ -19,10 +19,11 @@ from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.progress import Progress
-from weightcast.layers import splitting, view
+from weightcast.layers import view
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.measure.prediction import candidates, measure
 from weightcast.measure.probe_table import CEILING, FLOOR, Probe, ProbeRow
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.sites import ProbeSite, checked, find_sites, observe
 
 
@@ -127,12 +128,10 @@ def _observed(
     needs = {"covariance"}
     for dictionary in (named or {}).values():
         needs.update(dictionary.needs)
-    with splitting(model) as split:
-        layers = {name: split.get_submodule(name) for name in sites}
-        seen = {n: layer for n, layer in layers.items() if not view(layer).blindness}
-        run = layers_run(split, seen, batches)
-        for name, site in sites.items():
-            yield observe(split, site, batches, tuple(needs), seed) if name in run else site
+    layers = convertible_layers(model)
+    run = layers_run(model, [name for name in sites if not view(layers[name]).blindness], batches)
+    for name, site in sites.items():
+        yield observe(model, site, batches, tuple(needs), seed) if name in run else site
 
 
 def _named(

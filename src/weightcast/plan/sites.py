@@ -13,7 +13,7 @@ from weightcast.dictionaries import (
     InputStatistics,
 )
 from weightcast.grid import Grid
-from weightcast.inputs.moments import moments_and_statistics
+from weightcast.inputs.gather import moments_and_statistics
 from weightcast.layers import view
 from weightcast.least_squares import Metric
 from weightcast.plan.eligibility import check_values, convertible_layers, weight_refusal
@@ -126,7 +126,7 @@ def observe(
     Raises:
         ValueError: inputs that give no statistics, or on which the model fails.
     """
-    moments, statistics = moments_and_statistics(
-        model, site.name, batches, needs, seed, centred=True
-    )
+    moments, statistics = moments_and_statistics(model, {site.name: needs}, batches, seed)[
+        site.name
+    ]
     return replace(site, statistics=statistics, metric=moments.metric(RIDGE))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from weightcast.dictionaries import Atoms, InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import moments_and_statistics
 from weightcast.inputs.hooks import layers_run
-from weightcast.inputs.moments import PairedMoments, moments_and_statistics
+from weightcast.inputs.moments import Moments
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, replace_module, view
 from weightcast.layers.rule import Rule, layer_seed
@@ -129,7 +130,7 @@ class _Data:
     """What is known of a layer's inputs; with moments and metric V is fitted to them, else to W."""
 
     statistics: InputStatistics | None = None
-    moments: PairedMoments | None = None
+    moments: Moments | None = None
     metric: Metric | None = None
 
 
@@ -153,14 +154,12 @@ class _Job:
         """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
         moments, statistics = moments_and_statistics(
             model,
-            self.name,
+            {self.name: self.rule.dictionary.needs},
             batches,
-            self.rule.dictionary.needs,
             self.settings.seed,
-            centred=self.dense.bias is not None,
+            uncentred=() if self.dense.bias is not None else (self.name,),
             dense_model=dense_model,
-            dense_layer=self.dense,
-        )
+        )[self.name]
         return _Data(statistics, moments, moments.metric(self.settings.ridge))
 
     def run(self, data: _Data) -> tuple[PredictedLayer, float]:

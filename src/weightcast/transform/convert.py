@@ -10,8 +10,8 @@ from torch import nn
 
 from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import collect_statistics
 from weightcast.inputs.hooks import execution_order
-from weightcast.inputs.rows import collect_statistics
 from weightcast.layers import (
     PredictedLayer,
     PredictedModule,
@@ -171,7 +171,7 @@ def _convert_layer(
         if rule.dictionary.needs and batches is not None and not view(layer).blindness:
             generator = torch.Generator().manual_seed(seed)
             statistics = collect_statistics(
-                model, layer, batches, rule.dictionary.needs, generator=generator
+                model, name, batches, rule.dictionary.needs, generator=generator
             )
         return view(layer).predict(rule, seed=seed, statistics=statistics, bases=bases)
     except ValueError as error:
@@ -191,7 +191,7 @@ def _conversion_order(
     independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
     driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
     if batches is not None and len(driven) > 1:
-        order = list(execution_order(model, {name: layers[name] for name in driven}, batches[0]))
+        order = list(execution_order(model, driven, batches[0]))
         driven = order + [name for name in driven if name not in order]
     independent.sort(key=blind.__contains__)
     return [*independent, *driven, *(name for name in blind if name not in independent)]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import collect_rows, collect_statistics
 from weightcast.inputs.hooks import execution_order
-from weightcast.inputs.rows import collect_rows, collect_statistics
 from weightcast.layers import PredictedLayer, predicted_layers
 from weightcast.layers.rule import layer_seed
 from weightcast.plan.plan import convertible_layers
@@ -187,7 +187,7 @@ class _Job:
         needs = self.layer.rule.dictionary.needs
         generator = torch.Generator().manual_seed(seed)
         statistics = collect_statistics(
-            self.model, self.layer, self.batches, needs, generator=generator
+            self.model, self.name, self.batches, needs, generator=generator
         )
         self.layer.remake(seed=seed, statistics=statistics)
 
@@ -199,9 +199,8 @@ class _Job:
                 "out by layers="
             )
         rows = collect_rows(
-            self.model, self.layer, self.batches, self.settings.max_rows,
-            generator=self._generator("rows"),
-        )  # fmt: skip
+            self.model, self.name, self.batches, self.settings.max_rows, self._generator("rows")
+        )
         return TiedAutoencoder(
             self.layer,
             self.activation,
