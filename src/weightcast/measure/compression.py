@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, call
+from weightcast.inputs.batches import as_batches, call, tensors_in
 from weightcast.inputs.hooks import observing
 from weightcast.layers import predicted_layers, view
 from weightcast.layers.convolution import PredictedConvolution
@@ -122,7 +122,7 @@ def _output_errors(
     model: nn.Module, compressed: nn.Module, names: list[str], inputs: Any
 ) -> dict[str | None, float]:
     """The errors of layers' outputs by name, and that of the network's by None."""
-    sums: dict[str | None, tuple[Tensor, ...]] = {}
+    sums: dict[str | None, Tensor] = {}
     for batch in as_batches(inputs):
         found, found_dense = (_outputs(network, names, batch) for network in (compressed, model))
         for name, dense_outputs in found_dense.items():
@@ -130,10 +130,8 @@ def _output_errors(
             axis = 1 if isinstance(layer, PredictedConvolution) else -1
             for y, other in zip(dense_outputs, found.get(name, ()), strict=False):
                 if y is not None and other is not None and y.shape == other.shape and y.dim():
-                    new = _sums(y, other, axis)
-                    old = sums.get(name, (torch.zeros(()),) * len(new))
-                    sums[name] = tuple(a + b for a, b in zip(old, new, strict=True))
-    ratios = {name: _ratio(*total) for name, total in sums.items()}
+                    sums[name] = sums.get(name, 0) + _sums(y, other, axis)
+    ratios = {name: _ratio(total) for name, total in sums.items()}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
@@ -141,36 +139,29 @@ def _outputs(model: nn.Module, names: list[str], batch: Any) -> dict[str | None,
     """The outputs of every call of the layers on one batch, and by None that of the model."""
     outputs: dict[str | None, list[Any]] = {}
 
-    def record(name: str, _: nn.Module, output: Any) -> None:
-        y = _tensor(output)
+    def record(name: str | None, _: nn.Module, output: Any) -> None:
+        y = next((y for y in tensors_in(output) if y.is_floating_point()), None)
         # A copy: what follows may change it in place.
         outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
 
     with observing(model, names, record, outputs=True):
-        outputs[None] = [_tensor(call(model, batch))]
+        record(None, model, call(model, batch))
     return outputs
 
 
-def _tensor(output: Any) -> Tensor | None:
-    """The first floating-point tensor of what a module returns."""
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    values = output.values() if hasattr(output, "values") else output
-    parts = values if isinstance(values, (tuple, list)) or hasattr(output, "values") else ()
-    return next((found for part in parts if (found := _tensor(part)) is not None), None)
-
-
-def _sums(y: Tensor, other: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Rows, each unit's sum, the sum of squares, and that of the differences, in float64."""
+def _sums(y: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Rows, squares of y, squares of the difference, and y of each unit, summed in float64."""
     y, other = y.to("cpu", torch.float64), other.to("cpu", torch.float64)
     by_unit = y.movedim(axis, -1).flatten(0, -2) if y.dim() > 1 else y.unsqueeze(0)
-    n_rows = torch.tensor(float(len(by_unit)), dtype=torch.float64)
-    return n_rows, by_unit.sum(dim=0), y.square().sum(), (y - other).square().sum()
+    n_rows = y.new_tensor(float(len(by_unit)))
+    scalars = torch.stack([n_rows, y.square().sum(), (y - other).square().sum()])
+    return torch.cat([scalars, by_unit.sum(dim=0)])
 
 
-def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float | None:
+def _ratio(sums: Tensor) -> float | None:
     """The difference as a share of the variance; None where there is none but by rounding."""
-    variance = squares - sums.square().sum() / n_rows
+    n_rows, squares, difference = sums[:3]
+    variance = squares - sums[3:].square().sum() / n_rows
     return float(difference / variance) if variance > 1e-12 * squares else None
 
 

@@ -96,20 +96,19 @@ def probe(
     rows: list[ProbeRow] = []
     with Progress("probing", len(sites), show=progress) as shown:
         for site in _observed(model, sites, inputs, named, seed):
-            name = site.name
-            bases = SharedBases()
-            for kind, dictionary in {
-                FLOOR: RandomGaussian("orthonormal"),
-                **(candidates(site) if named is None else named),
-                CEILING: SingularVectors(),
-            }.items():
-                for fraction in fractions:
-                    rule = Rule(dictionary, fraction, min(columns, site.n_units), site.grid)
-                    rows.append(measure(site, kind, rule, layer_seed(seed, name), bases))
+            tried = candidates(site) if named is None else named
+            tried = {FLOOR: RandomGaussian("orthonormal"), **tried, CEILING: SingularVectors()}
+            draws, bases = layer_seed(seed, site.name), SharedBases()
+            parts = min(columns, site.n_units)
+            own = [
+                measure(site, kind, Rule(dictionary, fraction, parts, site.grid), draws, bases)
+                for kind, dictionary in tried.items()
+                for fraction in fractions
+            ]
+            rows += own
             shown.step()
-            own = [row for row in rows if row.layer == name and row.dictionary != CEILING]
-            best = max((row.r2 for row in own if row.r2 is not None), default=None)
-            shown.say(f"{name}: {own[0].reason if best is None else f'r2 up to {best:.3f}'}")
+            known = [row.r2 for row in own if row.r2 is not None and row.dictionary != CEILING]
+            shown.say(f"{site.name}: {f'r2 up to {max(known):.3f}' if known else own[0].reason}")
     return Probe(tuple(rows), seed)
 
 

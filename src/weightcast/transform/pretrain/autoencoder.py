@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from weightcast.inputs.batches import check_finite
 from weightcast.layers import view
 from weightcast.optim import parameter_groups
 
@@ -175,18 +176,10 @@ class TiedAutoencoder:
 
 
 def _check_rows(rows: Tensor, loss: Loss) -> None:
-    """Refuse rows that no autoencoder can learn from.
-
-    Raises:
-        ValueError: too few, NaN or infinite, constant, or outside [0, 1] for cross-entropy.
-    """
+    """Refuse rows that no autoencoder can learn from."""
     if len(rows) < 2:
         raise ValueError(f"it saw {len(rows)} input row(s), pre-training needs at least 2")
-    if not bool(rows.isfinite().all()):
-        raise ValueError(
-            f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or infinite: "
-            "clean the inputs"
-        )
+    check_finite(rows)
     low, high = float(rows.min()), float(rows.max())
     if loss == "cross-entropy" and not (low >= 0 and high <= 1):
         raise ValueError(
