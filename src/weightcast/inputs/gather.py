@@ -70,19 +70,18 @@ class StatisticsAccumulator:
 def give_rows(
     model: nn.Module,
     names: Iterable[str],
-    inputs: Iterable[Any],
+    batches: Iterable[Any],
     take: Callable[[str, Tensor], None],
     *,
     side_by_side: bool = False,
 ) -> None:
-    """Run a model over inputs once, and give ``take`` names and rows at each call of some layers.
+    """Run a model over batches once, and give ``take`` the rows of every call of some layers.
 
     Args:
         model: run undisturbed.
-        names: of dense or predicted layers inside it.
-        inputs: batches: a tensor, a sequence whose first entry is the input, or a mapping of
-            keyword arguments.
-        take: accumulates.
+        names: of dense or predicted layers inside it, as ``convertible_layers`` has them.
+        batches: a tensor, a sequence whose first entry is the input, or a mapping of keywords each.
+        take: called with a layer's name and (n_rows, n_visible).
         side_by_side: put the rows of one position's groups into one row.
     """
 
@@ -90,56 +89,41 @@ def give_rows(
         take(name, view(layer).input_rows(*inputs, side_by_side=side_by_side))
 
     with observing(model, names, given):
-        for batch in inputs:
+        for batch in batches:
             call(model, batch)
 
 
 def collect_statistics(
     model: nn.Module,
     name: str,
-    inputs: Iterable[Any],
+    batches: Iterable[Any],
     needs: Collection[str],
     *,
     sample_size: int = SAMPLE_SIZE,
     generator: torch.Generator | None = None,
 ) -> InputStatistics:
-    """Statistics of what one layer is given; arguments as for :func:`give_rows`.
-
-    Args:
-        model: that is run.
-        name: of the layer.
-        inputs: batches.
-        needs: which statistics.
-        sample_size: rows of the sample, where one is needed.
-        generator: a CPU generator for the sample; None takes seed 0.
+    """Statistics of what one layer of a model is given, as :class:`StatisticsAccumulator` has them.
 
     Raises:
         ValueError: NaN or infinite inputs, or too few rows.
     """
     generator = generator or torch.Generator().manual_seed(0)
     accumulator = StatisticsAccumulator(needs, sample_size, generator)
-    give_rows(model, [name], inputs, lambda _, rows: accumulator.update(rows))
+    give_rows(model, [name], batches, lambda _, rows: accumulator.update(rows))
     return accumulator.result()
 
 
 def collect_rows(
-    model: nn.Module, name: str, inputs: Iterable[Any], max_rows: int, generator: torch.Generator
+    model: nn.Module, name: str, batches: Iterable[Any], max_rows: int, generator: torch.Generator
 ) -> Tensor:
-    """The rows of one layer, or a uniform sample of them; arguments as for :func:`give_rows`.
-
-    Args:
-        model: that is run.
-        name: of the layer.
-        inputs: batches.
-        max_rows: how many rows to keep at most; fewer are kept in the order in which they came.
-        generator: a CPU generator for the sample.
+    """The rows of one layer of a model, or a uniform sample of ``max_rows`` of them.
 
     Returns:
         (n_rows, groups * n_visible) on the CPU, in the inputs' dtype; groups is 1 but for
         convolutions with groups and an attention's projection of different queries, keys, values.
     """
     sample = RowSample(max_rows, generator)
-    give_rows(model, [name], inputs, lambda _, rows: sample.update(rows), side_by_side=True)
+    give_rows(model, [name], batches, lambda _, rows: sample.update(rows), side_by_side=True)
     return sample.rows
 
 
@@ -194,15 +178,12 @@ def moments_and_statistics(
 
 
 def _rows_of(model: nn.Module, batch: Any, draws: Mapping[str, int]) -> dict[str, list[Tensor]]:
-    """What layers are given on one batch, call by call.
+    """What layers are given on one batch, by name, (n_rows, groups, n_visible) at each call.
 
     Args:
         model: that is run.
         batch: of inputs.
         draws: names of layers, and seeds of the draws where there are very many rows.
-
-    Returns:
-        By name, (n_rows, groups, n_visible) on the CPU.
     """
     generators = {name: torch.Generator().manual_seed(seed) for name, seed in draws.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in draws}

@@ -16,8 +16,6 @@ from weightcast.layers.counts import ledger
 from weightcast.plan.eligibility import check_values, convertible_layers
 from weightcast.serialization import aligned
 
-_HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
-
 
 @dataclass(frozen=True)
 class CompressionRow:
@@ -58,7 +56,12 @@ class CompressionReport:
         return {"layers": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        return aligned([_HEADS, *(_cells(row) for row in self.rows)], n_names=2)
+        lines = [("layer", "dictionary", "learned", "stored", "weights lost", "output lost")]
+        for row in self.rows:
+            errors = (row.weight_error, row.output_error)
+            lost = ("-" if error is None else f"{100 * error:.3g} %" for error in errors)
+            lines.append((row.layer, row.dictionary, f"{row.learned:,}", f"{row.stored:,}", *lost))
+        return aligned(lines, n_names=2)
 
 
 def compression_report(
@@ -91,22 +94,16 @@ def compression_report(
                 f"layer {name!r} is a {type(layer).__name__}, and the dense model has no layer "
                 "there that was compressed to it: pass the model that compress was given"
             )
-    counts = {row.layer: row for row in ledger(compressed).rows}
-    total = ledger(compressed).total
+    counts = ledger(compressed)
+    by_name = {row.layer: row for row in counts.rows}
     errors = {} if inputs is None else _output_errors(model, compressed, list(layers), inputs)
-    rows = [
-        CompressionRow(
-            name,
-            type(layer.rule.dictionary).__name__,
-            counts[name].dense,
-            counts[name].learned,
-            counts[name].stored,
-            _weight_error(name, modules[name], layer),
-            errors.get(name),
-        )
-        for name, layer in layers.items()
-    ]
-    whole = (total.dense, total.learned, total.stored)
+    rows = []
+    for name, layer in layers.items():
+        row, lost = by_name[name], _weight_error(name, modules[name], layer)
+        numbers = (row.dense, row.learned, row.stored)
+        dictionary = type(layer.rule.dictionary).__name__
+        rows.append(CompressionRow(name, dictionary, *numbers, lost, errors.get(name)))
+    whole = (counts.total.dense, counts.total.learned, counts.total.stored)
     return CompressionReport((*rows, CompressionRow("model", "", *whole, None, errors.get(None))))
 
 
@@ -163,11 +160,3 @@ def _ratio(sums: Tensor) -> float | None:
     n_rows, squares, difference = sums[:3]
     variance = squares - sums[3:].square().sum() / n_rows
     return float(difference / variance) if variance > 1e-12 * squares else None
-
-
-def _cells(row: CompressionRow) -> tuple[str, ...]:
-    errors = (
-        "-" if error is None else f"{100 * error:.3g} %"
-        for error in (row.weight_error, row.output_error)
-    )
-    return (row.layer, row.dictionary, f"{row.learned:,}", f"{row.stored:,}", *errors)

@@ -95,7 +95,8 @@ def probe(
         raise ValueError("inputs need a model to run: a state dict has weights only")
     rows: list[ProbeRow] = []
     with Progress("probing", len(sites), show=progress) as shown:
-        for site in _observed(model, sites, inputs, named, seed):
+        needs = {"covariance"}.union(*(dictionary.needs for dictionary in (named or {}).values()))
+        for site in _observed(model, sites, inputs, needs, seed):
             tried = candidates(site) if named is None else named
             tried = {FLOOR: RandomGaussian("orthonormal"), **tried, CEILING: SingularVectors()}
             draws, bases = layer_seed(seed, site.name), SharedBases()
@@ -113,20 +114,13 @@ def probe(
 
 
 def _observed(
-    model: Any,
-    sites: Mapping[str, ProbeSite],
-    inputs: Any,
-    named: Mapping[str, Dictionary] | None,
-    seed: int,
+    model: Any, sites: Mapping[str, ProbeSite], inputs: Any, needs: set[str], seed: int
 ) -> Iterator[ProbeSite]:
     """The sites, each with statistics and metric of its inputs, gathered when its turn comes."""
     if inputs is None:
         yield from sites.values()
         return
     batches = as_batches(inputs)
-    needs = {"covariance"}
-    for dictionary in (named or {}).values():
-        needs.update(dictionary.needs)
     layers = convertible_layers(model)
     run = layers_run(model, [name for name in sites if not view(layers[name]).blindness], batches)
     for name, site in sites.items():

@@ -104,11 +104,11 @@ def _gradients(model: nn.Module, batches: list[Any]) -> dict[str, float]:
         )
         if not isinstance(total, Tensor) or not total.requires_grad:
             return dict.fromkeys(layers, 0.0)
-        values = {name: layer.V for name, layer in layers.items()}
-        found = torch.autograd.grad(total, list(values.values()), allow_unused=True)
+        values = [layer.V for layer in layers.values()]
+        found = torch.autograd.grad(total, values, allow_unused=True)
     model.eval()
     norms = [0.0 if g is None else float(g.detach().double().norm()) for g in found]
-    return dict(zip(values, norms, strict=True))
+    return dict(zip(layers, norms, strict=True))
 
 
 def _change(model: nn.Module, name: str, batches: list[Any], expected: list[Tensor]) -> float:

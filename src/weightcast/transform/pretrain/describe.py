@@ -1,4 +1,4 @@
-"""describe: what decides the result of a pre-training, so that only the same one is gone on with."""
+"""describe: what decides the result of a pre-training, so that only the same one goes on."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def pretrain(
     """
     settings = PretrainSettings(epochs, batch_size, learning_rate, loss, seed, max_rows)
     batches = _Inputs(inputs, model)
-    chosen = _order_layers(model, _find_layers(model, layers), batches)
+    chosen = _layers_in_order(model, layers, batches)
     activations = find_activations(model, chosen, activation)
     states = None
     if folder is not None:
@@ -253,24 +253,25 @@ class _Inputs:
             yield from ((f"{number}{key}", arguments[key]) for key in sorted(arguments))
 
 
-def _find_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The layers to train, by first name.
+def _layers_in_order(
+    model: nn.Module, names: Sequence[str] | None, batches: _Inputs
+) -> dict[str, nn.Module]:
+    """The layers to train, by first name, in the order in which the model calls them first.
 
     Raises:
-        ValueError: none at all, or a name that is no predicted or convertible layer.
+        ValueError: none at all, a name that is no predicted or convertible layer, or one that the
+            model does not call.
     """
-    trainable = predicted_layers(model) | convertible_layers(model)
-    if names is None:
-        if not predicted_layers(model):
-            raise ValueError(
-                "the model has no predicted layer: convert it first, or name dense layers, "
-                "layers=[...]"
-            )
-        return dict(predicted_layers(model))
-    names = [names] if isinstance(names, str) else list(names)
+    predicted = predicted_layers(model)
+    if names is None and not predicted:
+        raise ValueError(
+            "the model has no predicted layer: convert it first, or name dense layers, layers=[...]"
+        )
+    names = [names] if isinstance(names, str) else list(predicted if names is None else names)
     if not names:
         raise ValueError("layers is empty: name a layer, or take None for all predicted ones")
     modules = dict(model.named_modules(remove_duplicate=False))
+    trainable = predicted | convertible_layers(model)
     first = {id(layer): name for name, layer in trainable.items()}
     for name in names:
         if id(modules.get(name)) not in first:
@@ -278,22 +279,12 @@ def _find_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.
                 f"layers: {name!r} is no predicted layer, nor a dense one that could be"
                 f"{nearest(name, trainable)}"
             )
-    return {first[id(modules[name])]: modules[name] for name in names}
-
-
-def _order_layers(
-    model: nn.Module, layers: dict[str, nn.Module], batches: _Inputs
-) -> dict[str, nn.Module]:
-    """The layers in the order in which the model calls them first.
-
-    Raises:
-        ValueError: a layer that the model does not call.
-    """
-    order = list(execution_order(model, layers, next(iter(batches))))
-    idle = [name for name in layers if name not in order]
+    own = dict.fromkeys(first[id(modules[name])] for name in names)
+    order = list(execution_order(model, own, next(iter(batches))))
+    idle = [name for name in own if name not in order]
     if idle:
         raise ValueError(
             f"the model does not call {', '.join(map(repr, idle))} on these inputs, so there is "
             "nothing to train on: leave such layers out by layers="
         )
-    return {name: layers[name] for name in order}
+    return {name: modules[name] for name in order}
