@@ -147,8 +147,8 @@ def moments_and_statistics(
         seed: of the draw of rows where there are very many; a layer's depends on its name too.
         uncentred: names of those whose second moments are not covariances: layers without a bias.
         dense_model: another model, in which the inputs of layers with the same names count too.
-            Both give the same rows; where they give unequally many, as experts of a mixture may,
-            those of ``model`` count twice.
+            Where the two give a layer unequally many rows, as experts of a mixture may get, those
+            of ``model`` stand for the other's.
 
     Raises:
         ValueError: inputs that give no statistics, naming the layer, or on which a model fails.

@@ -56,7 +56,8 @@ class CompressionReport:
         return {"layers": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        lines = [("layer", "dictionary", "learned", "stored", "weights lost", "output lost")]
+        heads = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
+        lines: list[tuple[str, ...]] = [heads]
         for row in self.rows:
             errors = (row.weight_error, row.output_error)
             lost = ("-" if error is None else f"{100 * error:.3g} %" for error in errors)
