@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -56,6 +56,11 @@ def as_batches(inputs: Any) -> list[Any]:
     return batches
 
 
+def model_input(batch: Any) -> Any:
+    """What a model is called with: the batch itself, or the first entry of (input, target, ...)."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
 def call(model: nn.Module, batch: Any) -> Any:
     """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
 
@@ -66,30 +71,43 @@ def call(model: nn.Module, batch: Any) -> Any:
     """
     try:
         if isinstance(batch, Mapping):
-            return model(**_copied(dict(batch), {}))
-        return model(_copied(batch[0] if isinstance(batch, (tuple, list)) else batch, {}))
+            return model(**with_tensors(dict(batch), Tensor.clone))
+        return model(with_tensors(model_input(batch), Tensor.clone))
     except (torch.OutOfMemoryError, InputsError):
         raise
     except Exception as error:
         raise ValueError(_failure(model, batch, error)) from error
 
 
-def _copied(value: Any, copies: dict[int, Tensor]) -> Any:
-    """The same with copies of the tensors, also those in tuples, lists and dictionaries.
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with its tensors changed, also those in tuples, lists and dictionaries.
 
-    Args:
-        value: to copy.
-        copies: made so far, by the tensor: one that is given twice stays one.
+    A tensor that is there twice is changed once.
     """
+    changed: dict[int, Tensor] = {}
+
+    def visit(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            if id(part) not in changed:
+                changed[id(part)] = change(part)
+            return changed[id(part)]
+        if type(part) in (tuple, list):
+            return type(part)(map(visit, part))
+        return {key: visit(entry) for key, entry in part.items()} if type(part) is dict else part
+
+    return visit(value)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors of what a model takes or returns: in mappings, tuples, lists and dataclasses."""
     if isinstance(value, Tensor):
-        if id(value) not in copies:
-            copies[id(value)] = value.clone()
-        return copies[id(value)]
-    if type(value) in (tuple, list):
-        return type(value)(_copied(entry, copies) for entry in value)
-    if type(value) is dict:
-        return {key: _copied(entry, copies) for key, entry in value.items()}
-    return value
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name))
 
 
 @dataclass(frozen=True)
@@ -110,12 +128,7 @@ class Call:
 
 
 def calls_to(model: nn.Module, error: BaseException) -> Iterator[Call]:
-    """The calls of a model's modules that led to an error, outermost first.
-
-    Args:
-        model: that was called.
-        error: that it raised.
-    """
+    """The calls of a model's modules that led to an error, outermost first."""
     names = {id(module): name for name, module in model.named_modules()}
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = frame.f_locals.get("self")

@@ -1,38 +1,59 @@
-"""Hooked passes over example inputs: what single layers are given, and in which order they run."""
+"""observing: what single layers are given, or give, when a model runs, and in which order."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from weightcast.inputs.batches import InputsError, call
 from weightcast.inputs.undisturbed import evaluating
-from weightcast.layers import view
+from weightcast.layers import split_module, view
+
+Take = Callable[[str, nn.Module, Any], None]
+"""Called with a layer's name, the layer, and its inputs as a list of tensors, or its output."""
 
 
-def watch(
-    model: nn.Module, layer: nn.Module, inputs: Iterable[Any], take: Callable[..., None]
-) -> None:
-    """Run the model over the inputs, and give ``take`` the layer and its inputs at every call."""
+@contextmanager
+def observing(
+    model: nn.Module, names: Iterable[str], take: Take, *, outputs: bool = False
+) -> Iterator[None]:
+    """Within, the model runs undisturbed, and ``take`` is called at each call of some layers.
 
-    def given(_: str, module: nn.Module, inputs: list[Tensor]) -> None:
-        try:
-            take(module, *inputs)
-        except ValueError as error:
-            raise InputsError(str(error)) from error
+    Weights of modules that read them themselves (``lstm.ih_l0``) are layers too, as
+    ``convertible_layers`` names them. Nothing is put in the module's place: beside each call of it
+    a split form, which shares its parameters, calls them on what they meet.
 
-    with _hooked({"": layer}, given), evaluating(model):
-        for batch in inputs:
-            call(model, batch)
+    Args:
+        model: dense, or predicted all or in part.
+        names: of dense or predicted layers.
+        take: its ValueErrors reach the caller, as :class:`InputsError`.
+        outputs: take what the layers return in place of their inputs.
+    """
+    splits: dict[str, dict[str, nn.Module]] = {}
+    with evaluating(model), ExitStack() as handles:
+        for name in names:
+            parent, _, part = name.rpartition(".")
+            if parent not in splits:
+                splits[parent] = _split_beside(model.get_submodule(parent), handles)
+            layer = splits[parent].get(part) or model.get_submodule(name)
+            handles.enter_context(_hooked(name, layer, take, outputs))
+        yield
 
 
-def execution_order(
-    model: nn.Module, layers: Mapping[str, nn.Module], batch: Any
-) -> dict[str, Tensor]:
+def layer_inputs(
+    layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[Tensor]:
+    """The tensors that a layer was called with, by place or by name, in its forward's order."""
+    bound = inspect.signature(layer.forward).bind(*arguments, **keywords)
+    return [x for x in bound.arguments.values() if isinstance(x, Tensor)]
+
+
+def execution_order(model: nn.Module, names: Iterable[str], batch: Any) -> dict[str, Tensor]:
     """Run one batch, and list the layers in the order of their first call with their inputs.
 
     Layers that the model does not call are left out.
@@ -42,14 +63,12 @@ def execution_order(
     def take(name: str, _: nn.Module, inputs: list[Tensor]) -> None:
         seen.setdefault(name, inputs[0].detach())
 
-    with _hooked(layers, take), evaluating(model):
+    with observing(model, names, take):
         call(model, batch)
     return seen
 
 
-def layers_run(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Any]
-) -> list[str]:
+def layers_run(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> list[str]:
     """The layers that the batches reach, in the order in which the model runs them.
 
     Nothing can be said of a single row, which is all that some expert of a mixture may get: layers
@@ -57,7 +76,7 @@ def layers_run(
 
     Args:
         model: run over the batches.
-        layers: inside it, by name, that multiply inputs.
+        names: of layers inside it that multiply inputs.
         batches: example inputs.
     """
     n_rows: dict[str, int] = {}
@@ -69,7 +88,7 @@ def layers_run(
         if n_rows.setdefault(name, 0) < 2:
             n_rows[name] += len(view(layer).input_rows(*inputs))
 
-    with _hooked(layers, take), evaluating(model):
+    with observing(model, names, take):
         for batch in batches:
             called.clear()
             call(model, batch)
@@ -81,32 +100,39 @@ def layers_run(
     return [name for name in order if n_rows[name] > 1] or order
 
 
-def layer_inputs(
-    layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> list[Tensor]:
-    """The tensors that a layer was called with, by place or by name, in its forward's order."""
-    bound = inspect.signature(layer.forward).bind(*arguments, **keywords)
-    return [x for x in bound.arguments.values() if isinstance(x, Tensor)]
+def _hooked(name: str, layer: nn.Module, take: Take, outputs: bool) -> RemovableHandle:
+    """A hook that lets ``take`` know."""
+
+    def tell(what: Any) -> None:
+        try:
+            take(name, layer, what)
+        except ValueError as error:
+            raise InputsError(str(error)) from error
+
+    if outputs:
+        return layer.register_forward_hook(lambda _, __, output: tell(output))
+    return layer.register_forward_pre_hook(
+        lambda _, arguments, keywords: tell(layer_inputs(layer, arguments, keywords)),
+        with_kwargs=True,
+    )
 
 
-@contextmanager
-def _hooked(
-    layers: Mapping[str, nn.Module], take: Callable[[str, nn.Module, list[Tensor]], Any]
-) -> Iterator[None]:
-    """Within, ``take`` gets name, layer and inputs at every call of one of the layers."""
+def _split_beside(owner: nn.Module, handles: ExitStack) -> dict[str, nn.Module]:
+    """The weights that a module reads itself, as layers that are called whenever it is.
 
-    def hook_of(name: str) -> Any:
-        def hook(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            take(name, layer, layer_inputs(layer, arguments, keywords))
+    Args:
+        owner: any module; while it evaluates, so that what is made of it does.
+        handles: to which a hook is added.
+    """
+    split = split_module(owner)
+    if split is None:
+        return {}
+    layers = split.layers()
 
-        return hook
+    def observe(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in layers.values())
+        if hooked and module is owner:  # not its copy in the split form, which has the same hooks
+            split.observe(*arguments, **keywords)
 
-    handles = [
-        layer.register_forward_pre_hook(hook_of(name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    handles.enter_context(owner.register_forward_pre_hook(observe, with_kwargs=True))
+    return layers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import Any, Self
 
 
@@ -27,12 +26,7 @@ class Progress:
             self.bar = _make_bar(self.title, self.total)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -54,8 +48,5 @@ def _make_bar(title: str, total: float) -> Any:
         from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(
-        desc=title,
-        total=total,
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
-    )
+    layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}"
+    return tqdm(desc=title, total=total, bar_format=layout)

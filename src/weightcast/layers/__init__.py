@@ -28,7 +28,6 @@ from weightcast.layers.split import (
     split_module,
     split_modules,
     split_refusal,
-    splitting,
 )
 from weightcast.layers.transposed import (
     PredictedConvTranspose1d,
@@ -68,6 +67,5 @@ __all__ = [
     "split_module",
     "split_modules",
     "split_refusal",
-    "splitting",
     "view",
 ]

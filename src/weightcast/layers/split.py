@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from torch import nn
 
@@ -76,25 +75,6 @@ def split_modules(
             replace_module(root, module, split)
             replaced.append((module, split))
     return replaced
-
-
-@contextmanager
-def splitting(model: nn.Module) -> Iterator[nn.Module]:
-    """Within, all of a model's modules that read their weights themselves are split.
-
-    Args:
-        model: changed in place, and as it was afterwards.
-
-    Yields:
-        The model; another one only where it is itself such a module.
-    """
-    holder = nn.ModuleDict({"model": model})
-    replaced = split_modules(holder)
-    try:
-        yield holder["model"]
-    finally:
-        for module, split in reversed(replaced):
-            replace_module(holder, split, module)
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:

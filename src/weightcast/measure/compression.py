@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, call
-from weightcast.inputs.undisturbed import evaluating
-from weightcast.layers import predicted_layers, splitting, view
+from weightcast.inputs.batches import as_batches, call, tensors_in
+from weightcast.inputs.hooks import observing
+from weightcast.layers import predicted_layers, view
 from weightcast.layers.convolution import PredictedConvolution
 from weightcast.layers.counts import ledger
 from weightcast.layers.models import check_values
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.serialization import aligned
-
-_HEADS = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,13 @@ class CompressionReport:
         return {"layers": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        return aligned([_HEADS, *(_cells(row) for row in self.rows)], n_names=2)
+        heads = ("layer", "dictionary", "learned", "stored", "weights lost", "output lost")
+        lines: list[tuple[str, ...]] = [heads]
+        for row in self.rows:
+            errors = (row.weight_error, row.output_error)
+            lost = ("-" if error is None else f"{100 * error:.3g} %" for error in errors)
+            lines.append((row.layer, row.dictionary, f"{row.learned:,}", f"{row.stored:,}", *lost))
+        return aligned(lines, n_names=2)
 
 
 def compression_report(
@@ -94,22 +96,16 @@ def compression_report(
                 f"layer {name!r} is a {type(layer).__name__}, and the dense model has no layer "
                 "there that was compressed to it: pass the model that compress was given"
             )
-    counts = {row.layer: row for row in ledger(compressed).rows}
-    total = ledger(compressed).total
+    counts = ledger(compressed)
+    by_name = {row.layer: row for row in counts.rows}
     errors = {} if inputs is None else _output_errors(model, compressed, list(layers), inputs)
-    rows = [
-        CompressionRow(
-            name,
-            type(layer.rule.dictionary).__name__,
-            counts[name].dense,
-            counts[name].learned,
-            counts[name].stored,
-            _weight_error(name, modules[name], layer),
-            errors.get(name),
-        )
-        for name, layer in layers.items()
-    ]
-    whole = (total.dense, total.learned, total.stored)
+    rows = []
+    for name, layer in layers.items():
+        row, lost = by_name[name], _weight_error(name, modules[name], layer)
+        numbers = (row.dense, row.learned, row.stored)
+        dictionary = type(layer.rule.dictionary).__name__
+        rows.append(CompressionRow(name, dictionary, *numbers, lost, errors.get(name)))
+    whole = (counts.total.dense, counts.total.learned, counts.total.stored)
     return CompressionReport((*rows, CompressionRow("model", "", *whole, None, errors.get(None))))
 
 
@@ -125,72 +121,44 @@ def _output_errors(
     model: nn.Module, compressed: nn.Module, names: list[str], inputs: Any
 ) -> dict[str | None, float]:
     """The errors of layers' outputs by name, and that of the network's by None."""
-    sums: dict[str | None, tuple[Tensor, ...]] = {}
+    sums: dict[str | None, Tensor] = {}
     for batch in as_batches(inputs):
-        found = []
-        for network in (model, compressed):
-            with splitting(network) as split, _outputs(split, names) as outputs, evaluating(split):
-                outputs[None] = [_tensor(call(split, batch))]
-            found.append(outputs)
-        for name, dense_outputs in found[0].items():
+        found, found_dense = (_outputs(network, names, batch) for network in (compressed, model))
+        for name, dense_outputs in found_dense.items():
             layer = None if name is None else compressed.get_submodule(name)
             axis = 1 if isinstance(layer, PredictedConvolution) else -1
-            for y, other in zip(dense_outputs, found[1].get(name, ()), strict=False):
+            for y, other in zip(dense_outputs, found.get(name, ()), strict=False):
                 if y is not None and other is not None and y.shape == other.shape and y.dim():
-                    new = _sums(y, other, axis)
-                    old = sums.get(name, (torch.zeros(()),) * len(new))
-                    sums[name] = tuple(a + b for a, b in zip(old, new, strict=True))
-    ratios = {name: _ratio(*total) for name, total in sums.items()}
+                    sums[name] = sums.get(name, 0) + _sums(y, other, axis)
+    ratios = {name: _ratio(total) for name, total in sums.items()}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
-@contextmanager
-def _outputs(model: nn.Module, names: list[str]) -> Iterator[dict[str | None, list[Any]]]:
-    """Within, the outputs of every call of the layers."""
+def _outputs(model: nn.Module, names: list[str], batch: Any) -> dict[str | None, list[Any]]:
+    """The outputs of every call of the layers on one batch, and by None that of the model."""
     outputs: dict[str | None, list[Any]] = {}
 
-    def record(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            y = _tensor(output)
-            # A copy: what follows may change it in place.
-            outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
+    def record(name: str | None, _: nn.Module, output: Any) -> None:
+        y = next((y for y in tensors_in(output) if y.is_floating_point()), None)
+        # A copy: what follows may change it in place.
+        outputs.setdefault(name, []).append(None if y is None else y.detach().clone())
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in names]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    with observing(model, names, record, outputs=True):
+        record(None, model, call(model, batch))
+    return outputs
 
 
-def _tensor(output: Any) -> Tensor | None:
-    """The first floating-point tensor of what a module returns."""
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    values = output.values() if hasattr(output, "values") else output
-    parts = values if isinstance(values, (tuple, list)) or hasattr(output, "values") else ()
-    return next((found for part in parts if (found := _tensor(part)) is not None), None)
-
-
-def _sums(y: Tensor, other: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Rows, each unit's sum, the sum of squares, and that of the differences, in float64."""
+def _sums(y: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Rows, squares of y, squares of the difference, and y of each unit, summed in float64."""
     y, other = y.to("cpu", torch.float64), other.to("cpu", torch.float64)
     by_unit = y.movedim(axis, -1).flatten(0, -2) if y.dim() > 1 else y.unsqueeze(0)
-    n_rows = torch.tensor(float(len(by_unit)), dtype=torch.float64)
-    return n_rows, by_unit.sum(dim=0), y.square().sum(), (y - other).square().sum()
+    n_rows = y.new_tensor(float(len(by_unit)))
+    scalars = torch.stack([n_rows, y.square().sum(), (y - other).square().sum()])
+    return torch.cat([scalars, by_unit.sum(dim=0)])
 
 
-def _ratio(n_rows: Tensor, sums: Tensor, squares: Tensor, difference: Tensor) -> float | None:
+def _ratio(sums: Tensor) -> float | None:
     """The difference as a share of the variance; None where there is none but by rounding."""
-    variance = squares - sums.square().sum() / n_rows
+    n_rows, squares, difference = sums[:3]
+    variance = squares - sums[3:].square().sum() / n_rows
     return float(difference / variance) if variance > 1e-12 * squares else None
-
-
-def _cells(row: CompressionRow) -> tuple[str, ...]:
-    errors = (
-        "-" if error is None else f"{100 * error:.3g} %"
-        for error in (row.weight_error, row.output_error)
-    )
-    return (row.layer, row.dictionary, f"{row.learned:,}", f"{row.stored:,}", *errors)

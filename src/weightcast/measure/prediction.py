@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,30 +44,28 @@ def measure(
     site: ProbeSite, dictionary: str, rule: Rule, seed: int, bases: SharedBases
 ) -> ProbeRow:
     """Predict all weights by one rule; a dictionary that cannot be built says why."""
-    facts: dict[str, Any] = {"layer": site.name, "dictionary": dictionary}
-    facts |= {"fraction": rule.fraction, "n_atoms": 0}
+    n_atoms, row = 0, partial(ProbeRow, site.name, dictionary, rule.fraction)
     try:
-        facts["n_atoms"] = count_atoms(rule.fraction, site.n_visible)
+        n_atoms = count_atoms(rule.fraction, site.n_visible)
         weight = None if dictionary == CEILING else _build(site, rule, seed, bases)
     except ValueError as error:
-        return ProbeRow(**facts, r2=None, reason=str(error))
+        return row(n_atoms, r2=None, reason=str(error))
     # A learned U is found along with V, as ``compress`` does.
     free = weight is None or weight.atoms.base.is_learned
     if weight is None or free:
         weight = _best(site, rule)
     if rule.dictionary.reads_weights:
-        units = weight.unit_columns
-        known = torch.gather(site.W, 1, weight.atoms.indices[units])  # (n_units, n_atoms)
+        known = torch.gather(site.W, 1, weight.atoms.indices[weight.unit_columns])
         with torch.no_grad():
-            weight.V.copy_(known.t())
+            weight.V.copy_(known.t())  # (n_atoms, n_units)
     else:
         weight.fit(site.W)
     r2 = explained(site.W, weight.weight.detach())
     if site.metric is None:
-        return ProbeRow(**facts, r2=r2)
+        return row(n_atoms, r2)
     if free:  # the best for the output is another
         weight = _best(site, rule, site.metric.moments.mean(dim=0))
-    return ProbeRow(**facts, r2=r2, output_r2=1 - weight.fit(site.W, site.metric))
+    return row(n_atoms, r2, 1 - weight.fit(site.W, site.metric))
 
 
 def _build(site: ProbeSite, rule: Rule, seed: int, bases: SharedBases) -> PredictedWeight:

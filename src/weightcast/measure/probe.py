@@ -19,10 +19,11 @@ from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.progress import Progress
-from weightcast.layers import splitting, view
+from weightcast.layers import view
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.measure.prediction import candidates, measure
 from weightcast.measure.probe_table import CEILING, FLOOR, Probe, ProbeRow
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.sites import ProbeSite, checked, find_sites, observe
 
 
@@ -94,45 +95,36 @@ def probe(
         raise ValueError("inputs need a model to run: a state dict has weights only")
     rows: list[ProbeRow] = []
     with Progress("probing", len(sites), show=progress) as shown:
-        for site in _observed(model, sites, inputs, named, seed):
-            name = site.name
-            bases = SharedBases()
-            for kind, dictionary in {
-                FLOOR: RandomGaussian("orthonormal"),
-                **(candidates(site) if named is None else named),
-                CEILING: SingularVectors(),
-            }.items():
-                for fraction in fractions:
-                    rule = Rule(dictionary, fraction, min(columns, site.n_units), site.grid)
-                    rows.append(measure(site, kind, rule, layer_seed(seed, name), bases))
+        needs = {"covariance"}.union(*(dictionary.needs for dictionary in (named or {}).values()))
+        for site in _observed(model, sites, inputs, needs, seed):
+            tried = candidates(site) if named is None else named
+            tried = {FLOOR: RandomGaussian("orthonormal"), **tried, CEILING: SingularVectors()}
+            draws, bases = layer_seed(seed, site.name), SharedBases()
+            parts = min(columns, site.n_units)
+            own = [
+                measure(site, kind, Rule(dictionary, fraction, parts, site.grid), draws, bases)
+                for kind, dictionary in tried.items()
+                for fraction in fractions
+            ]
+            rows += own
             shown.step()
-            own = [row for row in rows if row.layer == name and row.dictionary != CEILING]
-            best = max((row.r2 for row in own if row.r2 is not None), default=None)
-            shown.say(f"{name}: {own[0].reason if best is None else f'r2 up to {best:.3f}'}")
+            known = [row.r2 for row in own if row.r2 is not None and row.dictionary != CEILING]
+            shown.say(f"{site.name}: {f'r2 up to {max(known):.3f}' if known else own[0].reason}")
     return Probe(tuple(rows), seed)
 
 
 def _observed(
-    model: Any,
-    sites: Mapping[str, ProbeSite],
-    inputs: Any,
-    named: Mapping[str, Dictionary] | None,
-    seed: int,
+    model: Any, sites: Mapping[str, ProbeSite], inputs: Any, needs: set[str], seed: int
 ) -> Iterator[ProbeSite]:
     """The sites, each with statistics and metric of its inputs, gathered when its turn comes."""
     if inputs is None:
         yield from sites.values()
         return
     batches = as_batches(inputs)
-    needs = {"covariance"}
-    for dictionary in (named or {}).values():
-        needs.update(dictionary.needs)
-    with splitting(model) as split:
-        layers = {name: split.get_submodule(name) for name in sites}
-        seen = {n: layer for n, layer in layers.items() if not view(layer).blindness}
-        run = layers_run(split, seen, batches)
-        for name, site in sites.items():
-            yield observe(split, site, batches, tuple(needs), seed) if name in run else site
+    layers = convertible_layers(model)
+    run = layers_run(model, [name for name in sites if not view(layers[name]).blindness], batches)
+    for name, site in sites.items():
+        yield observe(model, site, batches, tuple(needs), seed) if name in run else site
 
 
 def _named(

@@ -85,18 +85,14 @@ class Probe:
         with_outputs = any(row.output_r2 is not None for row in self.rows)
         heads = [f"r2 at {fraction:g}" for fraction in fractions]
         heads += [f"output at {fraction:g}" for fraction in fractions if with_outputs]
-        lines = [("layer", "dictionary", *heads)]
         cells: dict[tuple[str, str], dict[str, str]] = {}
         for row in self.rows:
             line = cells.setdefault((row.layer, row.dictionary), {})
-            line[f"r2 at {row.fraction:g}"] = _cell(row.r2)
-            line[f"output at {row.fraction:g}"] = _cell(row.output_r2)
-        lines += [(*names, *(line.get(h, "") for h in heads)) for names, line in cells.items()]
+            for head, value in (("r2", row.r2), ("output", row.output_r2)):
+                line[f"{head} at {row.fraction:g}"] = "-" if value is None else f"{value:.3f}"
+        lines = [(*names, *(line.get(h, "") for h in heads)) for names, line in cells.items()]
+        table = aligned([("layer", "dictionary", *heads), *lines], n_names=2)
         reasons = dict.fromkeys(
             f"{row.layer}, {row.dictionary}: {row.reason}" for row in self.rows if row.reason
         )
-        return "\n".join([aligned(lines, n_names=2), *(["", *reasons] if reasons else [])])
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+        return "\n".join([table, *(["", *reasons] if reasons else [])])

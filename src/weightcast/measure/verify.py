@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, call
+from weightcast.inputs.batches import as_batches, call, model_input, tensors_in
 from weightcast.inputs.undisturbed import randomness_kept
-from weightcast.layers import PredictedModule, predicted_layers
+from weightcast.layers import predicted_layers
 from weightcast.layers.models import check_values, copied
 
 
@@ -95,8 +94,8 @@ def _gradients(model: nn.Module, batches: list[Any]) -> dict[str, float]:
     for layer in layers.values():
         layer.V.requires_grad_(True)  # a frozen one as well
     for module in model.modules():  # cuDNN has no gradient of a recurrent layer in evaluation mode
-        if isinstance(module, (nn.RNNBase, PredictedModule)):
-            _train_recurrent(module)
+        if isinstance(module, nn.RNNBase):
+            module.training, module.dropout = True, 0.0
     with torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
         total = sum(
@@ -105,18 +104,11 @@ def _gradients(model: nn.Module, batches: list[Any]) -> dict[str, float]:
         )
         if not isinstance(total, Tensor) or not total.requires_grad:
             return dict.fromkeys(layers, 0.0)
-        values = {name: layer.V for name, layer in layers.items()}
-        found = torch.autograd.grad(total, list(values.values()), allow_unused=True)
+        values = [layer.V for layer in layers.values()]
+        found = torch.autograd.grad(total, values, allow_unused=True)
     model.eval()
     norms = [0.0 if g is None else float(g.detach().double().norm()) for g in found]
-    return dict(zip(values, norms, strict=True))
-
-
-def _train_recurrent(module: nn.Module) -> None:
-    inner = module.module if isinstance(module, PredictedModule) else module
-    if isinstance(inner, nn.RNNBase):
-        inner.training = True
-        inner.dropout = 0.0
+    return dict(zip(layers, norms, strict=True))
 
 
 def _change(model: nn.Module, name: str, batches: list[Any], expected: list[Tensor]) -> float:
@@ -142,8 +134,7 @@ def _change(model: nn.Module, name: str, batches: list[Any], expected: list[Tens
 def _refuse_nan(batches: list[Any]) -> None:
     """Raise ValueError for inputs that hold NaN; infinite ones may be masks."""
     for batch in batches:
-        given = batch[0] if isinstance(batch, (tuple, list)) else batch
-        for x in _tensors(given):
+        for x in tensors_in(model_input(batch)):
             if x.is_floating_point() and bool(x.isnan().any()):
                 raise ValueError(
                     f"{int(x.isnan().sum())} of {x.numel()} input values are NaN: clean the inputs"
@@ -158,22 +149,8 @@ def _run(model: nn.Module, batches: list[Any]) -> list[Tensor]:
     """
     found: list[Tensor] = []
     for batch in batches:
-        result = call(model, batch)
-        found += [y for y in _tensors(result) if y.is_floating_point() and y.numel()]
+        outputs = tensors_in(call(model, batch))
+        found += [y for y in outputs if y.is_floating_point() and y.numel()]
     if not found:
         raise ValueError("the model returns no floating-point tensor that V could change")
     return found
-
-
-def _tensors(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, Mapping):
-        for value in result.values():
-            yield from _tensors(value)
-    elif isinstance(result, (tuple, list)):
-        for value in result:
-            yield from _tensors(value)
-    elif is_dataclass(result) and not isinstance(result, type):
-        for field in fields(result):
-            yield from _tensors(getattr(result, field.name))

@@ -25,11 +25,12 @@ from weightcast.dictionaries import (
 from weightcast.grid import Grid
 from weightcast.inputs.progress import Progress
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import splitting, view
+from weightcast.layers import view
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import loss_curve
 from weightcast.plan.allocate import Offer, share_out
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
@@ -63,11 +64,11 @@ def plan_for_budget(
     sites = find_sites(model, list(grids), own)
     left = _left_for(model, sites, budget, count)
     offers: dict[str, list[Offer]] = {}
-    with splitting(model) as split, Progress("suggesting", len(sites), show=progress) as shown:
+    layers = convertible_layers(model)
+    with Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
-            layer = split.get_submodule(name)
-            if batches is not None and not view(layer).blindness:
-                site = observe(split, site, batches, ("covariance",), seed)
+            if batches is not None and not view(layers[name]).blindness:
+                site = observe(model, site, batches, ("covariance",), seed)
             maker = _Offers(site, min(columns, site.n_units), count, left, layer_seed(seed, name))
             offers[name] = [*maker.all(), maker.dense()]
             shown.step()

@@ -40,8 +40,8 @@ def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Dense layers that can be predicted, by their first name; subclasses are left alone.
 
     Of modules that read their weights themselves (attention, recurrent layers, experts) these are
-    the weights, each as a layer that shares its parameter with the module. These layers are called,
-    and can be replaced, only once the module is split: :func:`weightcast.layers.splitting`.
+    the weights, each as a layer that shares its parameter with the module. The module calls these
+    layers, and they can be replaced, only once it is split.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():

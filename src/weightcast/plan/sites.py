@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
 from weightcast.grid import Grid
-from weightcast.inputs.moments import moments_and_statistics
+from weightcast.inputs.gather import moments_and_statistics
 from weightcast.layers import view
 from weightcast.layers.models import check_values
 from weightcast.least_squares import Metric
@@ -118,7 +118,7 @@ def observe(
     Raises:
         ValueError: inputs that give no statistics, or on which the model fails.
     """
-    moments, statistics = moments_and_statistics(
-        model, site.name, batches, needs, seed, centred=True
-    )
+    moments, statistics = moments_and_statistics(model, {site.name: needs}, batches, seed)[
+        site.name
+    ]
     return replace(site, statistics=statistics, metric=moments.metric(RIDGE))

@@ -20,7 +20,7 @@ from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.hooks import layers_run
 from weightcast.kernels import SquaredExponential
-from weightcast.layers import splitting, view
+from weightcast.layers import view
 from weightcast.layers.rule import Rule
 from weightcast.plan.budget import FEW_CHANNELS, Count, TooMuchDenseError, plan_for_budget
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
@@ -126,12 +126,9 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
     }
     if batches is None:
         return layers, list(layers)
-    with splitting(model) as split:
-        own = {
-            n: split.get_submodule(n) for n, layer in layers.items() if not view(layer).blindness
-        }
-        order = layers_run(split, own, batches)
-    for name in layers.keys() - own.keys():
+    own = [name for name, layer in layers.items() if not view(layer).blindness]
+    order = layers_run(model, own, batches)
+    for name in (name for name in layers if name not in own):
         parent = name.rpartition(".")[0]
         last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]
         for place in last:

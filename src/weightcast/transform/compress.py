@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from weightcast.dictionaries import InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import moments_and_statistics
 from weightcast.inputs.hooks import layers_run
-from weightcast.inputs.moments import PairedMoments, moments_and_statistics
+from weightcast.inputs.moments import Moments
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.models import check_values
@@ -181,14 +182,12 @@ class _Walk:
         paired = name in self.seen and self.n_made > 0 and self.settings.target == "dense"
         moments, statistics = moments_and_statistics(
             current,
-            name,
+            {name: dictionary.needs},
             self.batches,
-            dictionary.needs,
             self.settings.seed,
-            centred=centred,
+            uncentred=() if centred else (name,),
             dense_model=self.model if paired else None,
-            dense_layer=convertible_layers(self.model)[name],
-        )
+        )[name]
         if name not in self.seen:
             return _Known(statistics)
         return _Known(statistics, moments, moments.metric(self.settings.ridge))
@@ -229,7 +228,7 @@ class _Known:
     """What is known of a layer's inputs; with moments and metric V is fitted to them, else to W."""
 
     statistics: InputStatistics | None = None
-    moments: PairedMoments | None = None
+    moments: Moments | None = None
     metric: Metric | None = None
 
 
@@ -242,7 +241,7 @@ def _turns(
     and those that do not run. They come first, since their weights change the others' inputs.
     """
     unseen = {id(layer.weight) for layer in layers.values() if view(layer).blindness}
-    seen = {name: layer for name, layer in layers.items() if id(layer.weight) not in unseen}
+    seen = [name for name, layer in layers.items() if id(layer.weight) not in unseen]
     walk = [] if batches is None else layers_run(model, seen, batches)
     before = [name for name in layers if name not in walk]
     return sorted(before, key=lambda name: view(layers[name]).blindness is not None), walk

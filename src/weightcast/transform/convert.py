@@ -10,8 +10,8 @@ from torch import nn
 
 from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import collect_statistics
 from weightcast.inputs.hooks import execution_order
-from weightcast.inputs.rows import collect_statistics
 from weightcast.layers import PredictedLayer, PredictedModule, view
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.plan.eligibility import convertible_layers, has_hooks
@@ -62,7 +62,7 @@ def convert(
             if rule.dictionary.needs and batches is not None and not view(layer).blindness:
                 generator = torch.Generator().manual_seed(own_seed)
                 statistics = collect_statistics(
-                    current, layer, batches, rule.dictionary.needs, generator=generator
+                    current, name, batches, rule.dictionary.needs, generator=generator
                 )
             return view(layer).predict(rule, seed=own_seed, statistics=statistics, bases=bases)
         except ValueError as error:
@@ -111,7 +111,7 @@ def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | Non
     independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
     driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
     if batches is not None and len(driven) > 1:
-        order = list(execution_order(model, {n: every[n] for n in driven}, batches[0]))
+        order = list(execution_order(model, driven, batches[0]))
         driven = order + [name for name in driven if name not in order]
     independent.sort(key=blind.__contains__)
     return [*independent, *driven, *(name for name in blind if name not in independent)]

@@ -37,7 +37,7 @@ from weightcast.dictionaries import (
     SquaredCovariance,
 )
 from weightcast.grid import Grid
-from weightcast.inputs.rows import StatisticsAccumulator
+from weightcast.inputs.gather import StatisticsAccumulator
 from weightcast.kernels import SquaredExponential
 from weightcast.layers import PredictedLinear
 from weightcast.layers.rule import Rule

@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import weightcast as wc
 from tests.contract.test_matrix import Experts
 from weightcast import dictionaries as d
-from weightcast.inputs.rows import collect_rows
-from weightcast.layers import predicted_layers, splitting
+from weightcast.inputs.gather import collect_rows
+from weightcast.inputs.hooks import observing
+from weightcast.layers import predicted_layers
 
 DCT = wc.Rule(d.DCT(), 0.5)
 COVARIANCE = wc.Rule(d.Covariance(), 0.5)
@@ -27,10 +28,8 @@ RECURRENT = {
 
 def _rows(module: nn.Module, name: str, *inputs) -> torch.Tensor:
     """What one of the module's weights meets."""
-    holder = _Call(module)
-    with splitting(holder):
-        layer = holder.get_submodule(f"module.{name}")
-        return collect_rows(holder, layer, [{"inputs": inputs}], 10_000)
+    batches, generator = [{"inputs": inputs}], torch.Generator().manual_seed(0)
+    return collect_rows(_Call(module), f"module.{name}", batches, 10_000, generator)
 
 
 class _Call(nn.Module):
@@ -155,17 +154,21 @@ def test_an_encoder_layers_fast_path_reads_the_predicted_weights():
     assert len(wc.verify(wc.convert(layer, {"*": DCT}), x)) == 4
 
 
-def test_splitting_changes_nothing_for_good():
+def test_observing_the_weights_of_modules_puts_nothing_in_their_place():
     model = nn.Sequential(nn.LSTM(8, 6), nn.ModuleDict({"a": nn.MultiheadAttention(8, 2)}))
     modules, x = dict(model.named_modules()), torch.randn(4, 2, 8)
-    before = model[0](x)[0]
-    with splitting(model):
-        assert isinstance(model[0], wc.PredictedRecurrent)
+    before, seen = model[0](x)[0], []
+    names = ["0.ih_l0", "0.hh_l0", "1.a.in_proj", "1.a.out_proj"]
+    with observing(model, names, lambda name, layer, _: seen.append((name, layer.weight))):
+        assert dict(model.named_modules()) == modules
         torch.testing.assert_close(model[0](x)[0], before)
-        assert {id(p) for p in model.parameters()} == {
-            id(p) for module in modules.values() for p in module.parameters()
-        }
+        model[1]["a"](x, x, x)
+    assert [name for name, _ in seen] == names
+    assert {id(p) for _, p in seen} < {
+        id(p) for module in modules.values() for p in module.parameters()
+    }
     assert dict(model.named_modules()) == modules
+    assert not any(m._forward_pre_hooks for m in model.modules())
     torch.testing.assert_close(model[0](x)[0], before)
 
 

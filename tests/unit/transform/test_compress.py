@@ -11,7 +11,7 @@ from torch import nn
 
 import weightcast as wc
 from weightcast import dictionaries as d
-from weightcast.inputs.moments import PairedMoments
+from weightcast.inputs.moments import Moments
 
 DCT = wc.Rule(d.DCT(), 0.5)
 
@@ -161,10 +161,11 @@ def test_moments_do_not_depend_on_the_batches():
         torch.randn(30, 2 * 4, generator=generator, dtype=torch.float64) + 3 for _ in range(2)
     )
     for centred in (True, False):
-        whole, parts = (PairedMoments(4, centred=centred, paired=True) for _ in range(2))
-        whole.update(x, dense_x)
+        whole, parts = (Moments(centred=centred, paired=True) for _ in range(2))
+        by_group, dense_by_group = x.unflatten(1, (2, 4)), dense_x.unflatten(1, (2, 4))
+        whole.update(by_group, dense_by_group)
         for rows in torch.arange(30).split([1, 12, 17]):
-            parts.update(x[rows], dense_x[rows])
+            parts.update(by_group[rows], dense_by_group[rows])
         torch.testing.assert_close(whole.metric(0.1).moments, parts.metric(0.1).moments)
         W = torch.randn(6, 4, generator=generator, dtype=torch.float64)
         targets = [moments.target(W, moments.metric(0.1)) for moments in (whole, parts)]

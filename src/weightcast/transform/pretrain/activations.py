@@ -49,15 +49,6 @@ def find_activations(
     return found
 
 
-def describe_activation(activation: Activation) -> str:
-    """Text for a configuration: a module's repr, a function's qualified name."""
-    if isinstance(activation, nn.Module):
-        return repr(activation)
-    kind = type(activation)
-    module = getattr(activation, "__module__", None) or kind.__module__
-    return f"{module}.{getattr(activation, '__qualname__', kind.__qualname__)}"
-
-
 def _following(model: nn.Module, layer: nn.Module, name: str) -> Activation:
     found: list[nn.Module | None] = []
     for parent in model.modules():

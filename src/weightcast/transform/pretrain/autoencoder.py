@@ -7,13 +7,14 @@ Of a predicted layer only V, the bias and the throw-away c are learned (LowRank:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from weightcast.inputs.batches import check_finite
 from weightcast.layers import view
 from weightcast.optim import parameter_groups
 
@@ -61,24 +62,18 @@ class TiedAutoencoder:
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimiser = torch.optim.Adam(groups)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """G(x W + b): (n_rows, groups * n_visible) to (n_rows, n_units).
+    def decode(self, x: Tensor) -> Tensor:
+        """h W^T + c of the codes h = g(x W + b), before the sigmoid of cross-entropy.
+
+        Args:
+            x: (n_rows, groups * n_visible), the shape of the result.
 
         Raises:
             ValueError: an activation that is not elementwise.
         """
-        return self._encode(x, self._weight())
-
-    def decode(self, x: Tensor) -> Tensor:
-        """H W^T + c of the codes h of x, before the sigmoid of cross-entropy; the shape of x."""
-        W = self._weight()
+        W = self.layer.weight.flatten(1).unflatten(0, (self.groups, -1))  # W^T, group by group
         h = self._encode(x, W).unflatten(1, (self.groups, -1)).transpose(0, 1)
         return (h @ W).transpose(0, 1).flatten(1) + self.c
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """X', (n_rows, groups * n_visible)."""
-        y = self.decode(x)
-        return y if self.loss == "squared" else y.sigmoid()
 
     def measure_loss(self, x: Tensor) -> Tensor:
         """The mean over rows of the loss, a scalar."""
@@ -108,10 +103,7 @@ class TiedAutoencoder:
         with torch.enable_grad(), _borrowed_gradients(self.parameters):
             for chosen in order.split(batch_size):
                 loss = self.measure_loss(self.rows[chosen])
-                for parameter, gradient in zip(
-                    self.parameters, torch.autograd.grad(loss, self.parameters), strict=True
-                ):
-                    parameter.grad = gradient
+                _set_gradients(self.parameters, torch.autograd.grad(loss, self.parameters))
                 self.optimiser.step()
                 total += loss.detach() * len(chosen)
                 after_step(len(chosen) / len(order))
@@ -127,11 +119,12 @@ class TiedAutoencoder:
         """1 - |x - x'|^2 / |x - mean(x)|^2: the share of the rows' variance that x' explains."""
         left = torch.zeros((), dtype=torch.float64, device=self.rows.device)
         for x in self.rows.split(1000):
-            left += (x - self.reconstruct(x)).double().square().sum()
+            y = self.decode(x)
+            left += (x - (y if self.loss == "squared" else y.sigmoid())).double().square().sum()
         return 1 - float(left) / _scatter(self.rows)
 
     def state(self) -> dict[str, Tensor]:
-        """C and Adam's moments, by name."""
+        """Adam's moments and c, by name."""
         state = {"c": self.c.detach()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             state |= {f"adam.{number}.{key}": value for key, value in moments.items()}
@@ -156,11 +149,8 @@ class TiedAutoencoder:
         """Adam's learning rates: a learned U would change them if they were found again."""
         return [group["lr"] for group in self.optimiser.param_groups]
 
-    def _weight(self) -> Tensor:
-        """W^T by groups, (groups, n_units / groups, n_visible)."""
-        return self.layer.weight.flatten(1).unflatten(0, (self.groups, -1))
-
     def _encode(self, x: Tensor, W: Tensor) -> Tensor:
+        """g(x W + b), (n_rows, n_units)."""
         x = x.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, n_rows, n_visible)
         a = (x @ W.transpose(1, 2)).transpose(0, 1).flatten(1)  # (n_rows, n_units)
         if self.layer.bias is not None:
@@ -175,18 +165,10 @@ class TiedAutoencoder:
 
 
 def _check_rows(rows: Tensor, loss: Loss) -> None:
-    """Refuse rows that no autoencoder can learn from.
-
-    Raises:
-        ValueError: too few, NaN or infinite, constant, or outside [0, 1] for cross-entropy.
-    """
+    """Refuse rows that no autoencoder can learn from."""
     if len(rows) < 2:
         raise ValueError(f"it saw {len(rows)} input row(s), pre-training needs at least 2")
-    if not bool(rows.isfinite().all()):
-        raise ValueError(
-            f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or infinite: "
-            "clean the inputs"
-        )
+    check_finite(rows)
     low, high = float(rows.min()), float(rows.max())
     if loss == "cross-entropy" and not (low >= 0 and high <= 1):
         raise ValueError(
@@ -213,5 +195,9 @@ def _borrowed_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
     try:
         yield
     finally:
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = gradient
+        _set_gradients(parameters, before)
+
+
+def _set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient

@@ -10,14 +10,12 @@ holds the last finished epoch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,8 +32,8 @@ class StateFolder:
     Args:
         path: the folder; it is made where it is missing.
         config: all that decides the result, as JSON data. ``config["initial"]`` holds a
-            fingerprint of every layer's parameters: it must agree for layers that have no state
-            yet, and tells nothing of the others, which may have been trained since.
+            digest of every layer's parameters: it must agree for layers that have no state yet, and
+            tells nothing of the others, which may have been trained since.
 
     Raises:
         ValueError: a folder of another pre-training, naming what differs, or a damaged one.
@@ -111,20 +109,6 @@ class StateFolder:
                 f"{self.path} holds another pre-training: {'; '.join(differences[:5])}. Choose "
                 "another folder, or call with the same arguments"
             )
-
-
-def fingerprint(values: Iterable[tuple[str, Any]]) -> str:
-    """A hash of named values: tensors by dtype, shape and content, all else by its repr."""
-    digest = hashlib.sha256()
-    for name, value in values:
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            flat = value.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()[:16]
 
 
 def _differences(stored: Any, now: Any, name: str = "") -> Iterable[str]:

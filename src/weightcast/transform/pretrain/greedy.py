@@ -11,17 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches
+from weightcast.inputs.batches import as_batches, model_input, with_tensors
+from weightcast.inputs.gather import collect_rows, collect_statistics
 from weightcast.inputs.hooks import execution_order
-from weightcast.inputs.rows import collect_rows, collect_statistics
+from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, predicted_layers
 from weightcast.layers.rule import layer_seed
 from weightcast.plan.plan import convertible_layers
-from weightcast.serialization import encode, nearest
-from weightcast.transform.pretrain.activations import describe_activation, find_activations
+from weightcast.serialization import nearest
+from weightcast.transform.pretrain.activations import find_activations
 from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
-from weightcast.transform.pretrain.epochs import Progress
-from weightcast.transform.pretrain.folder import StateFolder, fingerprint
+from weightcast.transform.pretrain.describe import changed, describe, remade
+from weightcast.transform.pretrain.folder import StateFolder
 
 EXAMPLES_PER_PASS = 100
 """A single tensor of inputs is cut into batches of this size: patches take much memory."""
@@ -45,7 +46,7 @@ class PretrainedLayer:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class PretrainSettings:
     """How every layer is trained; the arguments of :func:`pretrain`."""
 
     epochs: int
@@ -122,15 +123,16 @@ def pretrain(
 
     References: Denil et al. 2013, section 4; Bengio et al. 2007.
     """
-    settings = _Settings(epochs, batch_size, learning_rate, loss, seed, max_rows)
+    settings = PretrainSettings(epochs, batch_size, learning_rate, loss, seed, max_rows)
     batches = _Inputs(inputs, model)
-    chosen = _order_layers(model, _find_layers(model, layers), batches)
+    chosen = _layers_in_order(model, layers, batches)
     activations = find_activations(model, chosen, activation)
     states = None
     if folder is not None:
-        states = StateFolder(folder, _describe(model, batches, settings, chosen, activations))
+        inputs = batches.tensors()
+        states = StateFolder(folder, describe(model, vars(settings), inputs, chosen, activations))
     records = []
-    with Progress(len(chosen), epochs, show=progress) as shown:
+    with Progress("pre-training", len(chosen) * epochs, show=progress) as shown:
         for number, (name, layer) in enumerate(chosen.items()):
             job = _Job(model, batches, settings, name, layer, activations[name], states, number)
             try:
@@ -146,7 +148,7 @@ class _Job:
 
     model: nn.Module
     batches: _Inputs
-    settings: _Settings
+    settings: PretrainSettings
     name: str
     layer: Any
     activation: Activation
@@ -155,18 +157,20 @@ class _Job:
 
     def run(self, shown: Progress) -> PretrainedLayer:
         """Train the layer from its start, or from its state; return at once if it is trained."""
-        epochs, state = self.settings.epochs, self.states and self.states.load(self.number)
+        name, epochs = self.name, self.settings.epochs
+        state = self.states and self.states.load(self.number)
         if state is None:
-            if _remade(self.layer):
+            if remade(self.layer):
                 self._remake()
             trainer = self._trainer()
-            facts = {"layer": self.name, "n_rows": len(trainer.rows), "rates": trainer.rates}
+            facts = {"layer": name, "n_rows": len(trainer.rows), "rates": trainer.rates}
             facts |= {"epochs": 0, "losses": [], "reconstructed": None}
             self._save(facts, trainer)
         else:
             facts, tensors = state
             self._restore(tensors)
-            shown.skip(self.name, facts["epochs"])
+            shown.step(facts["epochs"])
+            shown.say(f"{name}: {facts['epochs']} of {epochs} epochs were done before")
             if facts["epochs"] == epochs:
                 return self._record(facts)
             trainer = self._trainer()
@@ -178,7 +182,7 @@ class _Job:
             if epoch + 1 == epochs:
                 facts["reconstructed"] = trainer.reconstructed()
             self._save(facts, trainer)
-            shown.epoch(self.name, epoch + 1, loss)
+            shown.say(f"{name}: epoch {epoch + 1} of {epochs}, loss {loss:.4f}")
         return self._record(facts)
 
     def _remake(self) -> None:
@@ -187,7 +191,7 @@ class _Job:
         needs = self.layer.rule.dictionary.needs
         generator = torch.Generator().manual_seed(seed)
         statistics = collect_statistics(
-            self.model, self.layer, self.batches, needs, generator=generator
+            self.model, self.name, self.batches, needs, generator=generator
         )
         self.layer.remake(seed=seed, statistics=statistics)
 
@@ -198,17 +202,9 @@ class _Job:
                 "its weights require no gradient: call requires_grad_(True), or leave the layer "
                 "out by layers="
             )
-        rows = collect_rows(
-            self.model, self.layer, self.batches, self.settings.max_rows,
-            generator=self._generator("rows"),
-        )  # fmt: skip
-        return TiedAutoencoder(
-            self.layer,
-            self.activation,
-            rows.to(weight),
-            self.settings.loss,
-            self.settings.learning_rate,
-        )
+        how, generator = self.settings, self._generator("rows")
+        rows = collect_rows(self.model, self.name, self.batches, how.max_rows, generator).to(weight)
+        return TiedAutoencoder(self.layer, self.activation, rows, how.loss, how.learning_rate)
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Draws that depend on seed, layer and purpose alone: a resumed run draws the same."""
@@ -217,17 +213,14 @@ class _Job:
 
     def _save(self, facts: dict[str, Any], trainer: TiedAutoencoder) -> None:
         if self.states is not None:
-            state = {f"layer.{key}": value for key, value in _changed(self.layer).items()}
+            state = {f"layer.{key}": value for key, value in changed(self.layer).items()}
             self.states.save(self.number, facts, state | trainer.state())
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        state = {
-            key.removeprefix("layer."): value
-            for key, value in tensors.items()
-            if key.startswith("layer.")
-        }
+        start = "layer."
+        state = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
         own = self.layer.state_dict()
-        if _remade(self.layer) and any(own[key].shape != state[key].shape for key in own):
+        if remade(self.layer) and any(own[key].shape != state[key].shape for key in own):
             self._remake()  # the number of its atoms depends on the data
         self.layer.load_state_dict(state, strict=False)
 
@@ -242,15 +235,16 @@ class _Inputs:
 
     def __init__(self, inputs: Any, model: nn.Module) -> None:
         if isinstance(inputs, Tensor):
-            inputs = inputs.split(EXAMPLES_PER_PASS) if len(inputs) else []
-            inputs = list(inputs)
+            inputs = list(inputs.split(EXAMPLES_PER_PASS)) if len(inputs) else []
         self.batches = as_batches(inputs)
         parameter = next(model.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            yield self._move(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            given = model_input(batch)
+            given = dict(given) if isinstance(given, Mapping) else given
+            yield with_tensors(given, lambda x: x.to(self.device))
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
         """What the model is called with, by place and name."""
@@ -258,30 +252,26 @@ class _Inputs:
             arguments = batch if isinstance(batch, Mapping) else {"": batch}
             yield from ((f"{number}{key}", arguments[key]) for key in sorted(arguments))
 
-    def _move(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: self._move(item) for key, item in value.items()}
-        return value.to(self.device) if isinstance(value, Tensor) else value
 
-
-def _find_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The layers to train, by first name.
+def _layers_in_order(
+    model: nn.Module, names: Sequence[str] | None, batches: _Inputs
+) -> dict[str, nn.Module]:
+    """The layers to train, by first name, in the order in which the model calls them first.
 
     Raises:
-        ValueError: none at all, or a name that is no predicted or convertible layer.
+        ValueError: none at all, a name that is no predicted or convertible layer, or one that the
+            model does not call.
     """
-    trainable = predicted_layers(model) | convertible_layers(model)
-    if names is None:
-        if not predicted_layers(model):
-            raise ValueError(
-                "the model has no predicted layer: convert it first, or name dense layers, "
-                "layers=[...]"
-            )
-        return dict(predicted_layers(model))
-    names = [names] if isinstance(names, str) else list(names)
+    predicted = predicted_layers(model)
+    if names is None and not predicted:
+        raise ValueError(
+            "the model has no predicted layer: convert it first, or name dense layers, layers=[...]"
+        )
+    names = [names] if isinstance(names, str) else list(predicted if names is None else names)
     if not names:
         raise ValueError("layers is empty: name a layer, or take None for all predicted ones")
     modules = dict(model.named_modules(remove_duplicate=False))
+    trainable = predicted | convertible_layers(model)
     first = {id(layer): name for name, layer in trainable.items()}
     for name in names:
         if id(modules.get(name)) not in first:
@@ -289,80 +279,12 @@ def _find_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.
                 f"layers: {name!r} is no predicted layer, nor a dense one that could be"
                 f"{nearest(name, trainable)}"
             )
-    return {first[id(modules[name])]: modules[name] for name in names}
-
-
-def _order_layers(
-    model: nn.Module, layers: dict[str, nn.Module], batches: _Inputs
-) -> dict[str, nn.Module]:
-    """The layers in the order in which the model calls them first.
-
-    Raises:
-        ValueError: a layer that the model does not call.
-    """
-    order = list(execution_order(model, layers, next(iter(batches))))
-    idle = [name for name in layers if name not in order]
+    own = dict.fromkeys(first[id(modules[name])] for name in names)
+    order = list(execution_order(model, own, next(iter(batches))))
+    idle = [name for name in own if name not in order]
     if idle:
         raise ValueError(
             f"the model does not call {', '.join(map(repr, idle))} on these inputs, so there is "
             "nothing to train on: leave such layers out by layers="
         )
-    return {name: layers[name] for name in order}
-
-
-def _remade(layer: nn.Module) -> bool:
-    """Whether a layer's atoms are made from data."""
-    return isinstance(layer, PredictedLayer) and bool(layer.rule.dictionary.needs)
-
-
-def _changed(layer: nn.Module) -> dict[str, Tensor]:
-    """What pre-training changes of a layer."""
-    if _remade(layer):
-        return dict(layer.state_dict())
-    return {name: parameter.detach() for name, parameter in layer.named_parameters()}
-
-
-def _describe(
-    model: nn.Module,
-    batches: _Inputs,
-    settings: _Settings,
-    layers: Mapping[str, nn.Module],
-    activations: Mapping[str, Activation],
-) -> dict[str, Any]:
-    """All that decides the result, as JSON data: numbers as they are, tensors by fingerprints."""
-    trained = {
-        id(p) for layer in layers.values() for p in layer.state_dict(keep_vars=True).values()
-    }
-    others = model.state_dict(keep_vars=True).items()
-    return {
-        **vars(settings),
-        "inputs": fingerprint(batches.tensors()),
-        "layers": {n: _describe_layer(layer, activations[n]) for n, layer in layers.items()},
-        "rest of the model": fingerprint(item for item in others if id(item[1]) not in trained),
-        "initial": {n: fingerprint(_initial(layer)) for n, layer in layers.items()},
-    }
-
-
-def _initial(layer: nn.Module) -> list[tuple[str, Any]]:
-    """What a layer's pre-training starts from."""
-    parameters = layer.named_parameters()
-    return [(name, p) for name, p in parameters if not (name == "V" and _remade(layer))]
-
-
-def _describe_layer(layer: Any, activation: Activation) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "class": f"{type(layer).__name__}({layer.extra_repr()})",
-        "activation": describe_activation(activation),
-    }
-    if isinstance(layer, PredictedLayer):
-        facts["dtype"] = str(layer.V.dtype)
-        try:
-            facts["rule"] = encode(layer.rule)
-        except ValueError:  # holds an estimator; its atoms tell
-            facts["rule"] = type(layer.rule.dictionary).__name__
-        if not _remade(layer):
-            static = layer.state_dict().keys() - _changed(layer).keys()
-            facts["atoms"] = fingerprint(
-                (key, value) for key, value in layer.state_dict().items() if key in static
-            )
-    return facts
+    return {name: modules[name] for name in order}
