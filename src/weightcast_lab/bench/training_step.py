@@ -23,10 +23,10 @@ from torch import nn
 import weightcast as wc
 from weightcast_lab.bench.memory import peak_mebibytes
 from weightcast_lab.bench.timing import alternate, ratios
-from weightcast_lab.studies.train import build_model
 from weightcast_lab.sweeps.rows import append_row
 from weightcast_lab.sweeps.variants import Variant, make_config, make_variants
 from weightcast_lab.training import Images, TrainingSettings
+from weightcast_lab.training.build import build_model
 
 BATCH, N_BATCHES = 100, 20
 

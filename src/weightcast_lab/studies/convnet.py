@@ -32,11 +32,11 @@ from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.studies.figure5 import WIDTHS, layer_shapes
-from weightcast_lab.studies.train import build_model, read_images, row_counts
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.sweeps.sweep import sweep
 from weightcast_lab.sweeps.trial import Place, Trial
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings, fit
+from weightcast_lab.training.build import build_model, read_data, row_counts
 
 SHAPES = layer_shapes(WIDTHS, channels=3, side=32)
 CONVOLUTIONS = ("conv1", "conv2", "conv3")
@@ -130,7 +130,7 @@ def make_config(
 
 def scaled_run(config: TrainConfig, scale: float, place: Place) -> Row:
     """A run whose V all start ``scale`` times as large as they are drawn."""
-    images = read_images(config, str(place.data))
+    images = read_data(config, str(place.data))
     model = build_model(config, images)
     with torch.no_grad():
         for layer in predicted_layers(model).values():

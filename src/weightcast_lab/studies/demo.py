@@ -22,7 +22,6 @@ from tqdm import tqdm
 from weightcast.layers.counts import ledger
 from weightcast.storage import checkpoint_bytes
 from weightcast_lab.studies.figure1 import figure1
-from weightcast_lab.studies.train import build_model, row_counts
 from weightcast_lab.sweeps.rows import Row, append_row, make_row
 from weightcast_lab.sweeps.variants import COLUMNS, KERNEL, Variant, make_config, make_variants
 from weightcast_lab.training import (
@@ -34,6 +33,7 @@ from weightcast_lab.training import (
     fit,
     load_images,
 )
+from weightcast_lab.training.build import build_model, row_counts
 
 # Of the learning rates 0.002, 0.005 and 0.01, tried on 800 of the 4,000 training digits, this one
 # is the best for the dense network and for those with windows; others differ by up to 1 point.

@@ -28,9 +28,10 @@ from torch import nn
 from weightcast.layers.counts import ledger
 from weightcast_lab.studies.figure4 import describe
 from weightcast_lab.studies.modern import INFORMED, cpu_setting, make_config
-from weightcast_lab.studies.train import apply_plan, dense_model, read_data, result_row
+from weightcast_lab.studies.train import result_row
 from weightcast_lab.sweeps.rows import Row, append_row, read_rows
 from weightcast_lab.training import Images, Text, TrainConfig, fit
+from weightcast_lab.training.build import apply_plan, dense_model, read_data
 
 
 def make_run(network: str, data: str, fraction: float, after: float, seed: int) -> TrainConfig:

@@ -25,10 +25,10 @@ from torch import nn
 
 from weightcast_lab.bench.cases import find_case
 from weightcast_lab.bench.peers import build_peer, find_peer, learned_weights
-from weightcast_lab.studies.train import build_model
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.sweeps.variants import make_config, make_variants
 from weightcast_lab.training import Images, TrainingSettings, fit, load_images
+from weightcast_lab.training.build import build_model
 
 DENSE, OURS = "dense", "predicted"
 NETWORKS = (DENSE, OURS, "narrow", "low-rank", "cp", "tucker", "tt", "lora", "fourierft", "vera")

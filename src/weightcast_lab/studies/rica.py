@@ -47,7 +47,7 @@ from weightcast_lab.studies.first_layers import spread
 from weightcast_lab.studies.sources import find_source
 from weightcast_lab.sweeps.presets import Preset, check_preset, with_seeds
 from weightcast_lab.sweeps.rows import Row, make_row
-from weightcast_lab.sweeps.trial import Place, Trial
+from weightcast_lab.sweeps.trial import Place, Trial, runs_trials
 from weightcast_lab.training import load_images
 from weightcast_lab.training.ica import (
     RicaSettings,
@@ -131,6 +131,7 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
+@runs_trials("rica", RicaConfig)
 def run(config: RicaConfig, place: Place) -> Row:
     """Learn filters, describe the images, train the classifier, measure its test error once.
 

@@ -8,8 +8,9 @@ from typing import Literal
 
 from weightcast.dictionaries import Covariance, RandomGaussian
 from weightcast.grid import Grid
-from weightcast_lab.data.speech import FeatureSettings, SpeechConfig
+from weightcast_lab.data.speech import FeatureSettings
 from weightcast_lab.studies.figure4 import describe
+from weightcast_lab.studies.speech_config import SpeechConfig
 from weightcast_lab.sweeps.curves import DENSE, Curve, Shape, make_plan, paper_curves
 from weightcast_lab.sweeps.presets import Preset, check_preset, with_seeds
 from weightcast_lab.sweeps.trial import Trial
