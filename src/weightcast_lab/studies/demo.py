@@ -77,7 +77,7 @@ def compare(
         rows.unlink(missing_ok=True)
     finished: list[Row] = []
     figure: dict[str, Any] = {}
-    with _one_thread(), _Progress(len(variants) * seeds, images, settings, progress) as bar:
+    with _one_thread(), _DemoProgress(len(variants) * seeds, images, settings, progress) as bar:
         for seed in range(seeds):
             for variant in variants:
                 config = make_config(variant, source, settings, seed)
@@ -140,7 +140,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Progress:
+class _DemoProgress:
     """One bar over the steps of all runs on a terminal; a line per run in a log."""
 
     def __init__(
@@ -159,7 +159,7 @@ class _Progress:
             leave=False,
         )
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> _DemoProgress:
         return self
 
     def __exit__(self, *_: object) -> None:

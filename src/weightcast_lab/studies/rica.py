@@ -155,12 +155,10 @@ def run(config: RicaConfig, place: Place) -> Row:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
-    (x, y), (x_test, y_test) = (
-        spread(images.train, config.n_train),
-        spread(images.test, config.n_test),
-    )
+    train, test = spread(images.train, config.n_train), spread(images.test, config.n_test)
     result = classify(
-        (_features(x, W, whitening, config), y), (_features(x_test, W, whitening, config), y_test)
+        (_features(train[0], W, whitening, config), train[1]),
+        (_features(test[0], W, whitening, config), test[1]),
     )
     row = make_row(
         experiment=config.experiment,
@@ -172,8 +170,8 @@ def run(config: RicaConfig, place: Place) -> Row:
             "dense": W.numel(),
             "learned": sum(parameter.numel() for parameter in layer.parameters()),
             "train_patches": config.n_patches,
-            "train_images": len(y),
-            "test_images": len(y_test),
+            "train_images": len(train[1]),
+            "test_images": len(test[1]),
         },
         metrics={
             "test_error": result.test_error,

@@ -56,14 +56,14 @@ class Place:
         return decode(cls, _parse(text, "place"), "place")
 
 
-Run = Callable[[Any, Place], Row]
+TrialFunction = Callable[[Any, Place], Row]
 """What runs a trial: its config, and where it runs."""
 
 
 @dataclass(frozen=True)
 class _Kind:
     config: Any
-    run: Run
+    run: TrialFunction
     freeze: Callable[[Any], Any]
 
 
@@ -143,7 +143,7 @@ def run(trial: Trial, place: Place) -> Row:
 
 def runs_trials(
     kind: str, config: type, freeze: Callable[[Any], Any] = lambda config: config
-) -> Callable[[Run], Run]:
+) -> Callable[[TrialFunction], TrialFunction]:
     """Register a study's function as what runs the trials of a kind.
 
     Args:
@@ -152,7 +152,7 @@ def runs_trials(
         freeze: the config as a trial keeps it, without what a place decides.
     """
 
-    def register(run: Run) -> Run:
+    def register(run: TrialFunction) -> TrialFunction:
         assert STUDIES[kind] == run.__module__, f"{run.__module__} does not run {kind!r} trials"
         _kinds[kind] = _Kind(config, run, freeze)
         return run
@@ -160,7 +160,7 @@ def runs_trials(
     return register
 
 
-def load_kind(kind: str) -> Run:
+def load_kind(kind: str) -> TrialFunction:
     """The function that runs trials of a kind.
 
     Raises:
