@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.lab.here import sweep_here
 from weightcast.dictionaries import Kernel, LocalKernel, RandomConnections, RandomGaussian
 from weightcast.grid import Grid
 from weightcast.kernels import Matern, SquaredExponential
@@ -81,6 +82,7 @@ def test_lines_are_run_anew_without_the_test_digits(images, tmp_path, monkeypatc
     data = save_images(images, tmp_path / "noise.safetensors")
     command = f"--data {data} --lines {tmp_path}/lines --table {tmp_path}/table --seeds 2"
     monkeypatch.setattr("sys.argv", ["study", *command.split(), "--output", f"{tmp_path}/runs"])
+    monkeypatch.setattr(study, "sweep", sweep_here)
     study.main()
     found = read(tmp_path / "table")
     told = ("regime", "round", "learned", "layer1", "layer2", "optimiser")

@@ -25,11 +25,13 @@ from weightcast.dictionaries import (
     RandomGaussian,
 )
 from weightcast.kernels import SquaredExponential
+from weightcast.layers.rule import Rule
+from weightcast.plan.plan import Plan
 from weightcast_lab.bench.scripts import make_parser, write_csv
 from weightcast_lab.data.speech import FeatureSettings
 from weightcast_lab.studies.speech_config import SpeechConfig
 from weightcast_lab.studies.speech_trials import layer_shapes
-from weightcast_lab.sweeps.curves import DENSE, Curve, make_plan
+from weightcast_lab.sweeps.curves import DENSE
 from weightcast_lab.sweeps.rows import Row
 from weightcast_lab.sweeps.sweep import sweep
 from weightcast_lab.sweeps.trial import Place, Trial
@@ -121,8 +123,12 @@ def make_config(choice: SpeechChoice, base: SpeechConfig = BASE, seed: int = 0) 
     """
     plan = None
     if choice.hidden1 != DENSE:
-        curve = Curve(DICTIONARIES[choice.hidden1], DICTIONARIES[choice.hidden2])
-        plan = make_plan(curve, layer_shapes(base), FRACTION, COLUMNS).to_dict()
+        shapes, names = layer_shapes(base), {"hidden1": choice.hidden1, "hidden2": choice.hidden2}
+        rules = {
+            layer: Rule(DICTIONARIES[name], FRACTION, COLUMNS, shapes[layer].grid)
+            for layer, name in names.items()
+        }
+        plan = Plan(rules).to_dict()
     epochs = choice.pretraining_epochs
     return replace(
         base,
