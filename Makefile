@@ -65,4 +65,4 @@ bench: $(INSTALLED) ## time predicted layers in turn with dense ones; ARGS="--pr
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) weightcast-demo build dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

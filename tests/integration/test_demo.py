@@ -18,10 +18,10 @@ from weightcast_lab.cli import demo_command as command
 from weightcast_lab.report import write_page
 from weightcast_lab.studies import demo
 from weightcast_lab.studies.figure1 import FilterPredictor, explained, figure1
-from weightcast_lab.studies.train import build_model
 from weightcast_lab.sweeps import variants
 from weightcast_lab.sweeps.rows import read_rows
 from weightcast_lab.training import Images, Interrupted, TrainConfig, mlp
+from weightcast_lab.training.build import build_model
 
 NAMES = [
     "dense",

@@ -10,8 +10,8 @@ from weightcast.grid import Grid
 from weightcast.layers import predicted_layers
 from weightcast.transform.convert import merge
 from weightcast_lab.bench import run as run_module
-from weightcast_lab.bench.bench_presets import PRESETS, Selection
-from weightcast_lab.bench.block import Block
+from weightcast_lab.bench.bench_presets import PRESETS, BenchGrid
+from weightcast_lab.bench.block import BenchBlock
 from weightcast_lab.bench.cases import cases, find_case
 from weightcast_lab.bench.contenders import (
     PREDICTED,
@@ -112,7 +112,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_measured():
 )
 def test_a_selection_refuses_what_it_does_not_know(options, message):
     with pytest.raises(ValueError, match=message):
-        Selection(**({"layers": ("48-20",), "fractions": (0.1,), "columns": (1,)} | options))
+        BenchGrid(**({"layers": ("48-20",), "fractions": (0.1,), "columns": (1,)} | options))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_protocol_refuses_what_cannot_be_measured(options, message):
 
 def test_all_combinations_are_measured_and_the_rest_is_said():
     said = []
-    selection = Selection(
+    selection = BenchGrid(
         ("784-500", "48-20"), (0.05, 0.1), (1, 10), ("narrow",), (4, 8), ("se", "dct")
     )
     blocks = list(selection.blocks(said.append))
@@ -266,14 +266,14 @@ def test_a_table_of_peers_alone_does_not_judge_the_cost_model():
 
 
 def block(*contenders):
-    return Block(find_case("48-20"), 4, contenders)
+    return BenchBlock(find_case("48-20"), 4, contenders)
 
 
 def test_rows_that_are_there_are_not_measured_again(tmp_path, monkeypatch):
     file = tmp_path / "rows.jsonl"
     blocks = [
         block(predicted()),
-        Block(find_case("48-20"), 4, (Contender("narrow", 0.1),), predicted()),
+        BenchBlock(find_case("48-20"), 4, (Contender("narrow", 0.1),), predicted()),
     ]
     first = run(blocks, QUICK, file)
     assert len(file.read_text().splitlines()) == len(first) == 2
@@ -314,7 +314,7 @@ def test_a_peer_that_fails_does_not_take_the_others_down(monkeypatch):
 
     monkeypatch.setattr(run_module, "measure", measure)
     rivals = tuple(Contender(kind, 0.05) for kind in ("narrow", "cp", "low-rank"))
-    rows = run([Block(find_case("48-20"), 4, rivals)], QUICK, say=said.append)
+    rows = run([BenchBlock(find_case("48-20"), 4, rivals)], QUICK, say=said.append)
     assert [row["variant"] for row in rows] == ["narrow", "low-rank"]
     assert [line for line in said if line.startswith("failed")] == [
         "failed: 48-20, batch 4: narrow, cp, low-rank: not enough memory",

@@ -1,4 +1,4 @@
-"""benchmarks/modern_directions: another network's directions, and nothing else of it."""
+"""studies/modern_directions: another network's directions, and nothing else of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from weightcast.layers import predicted_layers
 from weightcast_lab.studies import modern_directions
 from weightcast_lab.studies.modern import cpu_setting
-from weightcast_lab.studies.train import build_model, dense_model, read_data
 from weightcast_lab.sweeps.rows import read_rows
 from weightcast_lab.training import ModelSettings, TrainingSettings
+from weightcast_lab.training.build import build_model, dense_model, read_data
 
 TEXT = "the quick brown fox jumps over the lazy dog while seven wizards box. " * 40
 TINY = replace(

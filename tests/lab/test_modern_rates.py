@@ -1,4 +1,4 @@
-"""benchmarks/modern_rates: each curve takes the rate that validation data choose, and only once."""
+"""studies/modern_rates: each curve takes the rate that validation data choose, and only once."""
 
 from __future__ import annotations
 

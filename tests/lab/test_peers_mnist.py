@@ -1,4 +1,4 @@
-"""benchmarks/peers_mnist: rates are chosen by validation images, and finished runs are kept."""
+"""studies/peers_mnist: rates are chosen by validation images, and finished runs are kept."""
 
 import pytest
 

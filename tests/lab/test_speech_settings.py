@@ -5,7 +5,8 @@ import pytest
 from weightcast.dictionaries import Covariance
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
-from weightcast_lab.data.speech import FeatureSettings, SpeechConfig
+from weightcast_lab.data.speech import FeatureSettings
+from weightcast_lab.studies.speech_config import SpeechConfig
 from weightcast_lab.training import PretrainingSettings, TrainingSettings
 
 PLAN = Plan({"hidden1": Rule(Covariance(), 0.05, 5)}).to_dict()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import weightcast as wc
 from weightcast_lab.data.text import DESCRIPTIONS
-from weightcast_lab.studies.train import build_model, read_data, train
+from weightcast_lab.studies.train import train
 from weightcast_lab.training import (
     ModelSettings,
     TrainConfig,
@@ -19,6 +19,7 @@ from weightcast_lab.training import (
     load_text,
     measure,
 )
+from weightcast_lab.training.build import build_model, read_data
 
 ALPHABET = "abcdefghij"
 PLAY = ALPHABET * 60  # each character follows from the one before
@@ -159,7 +160,7 @@ def test_dictionaries_are_made_from_windows(play, n_inputs, monkeypatch):
     plan = wc.Plan({"re:.*expand": wc.Rule(wc.dictionaries.Covariance(), 0.5)}).to_dict()
     given = config(play, plan=plan, n_inputs=n_inputs, n_validation=0)
     data = read_data(given, given.data)
-    monkeypatch.setattr("weightcast_lab.studies.train.TEXT_BATCH", 39)  # two batches of 77
+    monkeypatch.setattr("weightcast_lab.training.build.TEXT_BATCH", 39)  # two batches of 77
     assert build_model(given, data).blocks[0].expand.V.shape == (8, 64)
 
 

@@ -17,8 +17,8 @@ from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
 from weightcast.storage import JSON_NAME, save
 from weightcast.transform.convert import convert
-from weightcast_lab.studies.train import row_counts
 from weightcast_lab.sweeps.rows import append_row, make_row
+from weightcast_lab.training.build import row_counts
 from weightcast_lab.training.settings import read_yaml
 
 

@@ -110,8 +110,8 @@ def _dense_of_run(folder: Path) -> tuple[nn.Module, list[int], int | None]:
             f"{folder} is no run of weightcast train: {Path(error.filename).name} is missing. Name "
             "the dense network of a saved model with --factory PACKAGE:FUNCTION"
         ) from error
-    from weightcast_lab.studies.train import dense_model
     from weightcast_lab.training import TrainConfig
+    from weightcast_lab.training.build import dense_model
 
     config = TrainConfig.from_dict(config, str(folder / _CONFIG))
     shape, n_classes = data["shape"], data["n_classes"]

@@ -9,7 +9,7 @@ from typing import Literal
 from weightcast.dictionaries import check_fraction
 from weightcast.serialization import nearest
 from weightcast.weight import Path
-from weightcast_lab.bench.block import Block, Say
+from weightcast_lab.bench.block import BenchBlock, Say
 from weightcast_lab.bench.cases import Case, cases, find_case
 from weightcast_lab.bench.contenders import PREDICTED, Contender
 from weightcast_lab.bench.peers import find_peer, peers
@@ -20,7 +20,7 @@ NO_PEERS = ("none",)
 
 
 @dataclass(frozen=True)
-class Selection:
+class BenchGrid:
     """What is measured: all combinations that can be built.
 
     Args:
@@ -62,7 +62,7 @@ class Selection:
             if self.peers != NO_PEERS:
                 find_peer(peer)
 
-    def blocks(self, say: Say = lambda _: None) -> Iterator[Block]:
+    def blocks(self, say: Say = lambda _: None) -> Iterator[BenchBlock]:
         """What is to be measured, in turn; what cannot be built is said and left out.
 
         Args:
@@ -74,10 +74,10 @@ class Selection:
                 found = list(self._predicted(case, fraction, say))
                 for batch in self.batches or case.batches:
                     for contenders in found:
-                        yield Block(case, batch, contenders)
+                        yield BenchBlock(case, batch, contenders)
                     if known:
                         rivals = tuple(Contender(name, fraction) for name in known)
-                        yield Block(case, batch, rivals, found[0][0] if found else None)
+                        yield BenchBlock(case, batch, rivals, found[0][0] if found else None)
 
     def _predicted(self, case: Case, fraction: float, say: Say) -> Iterator[tuple[Contender, ...]]:
         own = case.dictionaries[: self.n_dictionaries]
@@ -107,16 +107,16 @@ Preset = Literal["smoke", "cpu", "full"]
 
 _LAYERS = tuple(cases())
 
-PRESETS: dict[Preset, Selection] = {
-    "smoke": Selection(("784-500",), (0.05,), (10,), ("narrow",), (32,), ("se",)),
-    "cpu": Selection(
+PRESETS: dict[Preset, BenchGrid] = {
+    "smoke": BenchGrid(("784-500",), (0.05,), (10,), ("narrow",), (32,), ("se",)),
+    "cpu": BenchGrid(
         tuple(name for name in _LAYERS if name != "25088-4096"),
         (0.05, 0.25),
         (1, 10),
         ("narrow", "low-rank", "cp", "tucker", "tt", "lora", "fourierft"),
         n_dictionaries=1,
     ),
-    "full": Selection(_LAYERS, (0.01, 0.02, 0.05, 0.1, 0.25), (1, 10, 20), tuple(peers())),
+    "full": BenchGrid(_LAYERS, (0.01, 0.02, 0.05, 0.1, 0.25), (1, 10, 20), tuple(peers())),
 }
 
 ROUNDS: dict[Preset, int] = {"smoke": 3, "cpu": 11, "full": 11}

@@ -33,7 +33,7 @@ Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Block:
+class BenchBlock:
     """What is timed in the same rounds.
 
     Args:
@@ -76,7 +76,7 @@ class Built:
 
 
 def measure(
-    block: Block, protocol: Protocol, say: Say = lambda _: None, seed: int = 0
+    block: BenchBlock, protocol: Protocol, say: Say = lambda _: None, seed: int = 0
 ) -> list[Row]:
     """Measure a block.
 
@@ -114,7 +114,7 @@ def measure(
         gc.collect()
 
 
-def _build(block: Block, protocol: Protocol, x: Tensor, seed: int) -> dict[str, Built]:
+def _build(block: BenchBlock, protocol: Protocol, x: Tensor, seed: int) -> dict[str, Built]:
     """Every contender by its label; predicted networks of other paths are copies of the first."""
     built: dict[str, Built] = {}
     first: Built | None = None
@@ -133,7 +133,7 @@ def _build(block: Block, protocol: Protocol, x: Tensor, seed: int) -> dict[str, 
 
 
 def _time_training(
-    block: Block, built: Mapping[str, Built], protocol: Protocol
+    block: BenchBlock, built: Mapping[str, Built], protocol: Protocol
 ) -> dict[str, Metrics]:
     seconds = _alternate({name: one.training.step for name, one in built.items()}, protocol)
     found = {name: _timed("", taken, seconds[DENSE]) for name, taken in seconds.items()}
@@ -180,7 +180,7 @@ def _timed(prefix: str, taken: Sequence[float], baseline: Sequence[float]) -> Me
     }
 
 
-def _peaks(block: Block, protocol: Protocol, say: Say) -> dict[str, float]:
+def _peaks(block: BenchBlock, protocol: Protocol, say: Say) -> dict[str, float]:
     """MiB by label; of a predicted network's paths only ``auto``, the one that users get."""
     if not (protocol.memory and can_measure(protocol.device)):
         return {}
@@ -218,7 +218,7 @@ def _dense_bytes(case: str) -> int:
 
 
 def _row(
-    block: Block, protocol: Protocol, contender: Contender, built: Mapping[str, Built],
+    block: BenchBlock, protocol: Protocol, contender: Contender, built: Mapping[str, Built],
     metrics: Metrics, x: Tensor, seed: int,
 ) -> Row:  # fmt: skip
     one, dense = built[contender.label], built[DENSE]

@@ -9,13 +9,13 @@ import argparse
 import ctypes
 import gc
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from weightcast_lab.bench.scripts import run_module
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -77,12 +77,7 @@ def peak_in_child(arguments: Sequence[str]) -> float:
     Raises:
         RuntimeError: the process failed; the message has its last line.
     """
-    command = [sys.executable, "-m", __name__, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(lines[-1])
-    return float(done.stdout.split()[-1])
+    return float(run_module(__name__, *arguments).split()[-1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from weightcast_lab.bench.block import EXPERIMENT, Block, Say, measure
+from weightcast_lab.bench.block import EXPERIMENT, BenchBlock, Say, measure
 from weightcast_lab.bench.contenders import PREDICTED, Contender
 from weightcast_lab.bench.protocol import Protocol
 from weightcast_lab.sweeps.rows import Row, append_row, read_rows
@@ -18,7 +18,7 @@ Key = tuple[str, str]
 
 
 def run(
-    blocks: Iterable[Block],
+    blocks: Iterable[BenchBlock],
     protocol: Protocol,
     rows: Path | None = None,
     say: Say = lambda _: None,
@@ -55,7 +55,7 @@ def run(
     return found
 
 
-def _measure(block: Block, protocol: Protocol, say: Say) -> list[Row]:
+def _measure(block: BenchBlock, protocol: Protocol, say: Say) -> list[Row]:
     """A block's rows; where that fails, those of each contender that can be measured alone."""
     try:
         return measure(block, protocol, say)
@@ -79,7 +79,7 @@ def _read(rows: Path | None) -> dict[Key, Row]:
     }
 
 
-def _key(block: Block, contender: Contender, protocol: Protocol) -> Key:
+def _key(block: BenchBlock, contender: Contender, protocol: Protocol) -> Key:
     return (block.variant(contender), _canonical(block.config(contender, protocol)))
 
 

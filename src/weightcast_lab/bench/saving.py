@@ -17,11 +17,9 @@ layers.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ import weightcast as wc
 from weightcast.dictionaries import SharedBases
 from weightcast.layers import predicted_layers
 from weightcast.storage import saved_bytes
+from weightcast_lab.bench.scripts import make_parser, write_csv
 from weightcast_lab.bench.timing import Spread, alternate, ratios
 from weightcast_lab.sweeps.rows import Row, make_row
 
@@ -51,40 +50,69 @@ def time_dictionary(name: str, rounds: int) -> Row:
         for parameter in dense.parameters():
             parameter.zero_()
     model = wc.convert(dense, {"*": rule})
-    layers = predicted_layers(model)
     with tempfile.TemporaryDirectory() as place:
-        folder, file, beside = (Path(place) / name for name in ("model", "file", "beside"))
+        folder = Path(place) / "model"
         wc.save(model, folder)
-        tensors = load_file(folder / "model.safetensors")
-        tensors = {key: tensor.clone() for key, tensor in tensors.items()}
-        save_file(tensors, file)
-
-        def build() -> None:
-            bases = SharedBases()
-            for key, layer in layers.items():
-                indices = layer.atoms.indices
-                type(layer).from_dense(
-                    dense.get_submodule(key), rule, seed=None, bases=bases, indices=indices
-                )
-
-        def save_whole() -> None:
-            save_file(tensors, beside)
-            _sync(beside)
-            os.replace(beside, file)
-            _sync(file.parent)
-
-        actions = {
-            "save": lambda: wc.save(model, folder),
-            "safetensors_save": lambda: save_file(tensors, file),
-            "safetensors_save_whole": save_whole,
-            "load": lambda: wc.load(folder, dense),
-            "build": build,
-            "safetensors_load": lambda: load_file(file),
-            "safetensors_read": lambda: [tensor.clone() for tensor in load_file(file).values()],
-        }
-        seconds = alternate(actions, rounds)
+        seconds = alternate(make_actions(model, dense, rule, folder), rounds)
         n_bytes = saved_bytes(folder)
-    metrics: dict[str, float | None] = {"n": rounds, "folder_bytes": n_bytes}
+    return make_row(
+        experiment="saving",
+        variant=name,
+        dataset="none",
+        seed=0,
+        config={"width": WIDTH, "layers": LAYERS, "fraction": FRACTION, "columns": COLUMNS,
+                "threads": torch.get_num_threads()},
+        counts={"dense": sum(p.numel() for p in dense.parameters()),
+                "learned": sum(p.numel() for p in model.parameters())},
+        metrics={"n": rounds, "folder_bytes": n_bytes} | compare_times(seconds),
+    )  # fmt: skip
+
+
+def make_actions(
+    model: nn.Module, dense: nn.Module, rule: wc.Rule, folder: Path
+) -> dict[str, Callable[[], object]]:
+    """What is timed in turn, by name.
+
+    Args:
+        model: predicted.
+        dense: that it was converted from.
+        rule: of all its layers.
+        folder: that the model is saved in; files of safetensors come beside it.
+    """
+    file, beside = folder.parent / "file", folder.parent / "beside"
+    layers = predicted_layers(model)
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    save_file(tensors, file)
+
+    def build() -> None:
+        bases = SharedBases()
+        for key, layer in layers.items():
+            indices = layer.atoms.indices
+            type(layer).from_dense(
+                dense.get_submodule(key), rule, seed=None, bases=bases, indices=indices
+            )
+
+    def save_whole() -> None:
+        save_file(tensors, beside)
+        _sync(beside)
+        os.replace(beside, file)
+        _sync(file.parent)
+
+    return {
+        "save": lambda: wc.save(model, folder),
+        "safetensors_save": lambda: save_file(tensors, file),
+        "safetensors_save_whole": save_whole,
+        "load": lambda: wc.load(folder, dense),
+        "build": build,
+        "safetensors_load": lambda: load_file(file),
+        "safetensors_read": lambda: [tensor.clone() for tensor in load_file(file).values()],
+    }
+
+
+def compare_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    """Each action's median, smallest and largest seconds, and the ratios to safetensors."""
+    metrics: dict[str, float | None] = {}
     for key, values in seconds.items():
         spread = Spread.of(values)
         metrics |= {f"{key}_seconds": spread.median, f"{key}_min": spread.low}
@@ -99,17 +127,7 @@ def time_dictionary(name: str, rounds: int) -> Row:
         ratio = ratios(beyond, [sum(times) for times in theirs])
         metrics |= {f"ratio_{key}": ratio.median, f"ratio_{key}_min": ratio.low}
         metrics[f"ratio_{key}_max"] = ratio.high
-    learned = sum(p.numel() for p in model.parameters())
-    return make_row(
-        experiment="saving",
-        variant=name,
-        dataset="none",
-        seed=0,
-        config={"width": WIDTH, "layers": LAYERS, "fraction": FRACTION, "columns": COLUMNS,
-                "threads": torch.get_num_threads()},
-        counts={"dense": sum(p.numel() for p in dense.parameters()), "learned": learned},
-        metrics=metrics,
-    )  # fmt: skip
+    return metrics
 
 
 def _sync(path: Path) -> None:
@@ -163,19 +181,31 @@ def size_rows() -> list[Row]:
     return rows
 
 
-def write_table(path: Path, rows: list[Row]) -> None:
+def lines_of(rows: list[Row]) -> Iterator[dict[str, Any]]:
     """One line per number: these are no errors of networks, which a report would draw."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("experiment", "variant", "config", "metric", "value"))
-        for row in rows:
-            config = " ".join(f"{key}={value}" for key, value in row["config"].items())
-            for metric, value in (row["counts"] | row["metrics"]).items():
-                writer.writerow((row["experiment"], row["variant"], config, metric, value))
+    for row in rows:
+        config = " ".join(f"{key}={value}" for key, value in row["config"].items())
+        line = {"experiment": row["experiment"], "variant": row["variant"], "config": config}
+        for metric, value in (row["counts"] | row["metrics"]).items():
+            yield line | {"metric": metric, "value": value}
+
+
+def print_times(row: Row) -> None:
+    """Seconds and ratios of one dictionary, each with the smallest and the largest."""
+    metrics = row["metrics"]
+    print(f"\n{row['variant']}: {metrics['folder_bytes']:,} bytes, n = {metrics['n']}")
+    for key in (name for name in metrics if name.endswith("_seconds")):
+        name = key.removesuffix("_seconds")
+        spread = f"({metrics[f'{name}_min']:.4f}-{metrics[f'{name}_max']:.4f})"
+        print(f"  {name:28} {metrics[key]:.4f} s {spread}")
+    for key in ("ratio_same", "ratio_bare"):
+        spread = f"({metrics[f'{key}_min']:.2f}-{metrics[f'{key}_max']:.2f})"
+        print(f"  {key:28} {metrics[key]:.2f} {spread}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Time the large network, measure the small one's files, print and write both."""
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="alternations (default 9)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     parser.add_argument("--rows", type=Path, help="write what was measured to this CSV file")
@@ -183,20 +213,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = [time_dictionary(name, arguments.rounds) for name in DICTIONARIES]
     for row in rows:
-        metrics = row["metrics"]
-        print(f"\n{row['variant']}: {metrics['folder_bytes']:,} bytes, n = {metrics['n']}")
-        for key in (name for name in metrics if name.endswith("_seconds")):
-            name = key.removesuffix("_seconds")
-            spread = f"({metrics[f'{name}_min']:.4f}-{metrics[f'{name}_max']:.4f})"
-            print(f"  {name:28} {metrics[key]:.4f} s {spread}")
-        for key in ("ratio_same", "ratio_bare"):
-            spread = f"({metrics[f'{key}_min']:.2f}-{metrics[f'{key}_max']:.2f})"
-            print(f"  {key:28} {metrics[key]:.2f} {spread}")
+        print_times(row)
     sizes = size_rows()
     for row in sizes:
         print(f"{row['variant']:28} {row['metrics']['share']:.2%} of the dense file")
     if arguments.rows:
-        write_table(arguments.rows, [*rows, *sizes])
+        write_csv(arguments.rows, [*lines_of([*rows, *sizes])])
 
 
 if __name__ == "__main__":

@@ -15,11 +15,8 @@ A measured exponent below the counted one means that fixed costs and memory traf
 
 from __future__ import annotations
 
-import argparse
 import csv
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +32,7 @@ from weightcast_lab.bench.cases import find_case
 from weightcast_lab.bench.contenders import PREDICTED, Contender, build
 from weightcast_lab.bench.counts import count
 from weightcast_lab.bench.protocol import training_step
+from weightcast_lab.bench.scripts import make_parser, run_module, write_csv
 from weightcast_lab.bench.timing import Spread, alternate
 
 BUILDS = [("covariance", n) for n in (512, 1024, 2048, 4096)]
@@ -42,7 +40,7 @@ BUILDS += [("kernel", 49 * channels) for channels in (64, 128, 256, 512)]
 FRACTION, COLUMNS, UNITS = 0.05, 10, 4096
 KIBIBYTES_PER_MEBIBYTE = 1024
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ SERIES: dict[str, tuple[float, ...]] = {
 DICTIONARIES = ("dct-folded", "gaussian", "grouped")
 
 
-def build_layer(kind: str, n_visible: int) -> Row:
+def build_layer(kind: str, n_visible: int) -> Fields:
     """Build one predicted layer and measure it; for a process that does nothing else."""
     layer = nn.Linear(n_visible, UNITS)
     if kind == "covariance":
@@ -94,31 +92,23 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_MEBIBYTE
 
 
-def measure_builds(threads: int, repeats: int) -> Iterator[Row]:
+def measure_builds(threads: int, repeats: int) -> Iterator[Fields]:
     """Every build, each time in a new process."""
     for number in range(repeats):
         for kind, n_visible in BUILDS:
-            command = [
-                sys.executable,
-                "-m",
-                "weightcast_lab.bench.scale",
-                "--threads",
-                str(threads),
-            ]
-            command += ["--build", kind, str(n_visible)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            row = read_fields(done.stdout)
+            arguments = ("--threads", str(threads), "--build", kind, str(n_visible))
+            row = read_fields(run_module("weightcast_lab.bench.scale", *arguments))
             print(f"build {number + 1}/{repeats}: {row}", flush=True)
             yield {"study": "build", "repeat": number, **row}
 
 
-def read_fields(line: str) -> Row:
+def read_fields(line: str) -> Fields:
     """The fields of one build from ``name=value`` words."""
     words = dict(word.split("=") for word in line.split())
     return {k: v if k == "kind" else float(v) for k, v in words.items()}
 
 
-def measure_training(rounds: int, batch: int) -> Iterator[Row]:
+def measure_training(rounds: int, batch: int) -> Iterator[Fields]:
     """Every series of every dictionary; the sizes of one series are timed in turn."""
     for dictionary in DICTIONARIES:
         for varied, values in SERIES.items():
@@ -156,7 +146,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
-def report(rows: Sequence[Row]) -> str:
+def report(rows: Sequence[Fields]) -> str:
     """Two tables in Markdown."""
     lines = ["| dictionary | inputs | build, s | peak memory, MiB | dense W, MiB |"]
     lines += ["|---|---|---|---|---|"]
@@ -192,7 +182,7 @@ def _show(spread: Spread, digits: int) -> str:
     return f"{spread.median:,.{digits}f} ({spread.low:,.{digits}f}-{spread.high:,.{digits}f})"
 
 
-def draw(rows: Sequence[Row], file: Path) -> None:
+def draw(rows: Sequence[Fields], file: Path) -> None:
     """Training time and counted multiply-adds over each size, both axes logarithmic."""
     import altair as alt
 
@@ -224,7 +214,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
 
 def main() -> None:
     """Measure what the file does not hold yet, print tables, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=Path, default=Path("scale.csv"), help="read if it exists")
     parser.add_argument("--figure", type=Path, help="an .svg, .png or .html file")
     parser.add_argument("--rounds", type=int, default=7)
@@ -241,12 +231,7 @@ def main() -> None:
     if not options.rows.exists():
         rows = [*measure_builds(options.threads, options.repeats)]
         rows += measure_training(options.rounds, options.batch)
-        fields = list(dict.fromkeys(name for row in rows for name in row))
-        options.rows.parent.mkdir(parents=True, exist_ok=True)
-        with options.rows.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fields, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(options.rows, rows)
     with options.rows.open(newline="") as file:
         rows = list(csv.DictReader(file))
     print(report(rows))

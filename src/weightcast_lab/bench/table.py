@@ -18,7 +18,7 @@ _SHARED = ("layer", "batch", "device", "threads", "fused")
 
 
 @dataclass
-class Setting:
+class PathComparison:
     """A predicted network in one setting: the rows of its paths.
 
     Args:
@@ -76,20 +76,20 @@ def render(rows: Sequence[Row], markdown: bool = False) -> str:
     return "\n\n".join([*parts, agreement(settings(rows))])
 
 
-def settings(rows: Iterable[Row]) -> list[Setting]:
+def settings(rows: Iterable[Row]) -> list[PathComparison]:
     """Rows of predicted networks, those of the same setting together, in their order."""
-    found: dict[str, Setting] = {}
+    found: dict[str, PathComparison] = {}
     for row in rows:
         config = row["config"]
         if config["kind"] != PREDICTED:
             continue
         key = str({name: value for name, value in config.items() if name != "path"})
         names = (config["dictionary"], _percent(config["fraction"]), str(config["columns"]))
-        found.setdefault(key, Setting(names)).rows[config["path"]] = row
+        found.setdefault(key, PathComparison(names)).rows[config["path"]] = row
     return list(found.values())
 
 
-def steps(found: Sequence[Setting]) -> Table:
+def steps(found: Sequence[PathComparison]) -> Table:
     """Training steps over the dense one, counted and measured, along each path."""
     if not found:
         return []
@@ -111,7 +111,7 @@ def steps(found: Sequence[Setting]) -> Table:
     ]
 
 
-def others(found: Sequence[Setting]) -> Table:
+def others(found: Sequence[PathComparison]) -> Table:
     """Inference, memory, state, disk and building; all but the last over the dense network's."""
     rows = [(one, one.rows["auto"]) for one in found if "auto" in one.rows]
     if not rows:
@@ -160,7 +160,7 @@ def peers(rows: Sequence[Row]) -> Table:
     ]
 
 
-def agreement(found: Sequence[Setting]) -> str:
+def agreement(found: Sequence[PathComparison]) -> str:
     """How often ``auto`` took a path that the other beat by more than a tenth, in a sentence."""
     losses = [one.loss for one in found if one.loss is not None]
     if not losses:

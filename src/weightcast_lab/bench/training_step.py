@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,11 +20,12 @@ from torch import nn
 
 import weightcast as wc
 from weightcast_lab.bench.memory import peak_mebibytes
+from weightcast_lab.bench.scripts import make_parser, run_module
 from weightcast_lab.bench.timing import alternate, ratios
-from weightcast_lab.studies.train import build_model
 from weightcast_lab.sweeps.rows import append_row
 from weightcast_lab.sweeps.variants import Variant, make_config, make_variants
 from weightcast_lab.training import Images, TrainingSettings
+from weightcast_lab.training.build import build_model
 
 BATCH, N_BATCHES = 100, 20
 
@@ -59,20 +58,14 @@ def make_round(variant: Variant, images: Images, fused: bool) -> Callable[[], No
 
 def peak_of(variant: Variant, threads: int, fused: bool) -> float:
     """MiB that training adds to a process, measured in one of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "weightcast_lab.bench.training_step",
-        "--memory-of",
-        variant.name,
-    ]
-    command += ["--threads", str(threads), *(["--fused"] if fused else [])]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    arguments = ["--memory-of", variant.name, "--threads", str(threads)]
+    module = "weightcast_lab.bench.training_step"
+    return float(run_module(module, *arguments, *(["--fused"] if fused else [])))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """The command line."""
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="alternations (default 15)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--fused", action="store_true", help="AdamW's fused kernel")
@@ -82,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Time all networks in turn, print a table and append rows."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     images = noise()  # its values do not matter here, and reading digits would hide the peak

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from weightcast_lab.data.images import Images, Split
+from weightcast_lab.data.images import Images, Split
 
 SUFFIX = ".safetensors"
 _KIND = "weightcast images 1"

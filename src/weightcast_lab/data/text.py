@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from weightcast_lab.data.images import Split, read_splits
+from weightcast_lab.data.image_sources import read_splits
+from weightcast_lab.data.images import Split
 
 DESCRIPTIONS = "descriptions"
 """What scikit-learn says of its data sets: 40,000 characters that every installation has."""

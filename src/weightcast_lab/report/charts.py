@@ -32,11 +32,7 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
         "color": alt.Color("variant:N", sort=names, scale=cycle(names, (NEUTRAL, *COLOURS))),
         "shape": alt.Shape("variant:N", sort=names, scale=cycle(names, SHAPES)),
     }
-    # Beside each other, names of usual length would be cut off on a phone.
-    columns = alt.ExprRef(f"width < {PHONE} ? 1 : 2")
-    key = alt.Legend(
-        title=None, orient="bottom", columns=columns, labelLimit=240, symbolSize=90, symbolOpacity=1
-    )
+    key = _legend()
     x = alt.X("learned:Q", title="learned weights (log scale)", **_log_axis(summaries))
     vertical = {"title": "test error (%)", "scale": _error_scale(summaries)}
 
@@ -72,6 +68,14 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
             height=300,
             description="test error against learned weights; the numbers are in the table",
         )
+    )
+
+
+def _legend() -> alt.Legend:
+    # Beside each other, names of usual length would be cut off on a phone.
+    columns = alt.ExprRef(f"width < {PHONE} ? 1 : 2")
+    return alt.Legend(
+        title=None, orient="bottom", columns=columns, labelLimit=240, symbolSize=90, symbolOpacity=1
     )
 
 

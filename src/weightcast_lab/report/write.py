@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from weightcast_lab.report import images as drawings
+from weightcast_lab.report import drawings
 from weightcast_lab.report.captions import caption
 from weightcast_lab.report.document import footer, packaged, render
 from weightcast_lab.report.entries import Row

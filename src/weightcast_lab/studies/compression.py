@@ -13,10 +13,7 @@ read once per row. Rows that are in the file already are not computed again.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +33,7 @@ from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
 from weightcast.serialization import encode
 from weightcast.transform.compress import compress
+from weightcast_lab.bench.scripts import make_parser, mean_and_spread, read_finished, say
 from weightcast_lab.studies.modern import PREDICTED
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.training import (
@@ -234,7 +232,7 @@ def shared_budget(
     )
 
 
-class Study:
+class CompressionStudy:
     """One trained network with all that is made of it.
 
     Args:
@@ -328,7 +326,7 @@ class Study:
         return row
 
 
-def choose(study: Study) -> Iterator[tuple[str, float]]:
+def choose(study: CompressionStudy) -> Iterator[tuple[str, float]]:
     """Validation errors of what was chosen."""
     part = study.data.validation
     assert part is not None
@@ -360,23 +358,14 @@ def table(rows: Sequence[Row], network: str) -> str:
     head = [f"{network}, {metric}", *(f"{100 * fraction:g} %" for fraction in fractions), "100 %"]
     lines = [head, ["---"] * len(head)]
     for method, errors in cells.items():
-        lines.append([method, *(_mean(errors.get(fraction, [])) for fraction in (*fractions, 1.0))])
+        values = [errors.get(fraction, []) for fraction in (*fractions, 1.0)]
+        lines.append([method, *map(mean_and_spread, values)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _mean(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else ""
-    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Compute what is missing, row by row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--mnist", help="folder, prepared file or Hub name; leave out: no mlp")
     parser.add_argument("--cifar10", help="the same; leave out: no convnet, no resnet20")
     parser.add_argument("--text", help="a file; leave out: no gpt")
@@ -392,7 +381,7 @@ def main() -> None:
         print(*(table(rows, network) for network in options.networks), sep="\n\n")
         return
     done: set[tuple[Any, ...]] = set()
-    for row in read_rows(options.rows) if options.rows.exists() else ():
+    for row in read_finished(options.rows):
         labels = row["labels"]
         done.add((labels["network"], labels["curve"], labels["fraction"], row["seed"]))
     for network in options.networks:
@@ -401,7 +390,7 @@ def main() -> None:
             continue
         data = read(NETWORKS[network].source, source, aside=options.choose)
         for seed in options.seeds[:1] if options.choose else options.seeds:
-            study = Study(network, data, seed, options.folder)
+            study = CompressionStudy(network, data, seed, options.folder)
             if options.choose:
                 for what, error in choose(study):
                     print(f"{network}  {what:40s} {error:6.2f} %", flush=True)

@@ -10,9 +10,7 @@ others are trained on. A sweep does the work, so that a second call does only wh
 
 from __future__ import annotations
 
-import argparse
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +29,13 @@ from weightcast.layers import predicted_layers
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
+from weightcast_lab.bench.scripts import make_parser, read_finished, write_csv
 from weightcast_lab.studies.figure5 import WIDTHS, layer_shapes
-from weightcast_lab.studies.train import build_model, read_images, row_counts
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.sweeps.sweep import sweep
 from weightcast_lab.sweeps.trial import Place, Trial
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings, fit
+from weightcast_lab.training.build import build_model, read_data, row_counts
 
 SHAPES = layer_shapes(WIDTHS, channels=3, side=32)
 CONVOLUTIONS = ("conv1", "conv2", "conv3")
@@ -130,7 +129,7 @@ def make_config(
 
 def scaled_run(config: TrainConfig, scale: float, place: Place) -> Row:
     """A run whose V all start ``scale`` times as large as they are drawn."""
-    images = read_images(config, str(place.data))
+    images = read_data(config, str(place.data))
     model = build_model(config, images)
     with torch.no_grad():
         for layer in predicted_layers(model).values():
@@ -158,7 +157,7 @@ def without_test(row: Row) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing, print a table and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, help="folder, prepared file or Hub name")
     parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)", help="in rows")
     parser.add_argument("--seeds", type=int, default=1)
@@ -174,7 +173,7 @@ def main() -> None:
     rows = [without_test(row) for row in sweep(trials, options.output, place=place).rows]
     base = next(network for network in networks() if network[0] == "SE-Emp")
     extra = Path(options.output) / "scaled.jsonl"
-    done = read_rows(extra) if extra.exists() else []
+    done = read_finished(extra)
     for seed in range(options.seeds):
         for scale in (0.3, 3.0):
             config = make_config(*base, seed, options.data_name)
@@ -192,19 +191,19 @@ def main() -> None:
             f"training loss {sum(losses) / len(losses):.2f}"
         )
     if options.table is not None:
-        write_table(options.table, rows)
+        write_csv(options.table, [table_line(row) for row in rows])
 
 
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """A line for every run. It is no file of result rows: those have a test error."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["network", "seed", "learned", "validation_error", "train_loss"])
-        for row in rows:
-            metrics = row["metrics"]
-            error, loss = metrics["validation_error"], f"{metrics['train_loss']:.4f}"
-            name, learned = row["variant"], row["counts"]["learned"]
-            writer.writerow([name, row["seed"], learned, error, loss])
+def table_line(row: Row) -> dict[str, Any]:
+    """A run as a line of a table. It is no row of results: those have a test error."""
+    metrics = row["metrics"]
+    return {
+        "network": row["variant"],
+        "seed": row["seed"],
+        "learned": row["counts"]["learned"],
+        "validation_error": metrics["validation_error"],
+        "train_loss": f"{metrics['train_loss']:.4f}",
+    }
 
 
 if __name__ == "__main__":

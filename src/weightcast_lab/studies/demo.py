@@ -22,7 +22,6 @@ from tqdm import tqdm
 from weightcast.layers.counts import ledger
 from weightcast.storage import checkpoint_bytes
 from weightcast_lab.studies.figure1 import figure1
-from weightcast_lab.studies.train import build_model, row_counts
 from weightcast_lab.sweeps.rows import Row, append_row, make_row
 from weightcast_lab.sweeps.variants import COLUMNS, KERNEL, Variant, make_config, make_variants
 from weightcast_lab.training import (
@@ -34,6 +33,7 @@ from weightcast_lab.training import (
     fit,
     load_images,
 )
+from weightcast_lab.training.build import build_model, row_counts
 
 # Of the learning rates 0.002, 0.005 and 0.01, tried on 800 of the 4,000 training digits, this one
 # is the best for the dense network and for those with windows; others differ by up to 1 point.
@@ -77,7 +77,7 @@ def compare(
         rows.unlink(missing_ok=True)
     finished: list[Row] = []
     figure: dict[str, Any] = {}
-    with _one_thread(), _Progress(len(variants) * seeds, images, settings, progress) as bar:
+    with _one_thread(), _DemoProgress(len(variants) * seeds, images, settings, progress) as bar:
         for seed in range(seeds):
             for variant in variants:
                 config = make_config(variant, source, settings, seed)
@@ -140,7 +140,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Progress:
+class _DemoProgress:
     """One bar over the steps of all runs on a terminal; a line per run in a log."""
 
     def __init__(
@@ -159,7 +159,7 @@ class _Progress:
             leave=False,
         )
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> _DemoProgress:
         return self
 
     def __exit__(self, *_: object) -> None:

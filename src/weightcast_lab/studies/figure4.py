@@ -42,7 +42,7 @@ IMAGE, N_CLASSES = (28, 28), 10
 
 
 @dataclass(frozen=True)
-class Setting:
+class MLPSetting:
     """What the networks of one family of curves have in common.
 
     Args:
@@ -78,7 +78,7 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
-Point = tuple[str, float, Setting]
+Point = tuple[str, float, MLPSetting]
 
 
 def _smoke() -> list[Point]:
@@ -124,12 +124,14 @@ def _full() -> list[Point]:
     ]
 
 
-def _setting(epochs: int) -> Setting:
+def _setting(epochs: int) -> MLPSetting:
     training = TrainingSettings(epochs=epochs, learning_rate=2e-3, label_smoothing=0.1)
-    return Setting(columns=10, activation="relu", pretraining=None, training=training)
+    return MLPSetting(columns=10, activation="relu", pretraining=None, training=training)
 
 
-def _curves(names: Sequence[str], fractions: Sequence[float], setting: Setting) -> Iterator[Point]:
+def _curves(
+    names: Sequence[str], fractions: Sequence[float], setting: MLPSetting
+) -> Iterator[Point]:
     """Every point of these curves; the dense network is one point."""
     for name in names:
         for fraction in (1.0,) if name == DENSE else fractions:
@@ -137,7 +139,9 @@ def _curves(names: Sequence[str], fractions: Sequence[float], setting: Setting) 
                 yield name, fraction, setting
 
 
-def make_config(name: str, fraction: float, setting: Setting, seed: int, data: str) -> TrainConfig:
+def make_config(
+    name: str, fraction: float, setting: MLPSetting, seed: int, data: str
+) -> TrainConfig:
     """One run.
 
     Args:

@@ -30,7 +30,7 @@ LEADING = "Emp-Emp leading"
 
 
 @dataclass(frozen=True)
-class Setting:
+class ConvnetSetting:
     """What the networks of one family of curves have in common.
 
     Args:
@@ -69,23 +69,23 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
-Point = tuple[str, float, Setting]
+Point = tuple[str, float, ConvnetSetting]
 
 
 def _smoke() -> list[Point]:
-    setting = Setting(columns=4, epochs=1, n_train=500)
+    setting = ConvnetSetting(columns=4, epochs=1, n_train=500)
     return [*_curves((DENSE, "SE-Emp"), (0.25,), setting)]
 
 
 def _cpu() -> list[Point]:
-    setting = Setting(columns=4, epochs=10, n_train=5_000)
+    setting = ConvnetSetting(columns=4, epochs=10, n_train=5_000)
     names = (DENSE, NARROW, "RandFixU-RandFixU", "SE-Emp")
     return [*_curves(names, (0.1, 0.25), setting), *_leading((0.1, 0.25), setting)]
 
 
 def _full() -> list[Point]:
     settings = [
-        Setting(columns, epochs=60, activation=activation, pretraining=pretraining)
+        ConvnetSetting(columns, epochs=60, activation=activation, pretraining=pretraining)
         for activation in ("relu", "sigmoid")
         for pretraining in (None, PretrainingSettings(epochs=10))
         for columns in (1, 5, 10, 20)
@@ -101,7 +101,7 @@ def _full() -> list[Point]:
     ]
 
 
-def _leading(fractions: Sequence[float], setting: Setting) -> Iterator[Point]:
+def _leading(fractions: Sequence[float], setting: ConvnetSetting) -> Iterator[Point]:
     """Eigenvectors in all layers, with fewer columns where the columns would need most of them.
 
     They are dealt out to the columns, and the last ones have no variance, which is refused.
@@ -111,13 +111,17 @@ def _leading(fractions: Sequence[float], setting: Setting) -> Iterator[Point]:
         yield LEADING, fraction, replace(setting, columns=columns)
 
 
-def _curves(names: Sequence[str], fractions: Sequence[float], setting: Setting) -> Iterator[Point]:
+def _curves(
+    names: Sequence[str], fractions: Sequence[float], setting: ConvnetSetting
+) -> Iterator[Point]:
     for name in names:
         for fraction in (1.0,) if name == DENSE else fractions:
             yield name, fraction, setting
 
 
-def make_config(name: str, fraction: float, setting: Setting, seed: int, data: str) -> TrainConfig:
+def make_config(
+    name: str, fraction: float, setting: ConvnetSetting, seed: int, data: str
+) -> TrainConfig:
     """One run.
 
     Args:

@@ -26,7 +26,7 @@ from weightcast_lab.studies.first_layers import FirstLayer, train_on_labels, tra
 from weightcast_lab.studies.sources import find_source
 from weightcast_lab.sweeps.presets import Preset, check_preset, with_seeds
 from weightcast_lab.sweeps.rows import SCHEMA, Row, make_row
-from weightcast_lab.sweeps.trial import Place, Trial
+from weightcast_lab.sweeps.trial import Place, Trial, runs_trials
 from weightcast_lab.training import TrainingSettings, load_images
 
 Network = Literal["mlp", "convnet", "autoencoder", "rica"]
@@ -182,6 +182,7 @@ def left_out(data: str, colour: str | None) -> list[str]:
     return notes
 
 
+@runs_trials("filters", FilterConfig)
 def run(config: FilterConfig, place: Place) -> Row:
     """Train a network and predict its filters.
 

@@ -41,7 +41,7 @@ PREDICTED = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class ModernSetting:
     """What the runs of one network have in common.
 
     Args:
@@ -87,7 +87,7 @@ def trials(network: str, preset: Preset, seeds: int, data: str) -> list[Trial]:
     return with_seeds(_points(setting), seeds, make) + with_seeds(_halves(setting), seeds, make)
 
 
-def cpu_setting(network: str) -> Setting:
+def cpu_setting(network: str) -> ModernSetting:
     """What the runs of one network have in common in the preset ``cpu``.
 
     Args:
@@ -96,19 +96,21 @@ def cpu_setting(network: str) -> Setting:
     return _SETTINGS["cpu"][network]
 
 
-def _points(setting: Setting) -> Iterator[tuple[str, float]]:
+def _points(setting: ModernSetting) -> Iterator[tuple[str, float]]:
     yield DENSE, 1.0
     for fraction in setting.fractions:
         for curve in (INFORMED, RANDOM, NARROW):
             yield curve, fraction
 
 
-def _halves(setting: Setting) -> Iterator[tuple[str, float]]:
+def _halves(setting: ModernSetting) -> Iterator[tuple[str, float]]:
     for fraction in setting.fractions:
         yield RANDOM_HALF, fraction
 
 
-def make_config(curve: str, fraction: float, setting: Setting, seed: int, data: str) -> TrainConfig:
+def make_config(
+    curve: str, fraction: float, setting: ModernSetting, seed: int, data: str
+) -> TrainConfig:
     """One run.
 
     Args:
@@ -220,21 +222,21 @@ def _training(epochs: int, batch_size: int, rate: float, decay: float = 0.01) ->
     return TrainingSettings(epochs, batch_size, learning_rate=rate, weight_decay=decay)
 
 
-_SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
+_SETTINGS: Mapping[Preset, Mapping[str, ModernSetting]] = {
     "smoke": {
-        "resnet20": Setting(
+        "resnet20": ModernSetting(
             ModelSettings("resnet20", hidden=(4, 8, 16)),
             _training(1, 50, 4e-3),
             n_train=100,
             fractions=(0.25,),
         ),
-        "vit": Setting(
+        "vit": ModernSetting(
             ModelSettings("vit", hidden=(32,), depth=2),
             _training(1, 50, 2e-3),
             n_train=200,
             fractions=(0.25,),
         ),
-        "gpt": Setting(
+        "gpt": ModernSetting(
             ModelSettings("gpt", hidden=(32,), depth=2),
             _training(1, 16, 2e-3),
             context=32,
@@ -244,19 +246,19 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
         ),
     },
     "cpu": {
-        "resnet20": Setting(
+        "resnet20": ModernSetting(
             ModelSettings("resnet20", hidden=(8, 16, 32)),
             _training(8, 50, 4e-3),
             n_train=5_000,
             n_validation=1_000,
         ),
-        "vit": Setting(
+        "vit": ModernSetting(
             ModelSettings("vit", hidden=(64,)),
             _training(8, 50, 2e-3),
             n_train=5_000,
             n_validation=1_000,
         ),
-        "gpt": Setting(
+        "gpt": ModernSetting(
             ModelSettings("gpt", hidden=(64,)),
             _training(1, 16, 2e-3),
             n_train=12_000,
@@ -264,19 +266,19 @@ _SETTINGS: Mapping[Preset, Mapping[str, Setting]] = {
         ),
     },
     "full": {
-        "resnet20": Setting(
+        "resnet20": ModernSetting(
             ModelSettings("resnet20"),
             _training(10, 256, 4e-3, decay=0.05),
             n_validation=5_000,
             ending="-full",
         ),
-        "vit": Setting(
+        "vit": ModernSetting(
             ModelSettings("vit"),
             _training(10, 256, 1e-3, decay=0.05),
             n_validation=5_000,
             ending="-full",
         ),
-        "gpt": Setting(
+        "gpt": ModernSetting(
             ModelSettings("gpt"),
             _training(10, 64, 1e-3, decay=0.1),
             n_validation=400,

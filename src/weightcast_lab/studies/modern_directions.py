@@ -14,10 +14,7 @@ file holds already is not computed again.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +23,13 @@ import torch
 from torch import nn
 
 from weightcast.layers.counts import ledger
+from weightcast_lab.bench.scripts import make_parser, mean_and_spread, read_finished, say
 from weightcast_lab.studies.figure4 import describe
 from weightcast_lab.studies.modern import INFORMED, cpu_setting, make_config
-from weightcast_lab.studies.train import apply_plan, dense_model, read_data, result_row
-from weightcast_lab.sweeps.rows import Row, append_row, read_rows
+from weightcast_lab.studies.train import result_row
+from weightcast_lab.sweeps.rows import Row, append_row
 from weightcast_lab.training import Images, Text, TrainConfig, fit
+from weightcast_lab.training.build import apply_plan, dense_model, read_data
 
 
 def make_run(network: str, data: str, fraction: float, after: float, seed: int) -> TrainConfig:
@@ -76,9 +75,7 @@ def run(config: TrainConfig, source: nn.Module, data: Images | Text) -> Row:
 
 def main() -> None:
     """Train what is missing; print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("network", choices=("gpt", "resnet20", "vit"))
     parser.add_argument("--data", required=True, metavar="NAME=PLACE")
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.25])
@@ -88,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     name, _, where = options.data.partition("=")
-    rows = {_key(row): row for row in read_rows(options.rows)} if options.rows.exists() else {}
+    rows = {_key(row): row for row in read_finished(options.rows)}
     metric = "test_loss" if options.network == "gpt" else "test_error"
     data = None  # the same for all runs
     for after in options.after:
@@ -103,11 +100,10 @@ def main() -> None:
                     source = source or trained(config, data, after)
                     rows[key] = run(config, source, data)
                     append_row(options.rows, rows[key])
-                    print(config.variant, seed, rows[key]["metrics"], file=sys.stderr, flush=True)
+                    say(f"{config.variant} {seed} {rows[key]['metrics']}")
                 errors.setdefault(str(config.variant), []).append(rows[key]["metrics"][metric])
         for variant, values in errors.items():
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            print(f"{variant:28} {statistics.fmean(values):.3f}{spread}", flush=True)
+            print(f"{variant:28} {mean_and_spread(values, digits=3)}", flush=True)
 
 
 def _key(row: Row) -> tuple[Any, ...]:

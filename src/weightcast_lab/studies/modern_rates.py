@@ -13,26 +13,32 @@ already is not computed again.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from weightcast_lab.bench.scripts import (
+    make_parser,
+    mean_and_spread,
+    read_finished,
+    say,
+    write_csv,
+)
 from weightcast_lab.studies.modern import INFORMED, RANDOM, RANDOM_HALF, cpu_setting, make_config
 from weightcast_lab.studies.train import run
 from weightcast_lab.sweeps.curves import DENSE, NARROW
-from weightcast_lab.sweeps.rows import OWN_RATE, Row, append_row, read_rows
+from weightcast_lab.sweeps.rows import OWN_RATE, Row, append_row
 from weightcast_lab.sweeps.trial import Place
 from weightcast_lab.training import TrainConfig
 
 CURVES = (DENSE, RANDOM, NARROW, INFORMED, RANDOM_HALF)
 
 
-class Study:
+class RateStudy:
     """Runs of one network, each carried out once.
 
     Args:
@@ -46,10 +52,11 @@ class Study:
         assert isinstance(place.data, dict)
         self.setting, self.place = cpu_setting(network), place
         self.files = {False: rows, True: choices}
-        self.name, (self.data, *_) = f"modern-{network}-own-rates", place.data
-        self.done = read_rows(file for file in self.files.values() if file.exists())
+        self.name, self.data = f"modern-{network}-own-rates", next(iter(place.data))
+        self.done = read_finished(*self.files.values())
 
     def config(self, curve: str, fraction: float, rate: float, seed: int) -> TrainConfig:
+        """A run of the network's preset ``cpu`` at a rate of its own."""
         training = replace(self.setting.training, learning_rate=rate)
         setting = replace(self.setting, training=training)
         config = make_config(curve, fraction, setting, seed, self.data)
@@ -63,12 +70,12 @@ class Study:
             rate = row["config"]["training"]["learning_rate"] == config.training.learning_rate
             if same and rate and row["seed"] == config.seed:
                 return row
-        row = run(config, self.place) | {"experiment": experiment}
+        row: Row = run(config, self.place) | {"experiment": experiment}
         if chooses:
             row["metrics"] = {k: v for k, v in row["metrics"].items() if "test" not in k}
         append_row(self.files[chooses], row)
         self.done.append(row)
-        print(experiment, config.variant, config.seed, json.dumps(row["metrics"]), file=sys.stderr)
+        say(f"{experiment} {config.variant} {config.seed} {json.dumps(row['metrics'])}")
         return row
 
     def choose(self, curve: str, fraction: float, rates: list[float]) -> float:
@@ -86,6 +93,21 @@ class Study:
             print(f"{curve}, {fraction:g}: the best rate is the end of --rates: {best:g}")
         return best
 
+    def choices(self, network: str) -> Iterator[dict[str, Any]]:
+        """The runs that chose a rate, as lines of a table."""
+        for row in self.done:
+            if row["experiment"] == f"{self.name}-validation":
+                labels, metrics = row["labels"], row["metrics"]
+                yield {
+                    "network": network,
+                    "curve": labels["curve"],
+                    "fraction": f"{labels['fraction']:g}",
+                    "learning_rate": row["config"]["training"]["learning_rate"],
+                    "seed": row["seed"],
+                    "validation_loss": f"{metrics['validation_loss']:.6f}",
+                    "validation_error": f"{metrics['validation_error']:.2f}",
+                }
+
     def results(
         self, points: Iterator[tuple[str, float]], rates: list[float], seeds: int
     ) -> Iterator[tuple[str, float, float, list[float]]]:
@@ -99,9 +121,7 @@ class Study:
 
 def main() -> None:
     """Choose and train what is missing; print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("network", choices=("gpt", "resnet20", "vit"))
     parser.add_argument("--data", required=True, metavar="NAME=PLACE")
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=[DENSE, RANDOM, NARROW])
@@ -110,21 +130,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--choices", type=Path, default=Path("runs/modern-rates.jsonl"))
+    parser.add_argument("--table", type=Path, help="write the runs that chose here, as CSV")
     options = parser.parse_args()
     torch.set_num_threads(1)
     name, _, where = options.data.partition("=")
-    study = Study(options.network, Place(data={name: where}), options.rows, options.choices)
+    study = RateStudy(options.network, Place(data={name: where}), options.rows, options.choices)
     points = (
         (curve, fraction)
         for curve in options.curves
         for fraction in ([1.0] if curve == DENSE else options.fractions)
     )
     for curve, fraction, rate, losses in study.results(points, options.rates, options.seeds):
-        values = torch.tensor(losses, dtype=torch.float64)
-        spread = f" ± {float(values.std()):.3f}" if len(losses) > 1 else ""
-        print(
-            f"{curve:12} {100 * fraction:5g} %  rate {rate:g}  {float(values.mean()):.3f}{spread}"
-        )
+        found = mean_and_spread(losses, digits=3)
+        print(f"{curve:12} {100 * fraction:5g} %  rate {rate:g}  {found}")
+    if options.table is not None:
+        write_csv(options.table, [*study.choices(options.network)])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ from torch import nn
 
 from weightcast_lab.bench.cases import find_case
 from weightcast_lab.bench.peers import build_peer, find_peer, learned_weights
-from weightcast_lab.studies.train import build_model
-from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
+from weightcast_lab.bench.scripts import make_parser, mean_and_spread, read_finished, say
+from weightcast_lab.sweeps.rows import Row, append_row, make_row
 from weightcast_lab.sweeps.variants import make_config, make_variants
 from weightcast_lab.training import Images, TrainingSettings, fit, load_images
+from weightcast_lab.training.build import build_model
 
 DENSE, OURS = "dense", "predicted"
 NETWORKS = (DENSE, OURS, "narrow", "low-rank", "cp", "tucker", "tt", "lora", "fourierft", "vera")
@@ -36,7 +36,7 @@ CHOICE, RESULT = "peers-mnist-validation", "peers-mnist"
 
 
 @dataclass(frozen=True)
-class Run:
+class PeerRun:
     """One training run.
 
     Args:
@@ -70,7 +70,7 @@ class Run:
         return json.dumps([self.experiment, self.variant, self.seed, config], sort_keys=True)
 
 
-class Study:
+class PeerStudy:
     """All runs on one data set.
 
     Args:
@@ -79,16 +79,15 @@ class Study:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        files = [file for file in (options.choices, options.rows) if file.exists()]
         self.done = {
             json.dumps(
                 [row["experiment"], row["variant"], row["seed"], row["config"]], sort_keys=True
             ): row
-            for row in read_rows(files)
+            for row in read_finished(options.choices, options.rows)
         }
         self.images: dict[bool, Images] = {}
 
-    def row(self, run: Run) -> Row:
+    def row(self, run: PeerRun) -> Row:
         """The row of a run, which is carried out if its file does not hold it."""
         settings = TrainingSettings(
             self.options.epochs, learning_rate=run.rate, label_smoothing=0.1
@@ -112,7 +111,7 @@ class Study:
             say(f"{what}: {row['metrics']}")
         return self.done[key]
 
-    def _carry_out(self, run: Run, settings: TrainingSettings, config: dict) -> Row:
+    def _carry_out(self, run: PeerRun, settings: TrainingSettings, config: dict) -> Row:
         images = self._images(run.chooses)
         model = build(run, images, settings)
         metrics: dict[str, float | None] = {}
@@ -154,7 +153,7 @@ class Study:
         """
         errors = {}
         for rate in self.options.rates:
-            row = self.row(Run(network, fraction, rate, 0, chooses=True))
+            row = self.row(PeerRun(network, fraction, rate, 0, chooses=True))
             error = row["metrics"].get("validation_error")
             if error is not None:
                 errors[rate] = error
@@ -166,7 +165,7 @@ class Study:
         return best
 
 
-def build(run: Run, images: Images, settings: TrainingSettings) -> nn.Module:
+def build(run: PeerRun, images: Images, settings: TrainingSettings) -> nn.Module:
     """The network of a run; frozen factors are the dense network's weights as they are drawn."""
     if run.network == DENSE:
         return find_case("mlp").make(run.seed)
@@ -200,16 +199,10 @@ def line(rows: Sequence[Row], rate: float) -> str:
         # The mean of the others would flatter it.
         return f"{rows[0]['variant']:20} {len(rows) - len(done)} of {len(rows)} runs diverged"
     errors = [metrics["test_error"] for metrics in done]
-    spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
     seconds = statistics.median(metrics["train_seconds"] for metrics in done)
-    mean = f"{statistics.fmean(errors):.2f}{spread}"
+    mean = mean_and_spread(errors)
     n, learned = len(errors), rows[0]["counts"]["learned"]
     return f"{rows[0]['variant']:20} {learned:>9,} {rate:>8g} {mean:>14} {n:>3} {seconds:>9.1f}"
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -218,7 +211,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     Args:
         arguments: None takes the program's own.
     """
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, help="digits, a folder, or a Hub name")
     parser.add_argument("--rows", type=Path, required=True, help="read and append rows here")
     # Apart: these have no test error, which a report of the others shows.
@@ -240,12 +233,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and print a table."""
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)
-    study = Study(options)
+    study = PeerStudy(options)
     head = f"{'network':20} {'learned':>9} {'rate':>8} {'test error %':>14} {'n':>3} {'train s':>9}"
     lines = []
     for network, fraction in networks(options):
         rate = study.choose_rate(network, fraction)
-        runs = [Run(network, fraction, rate, seed, False) for seed in range(options.seeds)]
+        runs = [PeerRun(network, fraction, rate, seed, False) for seed in range(options.seeds)]
         lines.append(line([study.row(run) for run in runs], rate))
         say(lines[-1])
     print("\n".join([head, *lines]))

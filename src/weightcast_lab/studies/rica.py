@@ -47,7 +47,7 @@ from weightcast_lab.studies.first_layers import spread
 from weightcast_lab.studies.sources import find_source
 from weightcast_lab.sweeps.presets import Preset, check_preset, with_seeds
 from weightcast_lab.sweeps.rows import Row, make_row
-from weightcast_lab.sweeps.trial import Place, Trial
+from weightcast_lab.sweeps.trial import Place, Trial, runs_trials
 from weightcast_lab.training import load_images
 from weightcast_lab.training.ica import (
     RicaSettings,
@@ -131,6 +131,7 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
+@runs_trials("rica", RicaConfig)
 def run(config: RicaConfig, place: Place) -> Row:
     """Learn filters, describe the images, train the classifier, measure its test error once.
 
@@ -154,12 +155,10 @@ def run(config: RicaConfig, place: Place) -> Row:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
-    (x, y), (x_test, y_test) = (
-        spread(images.train, config.n_train),
-        spread(images.test, config.n_test),
-    )
+    train, test = spread(images.train, config.n_train), spread(images.test, config.n_test)
     result = classify(
-        (_features(x, W, whitening, config), y), (_features(x_test, W, whitening, config), y_test)
+        (_features(train[0], W, whitening, config), train[1]),
+        (_features(test[0], W, whitening, config), test[1]),
     )
     row = make_row(
         experiment=config.experiment,
@@ -171,8 +170,8 @@ def run(config: RicaConfig, place: Place) -> Row:
             "dense": W.numel(),
             "learned": sum(parameter.numel() for parameter in layer.parameters()),
             "train_patches": config.n_patches,
-            "train_images": len(y),
-            "test_images": len(y_test),
+            "train_images": len(train[1]),
+            "test_images": len(test[1]),
         },
         metrics={
             "test_error": result.test_error,

@@ -9,7 +9,6 @@ experiment on TIMIT.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from weightcast.transform.pretrain import pretrain
 from weightcast_lab.data.speech import (
     Bigram,
     Corpus,
-    SpeechConfig,
     digit_error,
     phone_error,
     read_digits,
@@ -31,17 +29,17 @@ from weightcast_lab.data.speech import (
 )
 from weightcast_lab.data.speech.scoring import choose_change, folded_frame_error
 from weightcast_lab.studies.sources import find_source
+from weightcast_lab.studies.speech_config import SpeechConfig
 from weightcast_lab.studies.speech_trials import trials
-from weightcast_lab.studies.train import row_counts
 from weightcast_lab.sweeps.rows import Row, make_row
+from weightcast_lab.sweeps.trial import Place, runs_trials
 from weightcast_lab.training import FitResult, Images, fit, mlp
-
-if TYPE_CHECKING:
-    from weightcast_lab.sweeps.trial import Place
+from weightcast_lab.training.build import row_counts
 
 __all__ = ["SpeechConfig", "build_model", "log_posteriors", "read_corpus", "run", "trials"]
 
 
+@runs_trials("speech", SpeechConfig)
 def run(config: SpeechConfig, place: Place) -> Row:
     """Train one network and measure the errors of frames and of recordings.
 

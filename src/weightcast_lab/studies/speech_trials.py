@@ -8,8 +8,9 @@ from typing import Literal
 
 from weightcast.dictionaries import Covariance, RandomGaussian
 from weightcast.grid import Grid
-from weightcast_lab.data.speech import FeatureSettings, SpeechConfig
+from weightcast_lab.data.speech import FeatureSettings
 from weightcast_lab.studies.figure4 import describe
+from weightcast_lab.studies.speech_config import SpeechConfig
 from weightcast_lab.sweeps.curves import DENSE, Curve, Shape, make_plan, paper_curves
 from weightcast_lab.sweeps.presets import Preset, check_preset, with_seeds
 from weightcast_lab.sweeps.trial import Trial
@@ -138,7 +139,7 @@ def _config(base: SpeechConfig, point: _Point, seed: int) -> SpeechConfig:
     plan = None
     if point.curve != DENSE:
         curve, columns = curves()[point.curve], point.columns or 1
-        plan = make_plan(curve, _layers(base), point.fraction, columns).to_dict()
+        plan = make_plan(curve, layer_shapes(base), point.fraction, columns).to_dict()
     labels |= {} if point.columns is None else {"columns": point.columns}
     labels |= {"activation": point.activation, "pretrained": point.pretraining is not None}
     return replace(
@@ -152,7 +153,7 @@ def _config(base: SpeechConfig, point: _Point, seed: int) -> SpeechConfig:
     )
 
 
-def _layers(config: SpeechConfig) -> dict[str, Shape]:
+def layer_shapes(config: SpeechConfig) -> dict[str, Shape]:
     """The hidden layers; time and frequency are the coordinates of the first one's inputs."""
     grid = (2 * config.context + 1, config.features.bands)
     sizes = (grid[0] * grid[1], *config.hidden)

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
 
 from weightcast.layers.counts import Ledger, ledger
-from weightcast.plan.plan import Plan
 from weightcast.storage import save, saved_bytes
-from weightcast.transform.convert import convert
-from weightcast.transform.pretrain import pretrain
 from weightcast_lab.studies.sources import PACKAGED, find_source
 from weightcast_lab.sweeps.files import write_text
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
-from weightcast_lab.training import (
-    FitResult,
-    Images,
-    Text,
-    TrainConfig,
-    convnet,
-    fit,
-    gpt,
-    load_images,
-    load_text,
-    lstm,
-    mlp,
-    resnet20,
-    vit,
-)
+from weightcast_lab.sweeps.trial import Place, runs_trials
+from weightcast_lab.training import FitResult, Images, Text, TrainConfig, fit
+from weightcast_lab.training.build import build_model, read_data, row_counts
 from weightcast_lab.training.callbacks import LAST
 
-if TYPE_CHECKING:
-    from weightcast_lab.sweeps.trial import Place
-
 CONFIG, FACTS, ROW, MODEL = "config.json", "data.json", "row.json", "model"
-IMAGE_BATCH, TEXT_BATCH = 500, 100
-"""Images, or windows of text, in each of the batches that dictionaries are made from."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +106,21 @@ def train(
     return Run(folder, counts, result, row)
 
 
+def _without_place(config: TrainConfig) -> TrainConfig:
+    """A config without what a place decides.
+
+    Raises:
+        ValueError: it asks for checkpoints, which a trial does not keep.
+    """
+    if config.training.test_weights == "best":
+        raise ValueError(
+            "test_weights is 'best', which needs checkpoints, and a trial keeps none: take 'last', "
+            "or weightcast train"
+        )
+    return replace(config, output=None, accelerator="auto")
+
+
+@runs_trials("train", TrainConfig, freeze=_without_place)
 def run(config: TrainConfig, place: Place) -> Row:
     """Train one network as a trial of a sweep: nothing is kept but its row.
 
@@ -154,87 +145,6 @@ def run(config: TrainConfig, place: Place) -> Row:
     )
     counts = ledger(model, batch=config.training.batch_size)
     return result_row(config, data, counts, result)
-
-
-def read_data(config: TrainConfig, source: str) -> Images | Text:
-    """The config's images, standardised, or its text, from where they lie and split as it says."""
-    if config.model.reads_text:
-        data = load_text(source, context=config.context, n_validation=config.n_validation)
-        return data if config.n_train is None else data.fewer(config.n_train)
-    images = load_images(source, n_validation=config.n_validation)
-    if config.n_train is not None:
-        images = images.fewer(config.n_train)
-    return images.standardised() if config.standardise else images
-
-
-def build_model(config: TrainConfig, data: Images | Text, *, progress: bool = False) -> nn.Module:
-    """The config's network for these data: weights drawn, plan carried out, pre-trained.
-
-    Args:
-        config: the run.
-        data: from whose training split data-driven dictionaries are made.
-        progress: whether to show that of pre-training on stderr.
-
-    Raises:
-        ValueError: images too small for the network, or a plan that does not fit it.
-    """
-    model = apply_plan(dense_model(config, data.shape, data.n_classes), config, data)
-    if config.pretraining is not None:
-        hidden = [name for name, _ in model.named_children() if name.startswith(("hidden", "conv"))]
-        pretrain(
-            model,
-            data.train[0].split(100),
-            layers=hidden,
-            seed=config.seed,
-            progress=progress,
-            **dataclasses.asdict(config.pretraining),
-        )
-    return model
-
-
-def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn.Module:
-    """The config's dense network.
-
-    Args:
-        config: the run.
-        shape: channels, height and width of an image, or the characters of a window of text.
-        n_classes: outputs.
-    """
-    settings, seed = config.model, config.seed
-    # What is left out takes the network's own default.
-    depth = {} if settings.depth is None else {"depth": settings.depth}
-    width = {} if settings.hidden is None else {"width": settings.hidden[0]}
-    match settings.name:
-        case "lstm":
-            return lstm(n_classes, **width, **depth, seed=seed)
-        case "gpt":
-            return gpt(n_classes, shape[0], **width, **depth, seed=seed)
-        case "vit":
-            return vit(shape, n_classes, **width, **depth, seed=seed)
-        case "resnet20":
-            return resnet20(shape, n_classes, settings.hidden or (16, 32, 64), seed=seed)
-        case "convnet":
-            widths = settings.hidden or (48, 64, 64, 500)
-            return convnet(shape, n_classes, settings.activation, widths, seed=seed)
-    return mlp(shape, n_classes, settings.hidden or (500, 500), settings.activation, seed=seed)
-
-
-def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:
-    """The model with the layers predicted that the config's plan names.
-
-    Args:
-        model: dense.
-        config: the run.
-        data: from whose training split data-driven dictionaries are made.
-    """
-    if config.plan is None:
-        return model
-    x, _ = data.train
-    # Spread over the data set, which may be sorted.
-    chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
-    # A list: a tuple of two could be an input and its target.
-    inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
-    return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
 
 
 def output_folder(config: TrainConfig) -> Path:
@@ -307,15 +217,6 @@ def _portable(config: TrainConfig, found: Images | Text) -> dict[str, Any]:
     for name in ("output", "accelerator"):
         del data[name]
     return data | {"data": config.data if config.data in PACKAGED else found.name}
-
-
-def row_counts(counts: Ledger) -> dict[str, int]:
-    """The totals of a ledger that a result row holds."""
-    total = counts.total
-    return {
-        name: getattr(total, name)
-        for name in ("dense", "learned", "static", "stored", "multiply_adds")
-    }
 
 
 def result_row(

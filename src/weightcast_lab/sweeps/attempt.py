@@ -8,6 +8,8 @@
     log.txt       what all attempts printed
     attempts.log  a line when an attempt starts and when it ends
     lock          held by the process that runs the trial
+
+``python -m weightcast_lab.sweeps.attempt FOLDER`` runs the trial of a folder.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 where the row is there now, 3 where the trial failed and error.txt says how.
     """
-    parser = argparse.ArgumentParser("weightcast_lab.studies.trial")
+    parser = argparse.ArgumentParser("weightcast_lab.sweeps.attempt")
     parser.add_argument("folder", type=Path, help="holds trial.json")
     parser.add_argument("--place", default="{}", help="where it runs: JSON as Place.to_json()")
     parser.add_argument(
@@ -165,3 +167,7 @@ def _note(folder: Path, event: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     with (folder / ATTEMPTS).open("a", encoding="utf-8") as file:
         file.write(f"{now} {os.getpid()} {event}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -143,7 +143,7 @@ class _Runner:
     def run(self, folder: Path) -> str | None:
         with (folder / LOG).open("ab") as log:
             arguments = (str(folder), "--while-stdin-is-open")
-            process = self._start("trial", *arguments, stdout=log, stderr=log)
+            process = self._start("attempt", *arguments, stdout=log, stderr=log)
         with process:
             code = process.wait()
         return self._explain(folder, code)
@@ -166,7 +166,7 @@ class _Runner:
     def _start(
         self, module: str, *arguments: str, stdout: int | IO[bytes], stderr: IO[bytes]
     ) -> subprocess.Popen[str]:
-        command = [sys.executable, "-P", "-m", f"weightcast.experiments.{module}", *arguments]
+        command = [sys.executable, "-P", "-m", f"weightcast_lab.sweeps.{module}", *arguments]
         with self._lock:
             if self._stopped:
                 raise RuntimeError("the sweep was stopped")
@@ -273,7 +273,7 @@ def _describe(code: int) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser("weightcast_lab.studies.processes")
+    parser = argparse.ArgumentParser("weightcast_lab.sweeps.processes")
     parser.add_argument("--place", default="{}", help="where trials run: JSON as Place.to_json()")
     with suppress(BrokenPipeError):  # nobody waits for the answer: the sweep is gone
         serve(Place.from_json(parser.parse_args().place))

@@ -103,7 +103,7 @@ class State:
         )
 
 
-class Progress:
+class SweepProgress:
     """A bar over all trials on a terminal; a line per finished trial in a log."""
 
     def __init__(self, state: State, *, shown: bool) -> None:
@@ -111,7 +111,7 @@ class Progress:
         self.shown = shown
         self.bar: tqdm | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> SweepProgress:
         done, total = len(self.state.rows), len(self.state.trials)
         if self.shown and (others := _made_by_others(self.state.rows.values())):
             self._say(others)

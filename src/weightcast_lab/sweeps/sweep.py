@@ -16,7 +16,7 @@ from weightcast_lab.sweeps.attempt import LOCK
 from weightcast_lab.sweeps.executors import Executor, run_elsewhere
 from weightcast_lab.sweeps.files import claimed, write_text
 from weightcast_lab.sweeps.processes import LocalPool
-from weightcast_lab.sweeps.standing import Progress, State, SweepResult
+from weightcast_lab.sweeps.standing import State, SweepProgress, SweepResult
 from weightcast_lab.sweeps.trial import Place, Trial
 
 ROWS = "rows.jsonl"
@@ -59,7 +59,7 @@ def sweep(
     with _claimed(root, shared=executor is None):
         state = State(root, trials)
         try:
-            with Progress(state, shown=progress) as shown:
+            with SweepProgress(state, shown=progress) as shown:
                 missing = _prepare(state, shown)
                 if executor is None:
                     _run_here(state, missing, place, jobs, shown)
@@ -90,7 +90,7 @@ def divide(n_trials: int, jobs: int | None = None) -> tuple[int, int]:
     return jobs, max(1, cores // jobs)
 
 
-def _prepare(state: State, shown: Progress) -> list[Trial]:
+def _prepare(state: State, shown: SweepProgress) -> list[Trial]:
     """Make the folders of the missing trials, and return those that have one now."""
     ready = []
     for trial in state.missing():
@@ -102,7 +102,7 @@ def _prepare(state: State, shown: Progress) -> list[Trial]:
 
 
 def _run_here(
-    state: State, missing: list[Trial], place: Place, jobs: int | None, shown: Progress
+    state: State, missing: list[Trial], place: Place, jobs: int | None, shown: SweepProgress
 ) -> None:
     jobs, threads = divide(len(state.trials), jobs)
     with LocalPool(jobs, replace(place, threads=threads)) as pool:
@@ -111,7 +111,7 @@ def _run_here(
 
 
 def _run_there(
-    state: State, missing: list[Trial], place: Place, executor: Executor, shown: Progress
+    state: State, missing: list[Trial], place: Place, executor: Executor, shown: SweepProgress
 ) -> None:
     futures: dict[Future[Any], Trial] = {}
     try:
@@ -125,7 +125,7 @@ def _run_there(
         raise
 
 
-def _collect(state: State, futures: dict[Future[Any], Trial], shown: Progress) -> None:
+def _collect(state: State, futures: dict[Future[Any], Trial], shown: SweepProgress) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)

@@ -1,14 +1,11 @@
-"""A trial: one frozen config that decides a result, named by what it holds.
-
-``python -m weightcast_lab.sweeps.trial FOLDER`` runs the trial that ``FOLDER/trial.json`` holds.
-"""
+"""A trial: one frozen config that decides a result, named by what it holds."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +14,13 @@ from typing import Any, Literal
 from weightcast.serialization import decode
 from weightcast_lab.sweeps.rows import Row
 
-KINDS = ("train", "filters", "speech", "rica")
+STUDIES = {
+    "train": "weightcast_lab.studies.train",
+    "filters": "weightcast_lab.studies.filters",
+    "speech": "weightcast_lab.studies.speech",
+    "rica": "weightcast_lab.studies.rica",
+}
+"""The study that runs each kind of trial. A trial's file can name these kinds and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,20 @@ class Place:
         return decode(cls, _parse(text, "place"), "place")
 
 
+TrialFunction = Callable[[Any, Place], Row]
+"""What runs a trial: its config, and where it runs."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    config: Any
+    run: TrialFunction
+    freeze: Callable[[Any], Any]
+
+
+_kinds: dict[str, _Kind] = {}
+
+
 @dataclass(frozen=True)
 class Trial:
     """One run of an experiment; the same trial gives the same row, timings apart.
@@ -66,12 +83,10 @@ class Trial:
     config: Any
 
     def __post_init__(self) -> None:
-        _check_kind(self.kind)
+        freeze = _load(self.kind).freeze
         # As it will be read again, with 1.0 for 1: equal configs have one text and one folder.
         config = type(self.config).from_dict(self.config.to_dict())
-        if self.kind == "train":
-            config = _without_place(config)
-        object.__setattr__(self, "config", config)
+        object.__setattr__(self, "config", freeze(config))
 
     @cached_property
     def key(self) -> str:
@@ -112,7 +127,7 @@ class Trial:
         if data.keys() != {"kind", "config"}:
             raise ValueError(f"{where}: a trial has 'kind' and 'config', not {sorted(data)}")
         try:
-            return cls(data["kind"], _load(data["kind"])[0].from_dict(data["config"]))
+            return cls(data["kind"], _load(data["kind"]).config.from_dict(data["config"]))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
@@ -126,52 +141,41 @@ def run(trial: Trial, place: Place) -> Row:
     return load_kind(trial.kind)(trial.config, place)
 
 
-def _without_place(config: Any) -> Any:
-    """A TrainConfig without what a place decides.
+def runs_trials(
+    kind: str, config: type, freeze: Callable[[Any], Any] = lambda config: config
+) -> Callable[[TrialFunction], TrialFunction]:
+    """Register a study's function as what runs the trials of a kind.
 
-    Raises:
-        ValueError: it asks for checkpoints, which a trial does not keep.
+    Args:
+        kind: an entry of ``STUDIES``.
+        config: the frozen config of such trials.
+        freeze: the config as a trial keeps it, without what a place decides.
     """
-    if config.training.test_weights == "best":
-        raise ValueError(
-            "test_weights is 'best', which needs checkpoints, and a trial keeps none: take 'last', "
-            "or weightcast train"
-        )
-    return dataclasses.replace(config, output=None, accelerator="auto")
+
+    def register(run: TrialFunction) -> TrialFunction:
+        assert STUDIES[kind] == run.__module__, f"{run.__module__} does not run {kind!r} trials"
+        _kinds[kind] = _Kind(config, run, freeze)
+        return run
+
+    return register
 
 
-def load_kind(kind: str) -> Callable[[Any, Place], Row]:
+def load_kind(kind: str) -> TrialFunction:
     """The function that runs trials of a kind.
 
     Raises:
         ValueError: no such kind.
     """
-    return _load(kind)[1]
+    return _load(kind).run
 
 
-def _load(kind: str) -> tuple[Any, Callable[[Any, Place], Row]]:
-    """A kind's config class, and the function that runs it."""
-    _check_kind(kind)
-    # Each import takes seconds and is paid by every process: only the one that is needed.
-    match kind:
-        case "train":
-            from weightcast_lab.studies import train as module
-            from weightcast_lab.training import TrainConfig as Config
-        case "filters":
-            from weightcast_lab.studies import filters as module
-            from weightcast_lab.studies.filters import FilterConfig as Config
-        case "speech":
-            from weightcast_lab.studies import speech as module
-            from weightcast_lab.studies.speech import SpeechConfig as Config
-        case _:
-            from weightcast_lab.studies import rica as module
-            from weightcast_lab.studies.rica import RicaConfig as Config
-    return Config, module.run
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"there is no trial of kind {kind!r}; known: {', '.join(KINDS)}")
+def _load(kind: str) -> _Kind:
+    """A kind as its study has registered it, whose import takes seconds: only where needed."""
+    if kind not in STUDIES:
+        raise ValueError(f"there is no trial of kind {kind!r}; known: {', '.join(STUDIES)}")
+    if kind not in _kinds:
+        importlib.import_module(STUDIES[kind])
+    return _kinds[kind]
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -182,9 +186,3 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{where}: a {type(data).__name__}, where JSON's object is expected")
     return data
-
-
-if __name__ == "__main__":
-    from weightcast_lab.sweeps.attempt import main
-
-    sys.exit(main())

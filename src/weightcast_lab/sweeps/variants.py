@@ -10,9 +10,9 @@ from weightcast.kernels import SquaredExponential
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
-from weightcast_lab.studies.train import build_model
 from weightcast_lab.sweeps.curves import MARGIN
 from weightcast_lab.training import Images, ModelSettings, TrainConfig, TrainingSettings
+from weightcast_lab.training.build import build_model
 
 HIDDEN = (500, 500)
 COLUMNS = 20

@@ -1,13 +1,14 @@
 """Training on small images and on text: data, reference networks, settings, ``fit`` on Lightning.
 
-Read in this order: ``data``, ``prepared``, ``text``, ``batches``, ``models``, ``settings``,
-``module``, ``checkpoint_io``, ``randomness``, ``callbacks``, ``fit``.
+Read in this order: ``settings``, ``build``, ``module``, ``callbacks``, ``fit``; apart from these,
+``ica`` learns filters without labels and ``linear`` classifies what they respond.
 """
 
 from weightcast.integrations.lightning import SafetensorsCheckpointIO
 from weightcast.integrations.random_state import RandomState
 from weightcast_lab.data.batches import Batches
-from weightcast_lab.data.images import Images, load_images
+from weightcast_lab.data.image_sources import load_images
+from weightcast_lab.data.images import Images
 from weightcast_lab.data.prepared import save_images
 from weightcast_lab.data.text import Text, load_text
 from weightcast_lab.networks import convnet, gpt, lstm, mlp, resnet20, vit

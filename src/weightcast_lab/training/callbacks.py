@@ -139,7 +139,7 @@ class Measure(pl.Callback):
         self.epochs = list(state_dict["epochs"])
 
 
-class Progress(pl.Callback):
+class TrainingProgress(pl.Callback):
     """A bar over all steps on a terminal; a line per epoch in a log."""
 
     def __init__(self, measure: Measure, label: str) -> None:

@@ -26,9 +26,9 @@ from weightcast_lab.training.callbacks import (
     Interrupted,
     KeepCheckpoints,
     Measure,
-    Progress,
     StopOnInterrupt,
     Stopwatch,
+    TrainingProgress,
     TrainingStop,
 )
 from weightcast_lab.training.module import Classifier, Score, measure
@@ -117,18 +117,14 @@ def fit(
         Interrupted: a KeyboardInterrupt: Ctrl-C. The folder's last.ckpt, if there is a folder,
             then holds the state to resume from.
     """
-    if resume and not (folder and (folder / LAST).is_file()):
-        raise ValueError(f"there is no {LAST} in {folder}: start the run without resuming")
+    checkpoint = _find_checkpoint(folder) if resume else None
     if settings.test_weights == "best" and (folder is None or data.validation is None):
         raise ValueError("test_weights 'best' needs a validation split and a folder")
-    if workers < 0 or processes < 1:
-        raise ValueError(
-            f"workers is {workers} and processes is {processes}: take 0 or more, and 1 or more"
-        )
+    _check_processes(workers, processes)
     home = next(model.parameters()).device
     stopwatch, measured = Stopwatch(), Measure(data.validation, data.criterion, folder)
     interrupt = StopOnInterrupt(folder)
-    shown = [Progress(measured, label)] if progress else []
+    shown = [TrainingProgress(measured, label)] if progress else []
     callbacks = [stopwatch, measured, *shown, interrupt]
     if folder is not None:
         callbacks += [RandomState(), KeepCheckpoints(folder, measured)]
@@ -138,31 +134,34 @@ def fit(
         # Workers cannot reach into a GPU's memory: Lightning moves their batches there.
         train = data.train if workers else data.to(device).train
         data = data.to(device)
-        batches = Batches(
-            train,
-            settings.batch_size,
-            seed,
-            workers=workers,
-            rank=trainer.global_rank,
-            processes=processes,
-        )
+        share = {"rank": trainer.global_rank, "processes": processes}
+        batches = Batches(train, settings.batch_size, seed, workers=workers, **share)
         measured.validation = data.validation
         classifier = Classifier(model.train(), settings, batches.n_batches)
         with seeded(seed, trainer.global_rank, device):
-            _run(trainer, classifier, batches, folder / LAST if folder and resume else None)
+            _run(trainer, classifier, batches, checkpoint)
     if settings.test_weights == "best" and folder is not None:
         state = SafetensorsCheckpointIO().load_checkpoint(folder / BEST)
         classifier.load_state_dict(state["state_dict"])
     test = measure(model.to(device), data.test)
     model.to(home)
-    return FitResult(
-        test=test,
-        validation=measured.score,
-        train_loss=measured.train_loss,
-        train_seconds=stopwatch.seconds,
-        epochs=settings.epochs,
-        steps=settings.epochs * batches.n_batches,
-    )
+    epochs, seconds = settings.epochs, stopwatch.seconds
+    steps = epochs * batches.n_batches
+    return FitResult(test, measured.score, measured.train_loss, seconds, epochs, steps)
+
+
+def _check_processes(workers: int, processes: int) -> None:
+    if workers < 0 or processes < 1:
+        raise ValueError(
+            f"workers is {workers} and processes is {processes}: take 0 or more, and 1 or more"
+        )
+
+
+def _find_checkpoint(folder: Path | None) -> Path:
+    """The checkpoint that a run goes on from."""
+    if folder is None or not (folder / LAST).is_file():
+        raise ValueError(f"there is no {LAST} in {folder}: start the run without resuming")
+    return folder / LAST
 
 
 def _run(

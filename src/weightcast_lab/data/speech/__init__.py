@@ -1,7 +1,7 @@
 """Speech: recordings to frames of features with context, and the error of whole recordings.
 
 Read in this order: ``audio``, ``features``, ``corpus``, ``digits``, ``phones``, ``timit``,
-``viterbi``, ``scoring``, ``settings``.
+``viterbi``, ``scoring``.
 """
 
 from weightcast_lab.data.speech.audio import read_audio
@@ -10,7 +10,6 @@ from weightcast_lab.data.speech.digits import read_digits
 from weightcast_lab.data.speech.features import FeatureSettings, log_mel
 from weightcast_lab.data.speech.phones import FOLDED, PHONES, fold
 from weightcast_lab.data.speech.scoring import digit_error, edit_distance, phone_error
-from weightcast_lab.data.speech.speech_settings import SpeechConfig
 from weightcast_lab.data.speech.timit import read_timit
 from weightcast_lab.data.speech.viterbi import Bigram, viterbi
 
@@ -21,7 +20,6 @@ __all__ = [
     "Corpus",
     "FeatureSettings",
     "Recording",
-    "SpeechConfig",
     "digit_error",
     "edit_distance",
     "fold",

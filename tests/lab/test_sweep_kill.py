@@ -177,7 +177,7 @@ def test_a_trial_that_fails_or_is_killed_is_reported_and_the_others_go_on(undist
 
 def test_a_trial_runs_by_hand_in_an_interpreter_of_its_own(undisturbed, tmp_path):
     (tmp_path / "trial.json").write_text(TRIALS[1].to_json())
-    command = [sys.executable, "-m", "weightcast_lab.sweeps.trial", str(tmp_path)]
+    command = [sys.executable, "-m", "weightcast_lab.sweeps.attempt", str(tmp_path)]
     # Sums of several threads add up in another order.
     place = replace(PLACE, threads=divide(len(TRIALS), jobs=1)[1])
     subprocess.run([*command, "--place", place.to_json()], check=True, timeout=90)
