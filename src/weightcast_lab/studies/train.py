@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from weightcast.cli.result_rows import row_counts
 from weightcast.layers.counts import Ledger, ledger
 from weightcast.plan.plan import Plan
 from weightcast.storage import save, saved_bytes
@@ -307,15 +308,6 @@ def _portable(config: TrainConfig, found: Images | Text) -> dict[str, Any]:
     for name in ("output", "accelerator"):
         del data[name]
     return data | {"data": config.data if config.data in PACKAGED else found.name}
-
-
-def row_counts(counts: Ledger) -> dict[str, int]:
-    """The totals of a ledger that a result row holds."""
-    total = counts.total
-    return {
-        name: getattr(total, name)
-        for name in ("dense", "learned", "static", "stored", "multiply_adds")
-    }
 
 
 def result_row(
