@@ -9,6 +9,7 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -82,20 +83,22 @@ def run(options: Namespace) -> int:
 
 def _core() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
-    names = ("weightcast", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
+    names = ["weightcast", "torch", "numpy", "scipy", "scikit-learn", "safetensors"]
     for name, found in _versions(names).items():
-        if found is None:
-            yield Check(name, "failed", "not installed: pip install weightcast")
-        else:
-            yield Check(name, "ok", found)
+        detail = found or "not installed: pip install weightcast"
+        yield Check(name, "ok" if found else "failed", detail)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    threads = f"{torch.get_num_threads()} threads"
-    yield Check("devices", "ok", ", ".join([f"CPU with {threads}", *gpus]))
+    yield Check("devices", "ok", ", ".join([f"CPU with {torch.get_num_threads()} threads", *gpus]))
 
 
 def _extras() -> Iterator[Check]:
     """One line for each extra of this package: its packages, or what is missing of them."""
-    for extra, names in sorted(_extra_packages().items()):
+    extras: dict[str, list[str]] = {}
+    for requirement in requires("weightcast") or []:
+        found = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", requirement)
+        if found and found[2] not in _JOINT and found[1] != "weightcast":
+            extras.setdefault(found[2], []).append(found[1])
+    for extra, names in sorted(extras.items()):
         found = _versions(names)
         what = f" ({EXTRAS[extra]})" if extra in EXTRAS else ""
         missing = ", ".join(name for name, installed in found.items() if installed is None)
@@ -107,24 +110,12 @@ def _extras() -> Iterator[Check]:
             yield Check(f"extra {extra}", "ok", f"{packages}{what}")
 
 
-def _extra_packages() -> dict[str, list[str]]:
-    """The packages that each extra for users asks for, as this package's metadata has them."""
-    extras: dict[str, list[str]] = {}
-    for requirement in requires("weightcast") or []:
-        found = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", requirement)
-        if found and found[2] not in _JOINT and found[1] != "weightcast":
-            extras.setdefault(found[2], []).append(found[1])
-    return extras
-
-
-def _versions(names: tuple[str, ...] | list[str]) -> dict[str, str | None]:
+def _versions(names: list[str]) -> dict[str, str | None]:
     """Installed versions by package; None where one is missing."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(names)
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
     return found
 
 
@@ -185,13 +176,8 @@ def _merge(state: dict[str, Any]) -> None:
     torch.testing.assert_close(merged(state["x"]), state["model"](state["x"]), atol=1e-5, rtol=1e-4)
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "convert": _convert,
-    "train": _train,
-    "save": _save,
-    "load": _load,
-    "merge": _merge,
-}
+_STEPS: dict[str, Callable[[dict[str, Any]], None]]
+_STEPS = {"convert": _convert, "train": _train, "save": _save, "load": _load, "merge": _merge}
 
 
 def _folder_check(folder: Path) -> Check:

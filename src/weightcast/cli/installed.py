@@ -36,4 +36,5 @@ def extension(name: str, purpose: str) -> Any:
     try:
         return next(iter(found)).load()
     except ModuleNotFoundError as error:
-        raise ValueError(f"{purpose} needs {error.name}: {INSTALL_LAB}") from error
+        package = str(error.name).partition(".")[0]
+        raise ValueError(f"{purpose} needs {package}: {INSTALL_LAB}") from error

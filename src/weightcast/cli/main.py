@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except ModuleNotFoundError as error:
         remedy = "pip install 'weightcast[onnx]'" if words[0] == "export" else INSTALL_LAB
-        print(f"weightcast: error: this needs {error.name}: {remedy}", file=sys.stderr)
+        package = str(error.name).partition(".")[0]
+        print(f"weightcast: error: this needs {package}: {remedy}", file=sys.stderr)
         return USER_ERROR
     except (ValueError, OSError) as error:
         # On one line, whatever a library put into its message.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import math
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
@@ -92,32 +92,17 @@ def checked(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
     """A type of options that says what it expected.
 
     Args:
-        read: text to value; a ValueError refuses it.
+        read: text to value; a ValueError or KeyError refuses it.
         kind: what it expects, in words.
     """
 
     def checked_read(text: str) -> Any:
         try:
             return read(text)
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise ArgumentTypeError(f"is {text!r}: expected {kind}") from error
 
     return checked_read
-
-
-def _read_number(text: str) -> int | float:
-    """As in Python, 1 is an int and 1.0 is a float."""
-    try:
-        return int(text)
-    except ValueError:
-        return _finite(text)
-
-
-def _read_integers(text: str) -> list[int]:
-    values = json.loads(text)
-    if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise ValueError(f"{text} is no list of integers")
-    return values
 
 
 def _finite(text: str) -> float:
@@ -128,15 +113,24 @@ def _finite(text: str) -> float:
 
 
 def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false", "yes", "no"):
-        raise ValueError(f"{text} is neither true nor false")
-    return text.lower() in ("true", "yes")
+    return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
 
 
-number = checked(_read_number, "int or float")
-"""Type of an option that tells 1 from 1.0."""
+def _number(text: str) -> int | float:
+    with contextlib.suppress(ValueError):
+        return int(text)
+    return _finite(text)
 
-integers = checked(_read_integers, "list[int]")
+
+number = checked(_number, "int or float")
+"""Type of an option that tells 1 from 1.0, as Python does."""
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.removeprefix("[").removesuffix("]").split(",")]
+
+
+integers = checked(_integers, "list[int]")
 """Type of an option such as ``[1,28,28]``."""
 
 
