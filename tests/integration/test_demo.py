@@ -257,7 +257,7 @@ class TestCommand:
         assert again.read_text(encoding="utf-8") == text
 
     def test_its_own_rows_are_replaced_and_others_are_kept(self, noise, tmp_path, monkeypatch):
-        monkeypatch.setattr(command, "write_page", lambda rows, figure1, path: path)
+        monkeypatch.setattr("weightcast_lab.report.write_page", lambda rows, figure1, path: path)
         own, others = tmp_path / "rows.jsonl", tmp_path / "others.jsonl"
         for n_others in (6, 12):
             command.run_demo("noise", 1, 1, tmp_path, rows=others)
@@ -277,7 +277,7 @@ class TestCommand:
         def compare(*_, **__):
             raise Interrupted("stopped in epoch 2 of 25")
 
-        monkeypatch.setattr(command, "compare", compare)
+        monkeypatch.setattr(demo, "compare", compare)
         with pytest.raises(Interrupted, match=r"epoch 2 of 25; the rows of .*rows\.jsonl"):
             command.run_demo(output=tmp_path)
         assert not (tmp_path / "index.html").exists()

@@ -5,8 +5,8 @@ import torch
 
 from tests.lab.speech_corpora import write_timit
 from weightcast.cli.main import main
-from weightcast_lab.cli import reproduce_command as reproduce
-from weightcast_lab.cli.reproduce_command import find_sources
+from weightcast_lab.cli import reproduction as reproduce
+from weightcast_lab.cli.reproduction import find_sources
 from weightcast_lab.sweeps.rows import read_rows
 from weightcast_lab.sweeps.trial import Trial
 from weightcast_lab.training import Images, load_images, save_images

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from weightcast.cli.yaml_files import parse_value, read_yaml
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings
-from weightcast_lab.training.settings import override, parse_value, read_yaml
+from weightcast_lab.training.settings import override
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 

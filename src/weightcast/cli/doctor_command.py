@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from torch import nn
+
+import weightcast as wc
+from weightcast.storage import FormatError
+from weightcast.storage.inspection import inspect
+from weightcast.storage.manifest import shortened
 
 SUMMARY = "Say what is installed and what is missing; check that it works, and a saved folder."
 HELP = """The check converts, trains, saves, loads and merges a small network in a second or two.
@@ -25,10 +34,13 @@ EXTRAS = {
     "onnx": "weightcast export to ONNX files",
     "ray": "sweeps beyond one machine",
     "report": "charts and pages",
-    "train": "the command line, the training loop, logs",
+    "train": "the training loop, its settings, logs",
     "wavelets": "wavelet dictionaries",
 }
 """What each extra is for; one that is not in this list is shown without."""
+
+_JOINT = ("dev", "lab")
+"""Extras that are made of others."""
 
 
 @dataclass(frozen=True)
@@ -46,113 +58,65 @@ class Check:
     detail: str
 
 
-def add_options(parser: Any) -> None:
-    """The command's arguments.
-
-    Args:
-        parser: of argparse, or one that takes the same.
-    """
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a saved model to check")
     parser.add_argument("--json", action="store_true", help="print JSON in place of text")
 
 
-def run_doctor(arguments: Sequence[str]) -> bool:
-    """Parse the command's arguments, check, and print the report.
-
-    This needs nothing beyond the core, so that it can say what is missing.
-
-    Args:
-        arguments: the command line's, without ``doctor``.
-
-    Returns:
-        Whether nothing failed.
-
-    Raises:
-        ValueError: arguments that it does not know.
-    """
-    parser = argparse.ArgumentParser(
-        prog="weightcast doctor",
-        description=f"{SUMMARY} {HELP}",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    add_options(parser)
-    try:
-        options, unknown = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    if unknown:
-        raise ValueError(f"doctor knows FOLDER and --json, not {' '.join(unknown)}")
-    checks = examine(options.folder)
-    if options.json:
-        ok = all(check.state != "failed" for check in checks)
-        print(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=1))
-    else:
-        print(render(checks))
-    return all(check.state != "failed" for check in checks)
-
-
-def examine(folder: str | Path | None = None) -> list[Check]:
-    """All checks.
-
-    Args:
-        folder: a saved model; None leaves that check out.
-    """
+def run(options: Namespace) -> int:
+    """Check, and print the report; 1 if anything failed."""
     checks = [*_core(), *_extras(), *_self_check()]
-    return checks if folder is None else [*checks, _folder_check(Path(folder))]
-
-
-def render(checks: Sequence[Check]) -> str:
-    """The checks as lines of text, and a last line that sums them up."""
-    width = max(len(check.name) for check in checks)
-    lines = [f"{check.state:8}{check.name:<{width}}  {check.detail}" for check in checks]
+    if options.folder is not None:
+        checks.append(_folder_check(Path(options.folder)))
     failed = [check.name for check in checks if check.state == "failed"]
-    verdict = f"Failed: {', '.join(failed)}." if failed else "All that is installed works."
-    return "\n".join([*lines, "", verdict])
+    if options.json:
+        print(json.dumps({"ok": not failed, "checks": list(map(asdict, checks))}, indent=1))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            print(f"{check.state:8}{check.name:<{width}}  {check.detail}")
+        verdict = f"Failed: {', '.join(failed)}." if failed else "All that is installed works."
+        print(f"\n{verdict}")
+    return 1 if failed else 0
 
 
 def _core() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
-    for name in ("weightcast", "torch", "numpy", "scipy", "scikit-learn", "safetensors"):
-        try:
-            yield Check(name, "ok", version(name))
-        except PackageNotFoundError:
-            yield Check(name, "failed", "not installed: pip install weightcast")
-    import torch
-
+    names = ["weightcast", "torch", "numpy", "scipy", "scikit-learn", "safetensors"]
+    for name, found in _versions(names).items():
+        detail = found or "not installed: pip install weightcast"
+        yield Check(name, "ok" if found else "failed", detail)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    threads = f"{torch.get_num_threads()} threads"
-    yield Check("devices", "ok", ", ".join([f"CPU with {threads}", *gpus]))
+    yield Check("devices", "ok", ", ".join([f"CPU with {torch.get_num_threads()} threads", *gpus]))
 
 
 def _extras() -> Iterator[Check]:
     """One line for each extra of this package: its packages, or what is missing of them."""
-    for extra, names in sorted(extra_packages().items()):
-        found: dict[str, str | None] = {}
-        for name in names:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                found[name] = None
+    extras: dict[str, list[str]] = {}
+    for requirement in requires("weightcast") or []:
+        found = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", requirement)
+        if found and found[2] not in _JOINT and found[1] != "weightcast":
+            extras.setdefault(found[2], []).append(found[1])
+    for extra, names in sorted(extras.items()):
+        found = _versions(names)
         what = f" ({EXTRAS[extra]})" if extra in EXTRAS else ""
-        missing = [name for name, installed in found.items() if installed is None]
+        missing = ", ".join(name for name, installed in found.items() if installed is None)
         if missing:
             remedy = f"pip install 'weightcast[{extra}]'"
-            detail = f"without {', '.join(missing)}{what}: {remedy}"
-            yield Check(f"extra {extra}", "missing", detail)
+            yield Check(f"extra {extra}", "missing", f"without {missing}{what}: {remedy}")
         else:
             packages = ", ".join(f"{name} {installed}" for name, installed in found.items())
             yield Check(f"extra {extra}", "ok", f"{packages}{what}")
 
 
-def extra_packages() -> dict[str, list[str]]:
-    """The packages that each extra for users asks for, as this package's metadata has them."""
-    extras: dict[str, list[str]] = {}
-    for requirement in requires("weightcast") or []:
-        found = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", requirement)
-        if found and found[2] != "dev" and found[1] != "weightcast":
-            extras.setdefault(found[2], []).append(found[1])
-    return extras
+def _versions(names: list[str]) -> dict[str, str | None]:
+    """Installed versions by package; None where one is missing."""
+    found: dict[str, str | None] = dict.fromkeys(names)
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _self_check() -> Iterator[Check]:
@@ -172,11 +136,6 @@ def _self_check() -> Iterator[Check]:
 
 
 def _convert(state: dict[str, Any]) -> None:
-    import torch
-    from torch import nn
-
-    import weightcast as wc
-
     generator = torch.Generator().manual_seed(0)
     state["x"] = torch.randn(40, 36, generator=generator)
     state["dense"] = nn.Sequential(nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 4)).eval()
@@ -188,16 +147,12 @@ def _convert(state: dict[str, Any]) -> None:
 
 
 def _train(state: dict[str, Any]) -> None:
-    import torch
-
-    import weightcast as wc
-
-    model = state["model"]
+    model, x = state["model"], state["x"]
     optimiser = torch.optim.AdamW(wc.parameter_groups(model, learning_rate=0.01))
     losses = []
     for _ in range(3):
         optimiser.zero_grad()
-        loss = (model(state["x"]) - state["x"][:, :4]).square().mean()
+        loss = (model(x) - x[:, :4]).square().mean()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -206,45 +161,26 @@ def _train(state: dict[str, Any]) -> None:
 
 
 def _save(state: dict[str, Any]) -> None:
-    import weightcast as wc
-
     wc.save(state["model"], state["folder"])
     wc.save(state["model"], state["folder"])  # once more, in place of the first
 
 
 def _load(state: dict[str, Any]) -> None:
-    import torch
-
-    import weightcast as wc
-
     loaded = wc.load(state["folder"], state["dense"])
     if not torch.equal(loaded(state["x"]), state["model"](state["x"])):
         raise RuntimeError("a loaded network gives other outputs than the one that was saved")
 
 
 def _merge(state: dict[str, Any]) -> None:
-    import torch
-
-    import weightcast as wc
-
     merged = wc.merge(state["model"])
     torch.testing.assert_close(merged(state["x"]), state["model"](state["x"]), atol=1e-5, rtol=1e-4)
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "convert": _convert,
-    "train": _train,
-    "save": _save,
-    "load": _load,
-    "merge": _merge,
-}
+_STEPS: dict[str, Callable[[dict[str, Any]], None]]
+_STEPS = {"convert": _convert, "train": _train, "save": _save, "load": _load, "merge": _merge}
 
 
 def _folder_check(folder: Path) -> Check:
-    from weightcast.storage import FormatError
-    from weightcast.storage.inspection import inspect
-    from weightcast.storage.manifest import shortened
-
     try:
         found = inspect(folder)
     except (FormatError, OSError) as error:

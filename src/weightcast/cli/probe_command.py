@@ -2,68 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from weightcast.cli.convert_command import source_name
-from weightcast.cli.sources import load_inputs, load_source
+from weightcast.cli.installed import extension
+from weightcast.cli.job import SOURCE, add_source, read_inputs, result_row
+from weightcast.cli.result_rows import append_row
+from weightcast.cli.sources import load_source
 from weightcast.measure import probe
-from weightcast_lab.report import write_report
-from weightcast_lab.sweeps.rows import append_row, make_row
+
+SUMMARY = "Hide most of each layer's weights, predict them, and say how well that goes."
+HELP = SOURCE
 
 
-def run_probe(
-    source: str,
-    fractions: Sequence[float] = (0.05, 0.25),
-    layers: Sequence[str] | None = None,
-    columns: int = 1,
-    output: str | Path | None = None,
-    factory: str | None = None,
-    inputs: str | None = None,
-    batch: int = 100,
-    allow_import: bool = False,
-    seed: int = 0,
-    rows: str | Path | None = None,
-) -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    add_source(parser)
+    parser.add_argument(
+        "--fractions",
+        type=float,
+        nargs="+",
+        metavar="NUMBER",
+        default=[0.05, 0.25],
+        help="shares of weights that are known",
+    )
+    parser.add_argument("--layers", nargs="+", metavar="NAME", help="all by default")
+    parser.add_argument("--columns", type=int, default=1, help="groups of units")
+    parser.add_argument("--output", help="folder for a page and a picture; none by default")
+
+
+def run(options: Namespace) -> None:
     """Probe a model or a state dict, print the table, draw the picture.
 
-    Args:
-        source: of the model; see :func:`weightcast.cli.sources.load_source`.
-        fractions: shares of weights that are known.
-        layers: names; None takes all.
-        columns: groups of units.
-        output: folder for a page and a picture; None draws nothing.
-        factory: makes the model of a state dict.
-        inputs: example inputs.
-        batch: examples per batch of a file.
-        allow_import: whether functions are imported.
-        seed: of the known positions.
-        rows: a file to append a row to.
-
     Raises:
-        ValueError: what cannot be read or probed.
+        ValueError: what cannot be read or probed, or nothing that draws a page.
     """
-    model = load_source(source, allow_import, factory)
-    batches = None if inputs is None else load_inputs(inputs, allow_import, batch)
+    # Before the work: a page that cannot be drawn should not cost it.
+    write_report = extension("write_report", "--output") if options.output is not None else None
+    model = load_source(options.source, options.allow_import, options.factory)
     found = probe(
-        model, tuple(fractions), inputs=batches, layers=layers, columns=columns, seed=seed
+        model,
+        tuple(options.fractions),
+        inputs=read_inputs(options),
+        layers=options.layers,
+        columns=options.columns,
+        seed=options.seed,
     )
     print(found)
     tensors = model.parameters() if isinstance(model, nn.Module) else model.values()
-    row: dict[str, Any] = make_row(
-        experiment="probe",
-        variant=source_name(source),
-        dataset="none" if inputs is None else source_name(inputs),
-        seed=seed,
-        config={"fractions": list(fractions), "columns": columns},
-        counts={"dense": sum(tensor.numel() for tensor in tensors)},
-        metrics={},
-    )
-    row["probe"] = found.to_dict()
-    if rows is not None:
-        append_row(Path(rows).expanduser(), row)
-    if output is not None:
-        print(f"\nOpen {write_report([row], output)} in a browser.")
+    config = {"fractions": options.fractions, "columns": options.columns}
+    counts = {"dense": sum(tensor.numel() for tensor in tensors)}
+    row = result_row(options, config, counts, {}) | {"probe": found.to_dict()}
+    if options.rows is not None:
+        append_row(Path(options.rows).expanduser(), row)
+    if write_report is not None:
+        print(f"\nOpen {write_report([row], options.output)} in a browser.")

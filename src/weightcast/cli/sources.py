@@ -84,12 +84,13 @@ def load_inputs(source: str, allow_import: bool = False, batch: int = 100) -> li
     Raises:
         ValueError: what cannot be read, or tensors of different lengths.
     """
-    if _FUNCTION.fullmatch(source) and not Path(source).exists():
+    path = Path(source).expanduser()
+    if _FUNCTION.fullmatch(source) and not path.exists():
         found = _call(source, _import(source, allow_import))
         if not isinstance(found, Iterable):
             raise ValueError(f"{source} returned a {type(found).__name__}: expected batches")
         return list(found)
-    tensors = load_tensors(Path(source).expanduser())
+    tensors = load_tensors(path)
     lengths = {len(tensor) if tensor.dim() else 0 for tensor in tensors.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(

@@ -3,92 +3,111 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from weightcast_lab.bench.bench_presets import PRESETS, ROUNDS, check_preset
-from weightcast_lab.bench.protocol import Protocol
-from weightcast_lab.bench.run import run
-from weightcast_lab.bench.table import render
-from weightcast_lab.bench.timing import MIN_SECONDS
+SUMMARY = "Measure predicted layers in turn with dense ones and their peers; print tables."
+HELP = """Options name what is measured, all combinations; a preset says what they leave open:
+smoke (one layer, half a minute), cpu (all but the largest layer), full (hours). Rows in FILE are
+not measured again, so that a run that was stopped goes on and tables can be printed anew."""
 
 
-def run_bench(
-    preset: str = "smoke",
-    layers: Sequence[str] | None = None,
-    fractions: Sequence[float] | None = None,
-    columns: Sequence[int] | None = None,
-    batches: Sequence[int] | None = None,
-    dictionaries: Sequence[str] | None = None,
-    peers: Sequence[str] | None = None,
-    rounds: int | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    fused: bool = False,
-    memory: bool = True,
-    min_seconds: float = MIN_SECONDS,
-    rows: str | Path | None = None,
-    markdown: bool = False,
-) -> None:
+_SELECTED = ("layers", "fractions", "columns", "batches", "dictionaries", "peers")
+"""Options that a preset gives where they are left out."""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--preset", default="smoke", help="smoke, cpu or full")
+    many: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    parser.add_argument(
+        "--layers",
+        help="784-500, 1024-1024, 4096-4096, 25088-4096, conv5x5-64-64, conv3x3-256-256, mlp, "
+        "convnet; any N-M is a linear layer without a grid",
+        **many,
+    )
+    numbers: dict[str, Any] = {"nargs": "+", "metavar": "NUMBER"}
+    parser.add_argument("--fractions", type=float, help="shares of weights learned", **numbers)
+    parser.add_argument("--columns", type=int, help="groups of units", **numbers)
+    parser.add_argument("--batches", type=int, help="examples per step", **numbers)
+    parser.add_argument(
+        "--dictionaries",
+        help="se, local (both need inputs on a grid), dct, "
+        "dct-folded, grouped, gaussian, covariance",
+        **many,
+    )
+    parser.add_argument(
+        "--peers",
+        help="narrow, low-rank; cp, tucker, tt (each also as NAME-reconstructed), lora, vera, "
+        "fourierft, which need pip install 'weightcast[bench]'; or none",
+        **many,
+    )
+    parser.add_argument("--rounds", type=int, help="alternations; 11, and 3 for smoke, by default")
+    parser.add_argument("--threads", type=int, help="of torch; its own number by default")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--fused", action="store_true", help="AdamW's fused kernel")
+    parser.add_argument(
+        "--memory", type=bool, default=True, help="peak memory, each in a process of its own"
+    )
+    parser.add_argument(
+        "--min-seconds", type=float, default=0.1, help="of one timing; 0.02 is enough on a GPU"
+    )
+    parser.add_argument("--rows", metavar="FILE", help="append the rows (JSON lines)")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
+
+
+def run(options: Namespace) -> None:
     """Measure, and print what was measured as tables.
-
-    Args:
-        preset: ``smoke``, ``cpu`` or ``full``: what the other options leave open.
-        layers: names of cases, or ``N-M`` for a linear layer.
-        fractions: shares of weights that are learned.
-        columns: groups of units.
-        batches: examples per step.
-        dictionaries: names of recipes.
-        peers: names, or ``none``.
-        rounds: alternations that count.
-        threads: of torch; None leaves them as they are.
-        device: cpu, cuda, or auto: a GPU where there is one.
-        fused: AdamW's fused kernel.
-        memory: whether peak memory is measured, in processes of their own.
-        min_seconds: of one timing: shorter work is repeated until it takes that.
-        rows: a file to append the rows to; what it holds already is not measured again.
-        markdown: print the tables in Markdown.
 
     Raises:
         ValueError: an unknown name, a number out of range, nothing that can be built.
     """
-    selection = PRESETS[check_preset(preset)]
-    given = {
-        "layers": layers,
-        "fractions": fractions,
-        "columns": columns,
-        "batches": batches,
-        "dictionaries": dictionaries,
-        "peers": peers,
-    }
-    named = {name: tuple(values) for name, values in given.items() if values is not None}
-    if layers is not None and preset == "smoke":  # its dictionary suits its own layer only
-        named = {"dictionaries": None, "n_dictionaries": 1} | named
-    selection = replace(selection, **named)
-    protocol = Protocol(
-        rounds=ROUNDS[check_preset(preset)] if rounds is None else rounds,
-        threads=torch.get_num_threads() if threads is None else threads,
-        device=_find_device(device),
-        fused=fused,
-        memory=memory,
-        min_seconds=min_seconds,
-    )
-    file = None if rows is None else Path(rows).expanduser()
-    found = run(selection.blocks(_say), protocol, file, _say)
+    from weightcast_lab.bench.run import run as measure
+    from weightcast_lab.bench.table import render
+
+    file = None if options.rows is None else Path(options.rows).expanduser()
+    found = measure(_select(options).blocks(_say), _protocol(options), file, _say)
     if not found:
         raise ValueError("nothing could be measured: the lines above say why")
-    print(render(found, markdown))
+    print(render(found, options.markdown))
     if file is not None:
         print(f"\nThe rows are in {file}.")
 
 
-def _find_device(device: str) -> str:
+def _select(options: Namespace) -> Any:
+    """What is measured: the preset's selection, with what the options name."""
+    from dataclasses import replace
+
+    from weightcast_lab.bench.bench_presets import PRESETS, check_preset
+
+    given = {name: getattr(options, name) for name in _SELECTED}
+    named: dict[str, Any] = {name: tuple(v) for name, v in given.items() if v is not None}
+    if options.layers is not None and options.preset == "smoke":
+        # Its dictionary suits its own layer only.
+        named = {"dictionaries": None, "n_dictionaries": 1} | named
+    return replace(PRESETS[check_preset(options.preset)], **named)
+
+
+def _protocol(options: Namespace) -> Any:
+    """How it is measured."""
+    import torch
+
+    from weightcast_lab.bench.bench_presets import ROUNDS, check_preset
+    from weightcast_lab.bench.protocol import Protocol
+
+    device = options.device
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    rounds = ROUNDS[check_preset(options.preset)] if options.rounds is None else options.rounds
+    return Protocol(
+        rounds=rounds,
+        threads=torch.get_num_threads() if options.threads is None else options.threads,
+        device=device,
+        fused=options.fused,
+        memory=options.memory,
+        min_seconds=options.min_seconds,
+    )
 
 
 def _say(line: str) -> None:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from weightcast_lab.report import text_table, write_page, write_text
-from weightcast_lab.studies.demo import compare
-from weightcast_lab.training import Interrupted
+SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
+HELP = ""
 
 ROWS, FIGURE, PAGE = "rows.jsonl", "figure1.json", "index.html"
+OUTPUT = "weightcast-demo"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--data", default="digits", help="digits, a local folder, or a Hub name")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each network")
+    parser.add_argument("--epochs", type=int, help="passes over the training images")
+    parser.add_argument("--output", help=f"folder for index.html; {OUTPUT} by default")
+    parser.add_argument("--rows", help="append the result rows to this file (JSON lines)")
+
+
+def run(options: Namespace) -> None:
+    """Train the networks and draw them, with the options that were given."""
+    names = ("data", "seeds", "epochs", "output", "rows")
+    given = {name: getattr(options, name) for name in names}
+    run_demo(**{name: value for name, value in given.items() if value is not None})
 
 
 def run_demo(
     data: str = "digits",
     seeds: int = 3,
     epochs: int | None = None,
-    output: str | Path = "weightcast-demo",
+    output: str | Path = OUTPUT,
     rows: str | Path | None = None,
 ) -> None:
     """Train dense, predicted, narrow and low-rank networks side by side and write a page.
@@ -32,6 +49,10 @@ def run_demo(
         ValueError: bad arguments, or data that cannot be read.
         Interrupted: Ctrl-C; rows of finished runs are kept, a page is not written.
     """
+    from weightcast_lab.report import text_table, write_page, write_text
+    from weightcast_lab.studies.demo import compare
+    from weightcast_lab.training import Interrupted
+
     folder = Path(output).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder for the page with --output")

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from weightcast_lab.report.figures import make_figures
-from weightcast_lab.report.results import distinct, read_results
-from weightcast_lab.report.terminal import figure_tables
-from weightcast_lab.report.write import write_figures
+SUMMARY = "Draw result rows: tables here, and one page with pictures."
+HELP = ""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="files of result rows")
+    parser.add_argument("--output", default="weightcast-report", help="folder for index.html")
+    parser.add_argument("--images", type=bool, default=True, help="write SVG and PNG files too")
+
+
+def run(options: Namespace) -> None:
+    """Draw the rows of all files."""
+    run_report(options.rows, options.output, options.images)
 
 
 def run_report(
@@ -28,6 +39,11 @@ def run_report(
         ValueError: no files, no rows, unreadable, incomplete or conflicting ones, named by file
             and line; nothing is written then.
     """
+    from weightcast_lab.report.figures import make_figures
+    from weightcast_lab.report.results import distinct, read_results
+    from weightcast_lab.report.terminal import figure_tables
+    from weightcast_lab.report.write import write_figures
+
     if not rows:
         raise ValueError("name at least one file of result rows: weightcast report ROWS.jsonl")
     results = distinct(read_results(rows))

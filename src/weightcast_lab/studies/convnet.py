@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from weightcast.cli.result_rows import row_counts
 from weightcast.dictionaries import (
     Covariance,
     Dictionary,
@@ -35,7 +36,7 @@ from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.sweeps.sweep import sweep
 from weightcast_lab.sweeps.trial import Place, Trial
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings, fit
-from weightcast_lab.training.build import build_model, read_data, row_counts
+from weightcast_lab.training.build import build_model, read_data
 
 SHAPES = layer_shapes(WIDTHS, channels=3, side=32)
 CONVOLUTIONS = ("conv1", "conv2", "conv3")

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from weightcast.cli.result_rows import row_counts
 from weightcast.layers.counts import ledger
 from weightcast.storage import checkpoint_bytes
 from weightcast_lab.studies.figure1 import figure1
@@ -33,7 +34,7 @@ from weightcast_lab.training import (
     fit,
     load_images,
 )
-from weightcast_lab.training.build import build_model, row_counts
+from weightcast_lab.training.build import build_model
 
 # Of the learning rates 0.002, 0.005 and 0.01, tried on 800 of the 4,000 training digits, this one
 # is the best for the dense network and for those with windows; others differ by up to 1 point.

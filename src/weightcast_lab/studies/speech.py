@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weightcast.cli.result_rows import row_counts
 from weightcast.layers.counts import ledger
 from weightcast.plan.plan import Plan
 from weightcast.transform.convert import convert
@@ -34,7 +35,6 @@ from weightcast_lab.studies.speech_trials import trials
 from weightcast_lab.sweeps.rows import Row, make_row
 from weightcast_lab.sweeps.trial import Place, runs_trials
 from weightcast_lab.training import FitResult, Images, fit, mlp
-from weightcast_lab.training.build import row_counts
 
 __all__ = ["SpeechConfig", "build_model", "log_posteriors", "read_corpus", "run", "trials"]
 

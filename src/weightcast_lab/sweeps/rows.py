@@ -4,84 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
+from weightcast.cli.result_rows import SCHEMA, Row, append_row, make_row
 
-SCHEMA = 1
+__all__ = ["OWN_RATE", "SCHEMA", "Row", "append_row", "make_row", "read_rows"]
 
 OWN_RATE = {"learning_rate": "chosen"}
 """The label of runs whose learning rate validation data chose for their own curve and share."""
 
-Row = dict[str, Any]
-"""A row as JSON data; :func:`make_row` says what it holds."""
-
 _ENTRIES = ("experiment", "variant", "dataset", "seed", "config", "counts", "metrics", "versions")
-
-
-def make_row(
-    *,
-    experiment: str,
-    variant: str,
-    dataset: str,
-    seed: int,
-    config: dict[str, Any],
-    counts: dict[str, int],
-    metrics: dict[str, float | None],
-) -> Row:
-    """Build a row: one run, its configuration and what came of it.
-
-    Args:
-        experiment: what the row is compared within, such as ``"demo"``.
-        variant: what tells it from the experiment's other rows, such as ``"5 % learned"``.
-        dataset: the data's name.
-        seed: the run's.
-        config: model, plan and training settings as JSON data.
-        counts: numbers of weights: learned, static, stored, ...
-        metrics: what was measured: test_error in percent, train_seconds, checkpoint_bytes, ...
-    """
-    return {
-        "schema": SCHEMA,
-        "experiment": experiment,
-        "variant": variant,
-        "dataset": dataset,
-        "seed": seed,
-        "config": config,
-        "counts": counts,
-        "metrics": metrics,
-        "versions": {
-            "weightcast": version("weightcast"),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-    }
-
-
-def append_row(path: str | os.PathLike[str], row: Row) -> None:
-    """Append a row to a file in one write, and wait until it is on the disk.
-
-    Args:
-        path: the file; it and its folders are made where they are missing.
-        row: as :func:`make_row` builds it.
-
-    Raises:
-        ValueError: a value that JSON cannot hold, such as NaN.
-    """
-    try:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"this row cannot be written: {error}: {row!r}") from error
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("a+b", buffering=0) as file:
-        if _ends_inside_a_line(file):
-            line = "\n" + line  # of a write that was cut short: spoil that line only
-        file.write(line.encode())
-        os.fsync(file.fileno())
 
 
 def read_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Row]:
@@ -119,10 +52,3 @@ def _read_row(line: bytes, where: str) -> Row:
     if missing:
         raise ValueError(f"{where}: the row lacks {', '.join(map(repr, missing))}")
     return row
-
-
-def _ends_inside_a_line(file: Any) -> bool:
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from weightcast.layers.counts import Ledger
 from weightcast.plan.plan import Plan
 from weightcast.transform.convert import convert
 from weightcast.transform.pretrain import pretrain
@@ -101,12 +100,3 @@ def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn
     # A list: a tuple of two could be an input and its target.
     inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
     return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
-
-
-def row_counts(counts: Ledger) -> dict[str, int]:
-    """The totals of a ledger that a result row holds."""
-    total = counts.total
-    return {
-        name: getattr(total, name)
-        for name in ("dense", "learned", "static", "stored", "multiply_adds")
-    }

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from weightcast.plan.plan import Plan
 from weightcast.serialization import Configuration, encode
@@ -195,27 +191,6 @@ class TrainConfig(Configuration):
         return _drop_kinds(self)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping; an empty file is an empty mapping.
-
-    Raises:
-        ValueError: no such file, no YAML (with the line), or no mapping.
-    """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no config file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the config file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}: a config is a mapping of fields")
-    return data
-
-
 def override(data: dict[str, Any], path: str, value: Any) -> None:
     """Set ``data`` at a dotted path, changing ``data``; keys that are there may hold dots.
 
@@ -235,27 +210,8 @@ def override(data: dict[str, Any], path: str, value: Any) -> None:
     override(data[key], path[len(key) + 1 :], value)
 
 
-def parse_value(text: str) -> Any:
-    """A value on the command line, read as YAML: 0.05, true, null, [1, 2], words."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"cannot read the value {text!r}: {error}") from error
-
-
 def _drop_kinds(value: Any) -> Any:
     """Every field as :func:`encode` has it; classes are given by the fields' types alone."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _drop_kinds(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return encode(value)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 2e-3 is one, where PyYAML reads a word."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)

@@ -1,0 +1,40 @@
+"""Commands and functions that other packages offer the command, found by entry points.
+
+A command is a module with SUMMARY, HELP, ``add_options(parser)`` and ``run(options)``, which
+returns the exit code, None for 0; what takes long to import is imported in there. Those of other
+packages are named under ``weightcast.commands``; what the library's own commands ask of other
+packages, under ``weightcast.extensions``. So the library imports no laboratory.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+INSTALL_LAB = "pip install 'weightcast[lab]'"
+
+
+def installed_commands() -> dict[str, ModuleType]:
+    """The commands of other installed packages, by name."""
+    return {entry.name: entry.load() for entry in entry_points(group="weightcast.commands")}
+
+
+def extension(name: str, purpose: str) -> Any:
+    """What an installed package offers under this name.
+
+    Args:
+        name: of the entry point.
+        purpose: what it is needed for, to be named where it is missing.
+
+    Raises:
+        ValueError: nothing installed offers it, or a package that it needs is missing.
+    """
+    found = entry_points(group="weightcast.extensions", name=name)
+    if not found:
+        raise ValueError(f"{purpose} needs the laboratory: {INSTALL_LAB}")
+    try:
+        return next(iter(found)).load()
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise ValueError(f"{purpose} needs {package}: {INSTALL_LAB}") from error
