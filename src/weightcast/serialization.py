@@ -50,7 +50,7 @@ def encode(value: Any) -> Any:
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+        return {"kind": kind_of(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -90,7 +90,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     given = {key: item for key, item in data.items() if key != "kind"}
     for key in given:
         if key not in fields:
-            raise ValueError(f"{where}: {cls.__name__} has no field {key!r}{nearest(key, fields)}")
+            raise ValueError(f"{where}: {kind_of(cls)} has no field {key!r}{nearest(key, fields)}")
     missing = [
         name
         for name, f in fields.items()
@@ -99,7 +99,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"{where}: {cls.__name__} needs {', '.join(map(repr, missing))}")
+        raise ValueError(f"{where}: {kind_of(cls)} needs {', '.join(map(repr, missing))}")
     values = {
         key: _decode_hint(hints[key], item, f"{where}, field {key!r}")
         for key, item in given.items()
@@ -126,10 +126,15 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def kind_of(cls: type) -> str:
+    """How JSON data names a class: by its own ``KIND``, an older name, or by its name."""
+    return vars(cls).get("KIND", cls.__name__)
+
+
 def concrete_subclasses(kind: type) -> dict[str, type]:
     """``kind`` (if concrete) and all its concrete subclasses, by class name."""
     readable = dataclasses.is_dataclass(kind) or hasattr(kind, "from_json_data")
-    found = {kind.__name__: kind} if readable and not inspect.isabstract(kind) else {}
+    found = {kind_of(kind): kind} if readable and not inspect.isabstract(kind) else {}
     for subclass in kind.__subclasses__():
         found |= concrete_subclasses(subclass)
     return found
@@ -139,7 +144,7 @@ def _find_class(kind: type, data: dict[str, Any], where: str) -> type:
     known = concrete_subclasses(kind)
     name = data.get("kind")
     if name is None:
-        if kind.__name__ in known:
+        if kind_of(kind) in known:
             return kind
         raise ValueError(f"{where}: add 'kind', one of {', '.join(sorted(known))}")
     if not isinstance(name, str) or name not in known:

@@ -242,22 +242,22 @@ _STEPS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 def _folder_check(folder: Path) -> Check:
     from weightcast.storage import FormatError
+    from weightcast.storage.format_error import excerpt
     from weightcast.storage.inspection import inspect
-    from weightcast.storage.manifest import shortened
 
     try:
         found = inspect(folder)
     except (FormatError, OSError) as error:
         return Check("folder", "failed", str(error))
-    facts = found.facts
+    facts = found.manifest
     stored = sum(layer.base is not None for layer in facts.layers.values())
     by = ", ".join(f"{name} {number}" for name, number in facts.versions.items())
     detail = (
-        f"{folder}: schema {facts.schema}, written by {shortened(by)}; "
+        f"{folder}: schema {facts.schema}, written by {excerpt(by)}; "
         f"{len(facts.layers)} predicted layers ({stored} with stored bases), "
         f"{facts.counts['learned']:,} learned numbers, {found.n_bytes:,} bytes, all checksums right"
     )
     if found.not_finite:
-        names = ", ".join(map(shortened, found.not_finite[:3]))
+        names = ", ".join(map(excerpt, found.not_finite[:3]))
         return Check("folder", "failed", f"{detail}; NaN or infinite: {names}")
     return Check("folder", "ok", detail)

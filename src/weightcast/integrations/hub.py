@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -27,12 +27,13 @@ from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
+from weightcast.files import atomic_folder
 from weightcast.layers.counts import LedgerRow, ledger
 from weightcast.storage import FormatError, load, load_files
-from weightcast.storage.manifest import JSON_NAME, MISTAKES, TENSORS_NAME, parse, shortened
-from weightcast.storage.opened import open_regular
-from weightcast.storage.replace import replacing
-from weightcast.storage.save import is_saved_model, write_model
+from weightcast.storage.format_error import naming, parse_json, refusing
+from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME
+from weightcast.storage.open_files import open_regular
+from weightcast.storage.save import is_saved_model, refuse_others, write_model
 
 LARGEST_CONFIG = 1 << 16
 """Bytes of a config.json."""
@@ -107,7 +108,7 @@ class HubMixin(
         target.parent.mkdir(parents=True, exist_ok=True)
         card = target / CARD_NAME
         kept = card.read_bytes() if card.is_file() and is_saved_model(target) else None
-        with replacing(target, is_saved_model) as part:
+        with atomic_folder(target, refuse_others) as part:
             if kept is not None:
                 (part / CARD_NAME).write_bytes(kept)
             super().save_pretrained(
@@ -152,7 +153,7 @@ class HubMixin(
                 class cannot be made.
         """
         name = str(pretrained_model_name_or_path)
-        with _named(name), _config_file(name, options) as file:
+        with naming(name), _config_file(name, options) as file:
             if file is not None:
                 _read_config(file)
         return super().from_pretrained(name, **options)
@@ -178,13 +179,13 @@ class HubMixin(
         **model_kwargs: Any,
     ) -> Self:
         """Make the dense model by the class's constructor, and load into it, in evaluation mode."""
-        with _named(model_id), _refusing():
+        with naming(model_id), _refusing():
             made = cls(**model_kwargs)
         dense = _as_module(made)
         if os.path.isdir(model_id):
             return load(model_id, dense).eval()  # pyright: ignore[reportReturnType]
         try:
-            facts, tensors = (
+            manifest, tensors = (
                 hf_hub_download(
                     repo_id=model_id,
                     filename=name,
@@ -200,13 +201,13 @@ class HubMixin(
             raise
         except EntryNotFoundError as error:
             raise FormatError(f"{model_id} is no saved model: {error}") from error
-        return load_files(facts, tensors, dense).eval()  # pyright: ignore[reportReturnType]
+        return load_files(manifest, tensors, dense).eval()  # pyright: ignore[reportReturnType]
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card, with the ledger as a table; arguments fill the template."""
         name = type(self).__name__
-        facts = {"ledger": ledger_table(_as_module(self)), "model_name": name, "repo_id": name}
-        return super().generate_model_card(*args, **(facts | kwargs))
+        fields = {"ledger": ledger_table(_as_module(self)), "model_name": name, "repo_id": name}
+        return super().generate_model_card(*args, **(fields | kwargs))
 
 
 @contextmanager
@@ -236,7 +237,7 @@ def _read_config(file: BinaryIO) -> None:
     text = file.read(LARGEST_CONFIG + 1)
     if len(text) > LARGEST_CONFIG:
         raise FormatError(f"is not read: {CONFIG_NAME} has more than {LARGEST_CONFIG} bytes")
-    config = parse(text, CONFIG_NAME)
+    config = parse_json(text, CONFIG_NAME)
     if not isinstance(config, dict):
         raise FormatError(f"is damaged: {CONFIG_NAME} is no object")
     if odd := sorted(_RESERVED & config.keys()):
@@ -245,25 +246,9 @@ def _read_config(file: BinaryIO) -> None:
         )
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Errors begin with the folder or repository."""
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(f"{name} {error}") from error.__cause__
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing() -> AbstractContextManager[None]:
     """What a constructor raises is the fault of the arguments that it got."""
-    try:
-        yield
-    except MISTAKES as error:
-        raise FormatError(
-            f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given: "
-            f"{shortened(error)}"
-        ) from error
+    return refusing(f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given")
 
 
 def ledger_table(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from weightcast.files import whole
+from weightcast.files import atomic_write
 from weightcast.layers.layer import full_precision
 from weightcast.plan.eligibility import copied
 from weightcast.storage.tracing import quiet, trace
@@ -72,7 +72,7 @@ def export(
         raise ValueError(f"{path} must end in .pt2, by which torch.export.load knows such a file")
     program = trace(_prepare(model, form), _as_tuple(inputs), dynamic_batch)
     data = _onnx_bytes(program) if format == "onnx" else None
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         if data is None:
             _write_program(program, partial)
         else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,17 +13,15 @@ from torch import nn
 from weightcast.layers import PredictedLayer
 from weightcast.plan.plan import convertible_layers
 from weightcast.storage.allowance import Allowance
+from weightcast.storage.format_error import BAD_DATA, FormatError, excerpt, naming
 from weightcast.storage.manifest import (
     JSON_NAME,
-    MISTAKES,
-    Facts,
-    FormatError,
-    largest,
-    read_facts,
-    shortened,
+    Manifest,
+    max_bytes,
+    read_manifest,
 )
-from weightcast.storage.opened import opened, opened_files
-from weightcast.storage.rebuild import Source, rebuild
+from weightcast.storage.open_files import open_files, open_folder
+from weightcast.storage.rebuild import TensorReader, rebuild
 from weightcast.storage.state import check_state, identity, without_atoms
 from weightcast.storage.tensors import TensorFile
 from weightcast.transform.convert import split_named
@@ -50,12 +47,12 @@ def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = Fa
             dictionary that is rebuilt is not the one that was saved, or would take far more work
             than models of this size need.
     """
-    with _named(folder), opened(Path(folder)) as files:
+    with naming(folder), open_folder(Path(folder)) as files:
         return _load(*files, model, trusted=trusted)
 
 
 def load_files(
-    facts: str | os.PathLike[str],
+    manifest: str | os.PathLike[str],
     tensors: str | os.PathLike[str],
     model: nn.Module,
     *,
@@ -64,7 +61,7 @@ def load_files(
     """Read the two files of a saved model from wherever they are, such as a cache of links.
 
     Args:
-        facts: the JSON file.
+        manifest: the JSON file.
         tensors: the safetensors file.
         model: as for :func:`load`.
         trusted: as for :func:`load`.
@@ -72,62 +69,49 @@ def load_files(
     Raises:
         FormatError: as :func:`load` does.
     """
-    with _named(facts), opened_files(Path(facts), Path(tensors)) as files:
+    with naming(manifest), open_files(Path(manifest), Path(tensors)) as files:
         return _load(*files, model, trusted=trusted)
 
 
-def read_sized(file: BinaryIO, names: Iterable[str]) -> Facts:
-    """The facts in a file, if it is no longer than those of a model with these modules may be.
-
-    Args:
-        file: JSON.
-        names: of the model's modules and tensors.
+def _read_manifest_for(names: Iterable[str], file: BinaryIO) -> Manifest:
+    """The manifest, if it is no longer than that of a model with these modules and tensors may be.
 
     Raises:
-        FormatError: too long, or what :func:`read_facts` refuses.
+        FormatError: too long, or what :func:`read_manifest` refuses.
     """
-    size, allowed = os.fstat(file.fileno()).st_size, largest(names)
+    size, allowed = os.fstat(file.fileno()).st_size, max_bytes(names)
     if size > allowed:
         raise FormatError(
             f"does not fit: {JSON_NAME} has {size} bytes, for this model it has at most {allowed}"
         )
-    return read_facts(file.read(size))
-
-
-@contextmanager
-def _named(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors begin with the folder."""
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(f"{folder} {error}") from error.__cause__
+    return read_manifest(file.read(size))
 
 
 def _load(
-    facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
+    manifest_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
 ) -> nn.Module:
     _check_model(model)
     dense: dict[str, Any] = dict(convertible_layers(model))
     modules = {name for name, _ in model.named_modules()}
-    facts = read_sized(facts_file, [*modules, *dense, *model.state_dict()])
-    if any(name in dense and name not in modules for name in facts.layers):
+    manifest = _read_manifest_for([*modules, *dense, *model.state_dict()], manifest_file)
+    if any(name in dense and name not in modules for name in manifest.layers):
         # Layers that are weights of a module, which is taken apart.
-        model = split_named(copy.deepcopy(model), facts.layers)
+        model = split_named(copy.deepcopy(model), manifest.layers)
         dense = dict(convertible_layers(model))
-    _check_names(facts, dense, model)
-    file = TensorFile(tensors_file, facts.tensors)
-    source = Source(file, facts.ties, Allowance(model, trusted=trusted))
+    _check_names(manifest, dense, model)
+    file = TensorFile(tensors_file, manifest.tensors)
+    source = TensorReader(file, manifest.ties, Allowance(model, trusted=trusted))
     copies: dict[int, Any] = {}  # by what the model has in their place
     made: dict[int, PredictedLayer] = {}  # by the dense weight, which several layers may share
-    for name, layer_facts in facts.layers.items():
-        rule = facts.plan.rules[name]
+    for name, layer_manifest in manifest.layers.items():
+        rule = manifest.plan.rules[name]
         assert rule is not None
         try:
-            layer = rebuild(name, dense[name], rule, layer_facts, source)
+            layer = rebuild(name, dense[name], rule, layer_manifest, source)
         except FormatError:
             raise
-        except MISTAKES as error:
-            raise FormatError(f"cannot be read: layer {name!r}: {shortened(error)}") from error
+        except BAD_DATA as error:
+            raise FormatError(f"cannot be read: layer {name!r}: {excerpt(error)}") from error
         if (twin := made.setdefault(id(dense[name].weight), layer)) is not layer:
             layer.tie(twin)
         if layer.bias is not None:  # which may be tied, too
@@ -135,7 +119,7 @@ def _load(
         copies[id(dense[name])] = layer
     # The copy takes the predicted layers where the model has those that they replace.
     loaded = copy.deepcopy(model, copies)
-    _fill(loaded, file, facts, source.read)
+    _fill(loaded, file, manifest, source.read)
     return loaded
 
 
@@ -154,27 +138,29 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _check_names(facts: Facts, dense: dict[str, Any], model: nn.Module) -> None:
+def _check_names(manifest: Manifest, dense: dict[str, Any], model: nn.Module) -> None:
     """Refuse layers that the model does not have, and more tensors than it can have with them."""
-    for name in facts.layers:
+    for name in manifest.layers:
         if name not in dense:
-            raise FormatError(f"does not fit: the model has no dense layer {shortened(name)}")
+            raise FormatError(f"does not fit: the model has no dense layer {excerpt(name)}")
     # V stands for the weight; indices, mixing and the factors of a base are added.
-    added = (2 + len(layer.base.factors if layer.base else ()) for layer in facts.layers.values())
-    n_names, most = len(facts.tensors) + len(facts.ties), len(model.state_dict()) + sum(added)
+    added = (
+        2 + len(layer.base.factors if layer.base else ()) for layer in manifest.layers.values()
+    )
+    n_names, most = len(manifest.tensors) + len(manifest.ties), len(model.state_dict()) + sum(added)
     if n_names > most:
         raise FormatError(f"does not fit: it names {n_names} tensors, the model has up to {most}")
 
 
-def _fill(model: nn.Module, file: TensorFile, facts: Facts, read: set[str]) -> None:
+def _fill(model: nn.Module, file: TensorFile, manifest: Manifest, read: set[str]) -> None:
     """Copy the other tensors into the model; every name must have its place and shape."""
     state = without_atoms(model, model.state_dict())
-    saved = {name: name for name in file.entries} | facts.ties
+    saved = {name: name for name in file.entries} | manifest.ties
     missing = sorted(set(state) - set(saved))
     unknown = sorted(set(saved) - set(state) - read)
     if missing or unknown:
         raise FormatError(
-            f"does not fit the model: missing {missing[:5]}, unexpected {shortened(unknown[:5])}"
+            f"does not fit the model: missing {missing[:5]}, unexpected {excerpt(unknown[:5])}"
         )
     first: dict[Any, str] = {}
     for name, place in state.items():

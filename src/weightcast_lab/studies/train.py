@@ -14,13 +14,13 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from weightcast.files import write_text
 from weightcast.layers.counts import Ledger, ledger
 from weightcast.plan.plan import Plan
 from weightcast.storage import save, saved_bytes
 from weightcast.transform.convert import convert
 from weightcast.transform.pretrain import pretrain
 from weightcast_lab.studies.sources import PACKAGED, find_source
-from weightcast_lab.sweeps.files import write_text
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.training import (
     FitResult,

@@ -4,8 +4,7 @@ Read in this order: ``data``, ``prepared``, ``text``, ``batches``, ``models``, `
 ``module``, ``checkpoint_io``, ``randomness``, ``callbacks``, ``fit``.
 """
 
-from weightcast.integrations.lightning import SafetensorsCheckpointIO
-from weightcast.integrations.random_state import RandomState
+from weightcast.integrations.lightning import RandomState, SafetensorsCheckpointIO
 from weightcast_lab.data.batches import Batches
 from weightcast_lab.data.images import Images, load_images
 from weightcast_lab.data.prepared import save_images
