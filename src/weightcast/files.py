@@ -63,11 +63,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files, all of them drafted before the first old one is replaced.
+    """Write files, all of them drafted before the first old one is replaced, in their order.
 
     Args:
         folder: it is made where it is missing.
-        files: contents by name, replaced in this order: a page after what it speaks of.
+        files: contents by name: a page after what it speaks of.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # left in the reverse order
@@ -78,8 +78,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove what killed writers left of a file, and nothing that is being written now.
 
-    Args:
-        path: of the file. Where its file system has no locks, nobody may be writing it.
+    On a file system without locks nobody may be writing it.
     """
     _remove_dead(path, "")
 
@@ -98,9 +97,6 @@ def atomic_folder(target: Path, check: Callable[[Path], object]) -> Iterator[Pat
 
     Yields:
         Where to write: a new folder beside ``target``.
-
-    Raises:
-        OSError: writing failed.
     """
     target = Path(os.path.realpath(target))  # a symbolic link stays, and what it names is replaced
     part = _beside(target, ".new")
@@ -136,8 +132,7 @@ def set_aside(target: Path) -> Path | None:
 def exchange(a: Path, b: Path) -> bool:
     """Let two existing names on one file system change places, so that neither is ever missing.
 
-    Returns:
-        Whether it was done; if not, nothing was changed, and this system cannot.
+    False if this system cannot, and nothing was changed.
 
     Raises:
         OSError: it can, but one is missing, or may not be renamed.

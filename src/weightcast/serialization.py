@@ -28,15 +28,7 @@ class Configuration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> Self:
-        """Read JSON data; missing fields take their defaults.
-
-        Args:
-            data: as :meth:`to_dict` gives it.
-            where: how errors name it.
-
-        Raises:
-            ValueError: an unknown field (with the nearest valid one) or a bad value.
-        """
+        """Read what :meth:`to_dict` gives, as :func:`decode` does; ``where`` is for errors."""
         return decode(cls, dict(data), where)
 
 
@@ -80,10 +72,8 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
         return data
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping for a {kind.__name__}, got {data!r}")
-    if hasattr(kind, "from_json_data"):
-        return kind.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
-    cls = _find_class(kind, data, where)
-    if cls is not kind and hasattr(cls, "from_json_data"):
+    cls = kind if hasattr(kind, "from_json_data") else _find_class(kind, data, where)
+    if hasattr(cls, "from_json_data"):
         return cls.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
     hints = field_types(cls)
@@ -94,9 +84,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     missing = [
         name
         for name, f in fields.items()
-        if name not in given
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in given and f.default is f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ValueError(f"{where}: {kind_of(cls)} needs {', '.join(map(repr, missing))}")
@@ -186,9 +174,7 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in options:
         return None
     errors = []
-    for option in options:
-        if option is type(None):
-            continue
+    for option in (option for option in options if option is not type(None)):
         try:
             return _decode_hint(option, value, where)
         except ValueError as error:
@@ -197,12 +183,7 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
-    """Cells as lines of text: the first n_names columns to the left, the others to the right.
-
-    Args:
-        lines: equally many cells each.
-        n_names: columns of words.
-    """
+    """Lines of cells as text: the first n_names columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

@@ -508,7 +508,7 @@ def test_a_pool_that_is_left_by_an_exception_starts_nothing_more(folder):
 
 SERVER = """
 import os
-from weightcast_lab.studies import processes
+from weightcast_lab.sweeps import processes
 def load_kind(kind):
     print("an import prints", flush=True)
     os.write(1, b"and so does a library\\n")

@@ -17,10 +17,8 @@ every name must fit: there is no other way in, whatever a repository holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME
@@ -28,7 +26,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from torch import nn
 
 from weightcast.files import atomic_folder
-from weightcast.layers.counts import LedgerRow, ledger
+from weightcast.layers.counts import ledger
 from weightcast.storage import FormatError, load, load_files
 from weightcast.storage.format_error import naming, parse_json, refusing
 from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME
@@ -38,10 +36,11 @@ from weightcast.storage.save import is_saved_model, refuse_others, write_model
 LARGEST_CONFIG = 1 << 16
 """Bytes of a config.json."""
 
-# Names that huggingface_hub passes on beside a constructor's arguments.
-_RESERVED = {
-    "model_id", "revision", "cache_dir", "force_download", "local_files_only", "token"
-}  # fmt: skip
+# What a constructor raises is the fault of the arguments that it got.
+_NOT_MADE = f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given"
+
+_DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+"""How a file is fetched: what huggingface_hub passes on beside a constructor's arguments."""
 
 CARD_NAME = "README.md"
 CARD = """---
@@ -116,22 +115,16 @@ class HubMixin(
                 config=options.get("config"),
                 model_card_kwargs=options.get("model_card_kwargs"),
             )
-            with _config_file(str(part), {}) as file:
-                if file is not None:
-                    _read_config(file)
+            _check_config(str(part), {})
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or target.name, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Push the model's folder to a repository on the Hub.
+        """Push the model's folder to a repository, which is made where there is none.
 
-        Args:
-            repo_id: of the repository, which is made where there is none.
-            options: as huggingface_hub's ``ModelHubMixin.push_to_hub`` takes them.
-
-        Returns:
-            The address of the commit.
+        It takes the options of huggingface_hub's ``ModelHubMixin.push_to_hub``, and returns the
+        address of the commit.
         """
         card = {"repo_id": repo_id} | (options.pop("model_card_kwargs", None) or {})
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
@@ -153,48 +146,30 @@ class HubMixin(
                 class cannot be made.
         """
         name = str(pretrained_model_name_or_path)
-        with naming(name), _config_file(name, options) as file:
-            if file is not None:
-                _read_config(file)
+        with naming(name):
+            _check_config(name, options)
         return super().from_pretrained(name, **options)
 
     @classmethod
     def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
-        with _refusing():
+        with refusing(_NOT_MADE):
             return super()._decode_arg(expected_type, value)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_model(_as_module(self), save_directory)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,
-    ) -> Self:
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the dense model by the class's constructor, and load into it, in evaluation mode."""
-        with naming(model_id), _refusing():
-            made = cls(**model_kwargs)
+        download = {key: options.pop(key) for key in _DOWNLOAD if key in options}
+        with naming(model_id), refusing(_NOT_MADE):
+            made = cls(**options)
         dense = _as_module(made)
         if os.path.isdir(model_id):
             return load(model_id, dense).eval()  # pyright: ignore[reportReturnType]
         try:
             manifest, tensors = (
-                hf_hub_download(
-                    repo_id=model_id,
-                    filename=name,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    token=token,
-                    local_files_only=local_files_only,
-                )
+                hf_hub_download(repo_id=model_id, filename=name, **download)
                 for name in (JSON_NAME, TENSORS_NAME)
             )
         except LocalEntryNotFoundError:  # there may be one, but it cannot be reached
@@ -210,64 +185,41 @@ class HubMixin(
         return super().generate_model_card(*args, **(fields | kwargs))
 
 
-@contextmanager
-def _config_file(name: str, options: dict[str, Any]) -> Iterator[BinaryIO | None]:
-    """The file config.json of a folder or a repository, open; None where there is none."""
+def _check_config(name: str, options: dict[str, Any]) -> None:
+    """Refuse a config.json that is no short JSON object, before huggingface_hub reads it."""
     path = Path(name, CONFIG_NAME)
     if not os.path.isdir(name):
-        known = ("revision", "cache_dir", "force_download", "token", "local_files_only")
-        chosen = {key: options[key] for key in known if key in options}
+        download = {key: options[key] for key in _DOWNLOAD if key in options}
         try:
-            path = Path(hf_hub_download(repo_id=name, filename=CONFIG_NAME, **chosen))
+            path = Path(hf_hub_download(repo_id=name, filename=CONFIG_NAME, **download))
         except (HfHubHTTPError, EntryNotFoundError):  # which huggingface_hub will meet again
-            yield None
             return
         path = path.resolve()  # a link of the cache
     try:
-        file = open_regular(path)
+        with open_regular(path) as file:
+            text = file.read(LARGEST_CONFIG + 1)
     except FileNotFoundError:
-        yield None
         return
-    with file:
-        yield file
-
-
-def _read_config(file: BinaryIO) -> None:
-    """Refuse what is not a short JSON object, before huggingface_hub reads it."""
-    text = file.read(LARGEST_CONFIG + 1)
     if len(text) > LARGEST_CONFIG:
         raise FormatError(f"is not read: {CONFIG_NAME} has more than {LARGEST_CONFIG} bytes")
     config = parse_json(text, CONFIG_NAME)
     if not isinstance(config, dict):
         raise FormatError(f"is damaged: {CONFIG_NAME} is no object")
-    if odd := sorted(_RESERVED & config.keys()):
+    if odd := sorted({"model_id", *_DOWNLOAD} & config.keys()):
         raise FormatError(
             f"is not read: {CONFIG_NAME} has {odd}, which are no arguments of a model"
         )
 
 
-def _refusing() -> AbstractContextManager[None]:
-    """What a constructor raises is the fault of the arguments that it got."""
-    return refusing(f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given")
-
-
 def ledger_table(model: nn.Module) -> str:
-    """The ledger of a model as a Markdown table.
-
-    Args:
-        model: with predicted layers, or none.
-    """
+    """The ledger of a model as a Markdown table."""
     counts = ledger(model)
-    head = "| layer | kind | dense | learned | share | stored |\n|---|---|--:|--:|--:|--:|"
-    return "\n".join([head, *map(_table_row, (*counts.rows, counts.total))])
-
-
-def _table_row(row: LedgerRow) -> str:
-    name = row.layer.replace("|", "\\|")
-    return (
-        f"| {name} | {row.kind} | {row.dense:,} | {row.learned:,} | "
-        f"{row.proportion_learned:.1%} | {row.stored:,} |"
-    )
+    lines = ["| layer | kind | dense | learned | share | stored |", "|---|---|--:|--:|--:|--:|"]
+    for row in (*counts.rows, counts.total):
+        name, share = row.layer.replace("|", "\\|"), f"{row.proportion_learned:.1%}"
+        cells = (name, row.kind, f"{row.dense:,}", f"{row.learned:,}", share, f"{row.stored:,}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _as_module(model: Any) -> nn.Module:

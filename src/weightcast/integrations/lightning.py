@@ -3,8 +3,7 @@
 Needs the package ``pytorch-lightning`` (extra ``train``). A checkpoint's tensors are those of one
 safetensors file, under their paths such as ``state_dict/model.hidden1.V``. The rest, dictionaries,
 lists and numbers, is JSON in the file's header, where ``{"tensor": name}`` stands for a tensor. So
-reading a checkpoint runs no code, whatever the file holds. Checksums of both are in the header too,
-since a file that is whole may still have changed where it lay.
+reading a checkpoint runs no code. Checksums of both are in the header, too.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ from weightcast.storage.tensors import tensor_checksum
 
 _KIND = "weightcast checkpoint 1"
 _RANDOM_STATE = "random_state"  # its entry in a checkpoint
-_LARGE = 1 << 18
-"""Bytes of a tensor from which on a thread for its checksum pays."""
+_LARGE = 1 << 18  # bytes of a tensor from which on a thread for its checksum pays
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -113,9 +111,8 @@ class SafetensorsCheckpointIO(CheckpointIO):
 class RandomState(pl.Callback):
     """Keep the random state of torch, CUDA, NumPy and Python in every checkpoint.
 
-    With data-parallel training each process has a random state of its own; the checkpoint holds
-    all of them. A loader's worker processes need none: they are seeded from torch's state each time
-    the loader is walked through (but not with ``persistent_workers=True``).
+    Each process of data-parallel training has its own. A loader's workers need none: they are
+    seeded from torch's whenever the loader is walked through, save ``persistent_workers=True``.
     """
 
     def on_save_checkpoint(
@@ -129,18 +126,13 @@ class RandomState(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put this process into the state that it had.
-
-        Raises:
-            ValueError: another number of processes wrote the checkpoint.
-        """
+        """Restore this process's state; a ValueError if another number of processes wrote it."""
         states = checkpoint.get(_RANDOM_STATE)
         if states is None:  # a checkpoint of a run without this callback
             return
-        processes = len(states["torch"])
-        if processes != trainer.world_size:
+        if len(states["torch"]) != trainer.world_size:
             raise ValueError(
-                f"the checkpoint was written by {processes} processes and this run has "
+                f"the checkpoint was written by {len(states['torch'])} processes and this run has "
                 f"{trainer.world_size}: resume it with as many"
             )
         own = {name: state[trainer.global_rank] for name, state in states.items()}

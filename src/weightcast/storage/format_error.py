@@ -48,11 +48,7 @@ def refusing(reason: str) -> Iterator[None]:
 
 
 def excerpt(value: Any) -> str:
-    """At most about 500 printable characters, for messages about what a stranger may have written.
-
-    Args:
-        value: an exception, whose text is taken, or anything else.
-    """
+    """At most about 500 printable characters of an error's text, or of any value's repr."""
     text = str(value) if isinstance(value, Exception) else repr(value)
     if not text.isprintable():
         text = repr(text)[1:-1]
@@ -60,14 +56,10 @@ def excerpt(value: Any) -> str:
 
 
 def parse_json(text: bytes, name: str) -> Any:
-    """JSON text, in which no name comes twice in one object.
-
-    Args:
-        text: of bounded length.
-        name: of the file it is from.
+    """Read JSON text of bounded length, in which no name comes twice in one object.
 
     Raises:
-        FormatError: it is no such text.
+        FormatError: it is no such text, and from the file ``name``.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

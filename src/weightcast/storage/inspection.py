@@ -35,10 +35,7 @@ class Inspection:
 
 
 def inspect(folder: str | os.PathLike[str]) -> Inspection:
-    """Read a saved folder whole, one tensor at a time.
-
-    Args:
-        folder: that :func:`save` wrote.
+    """Read a folder that :func:`save` wrote whole, one tensor at a time.
 
     Raises:
         FormatError: files are missing, damaged or of another schema, or state other counts than

@@ -14,12 +14,7 @@ from weightcast.layers import PredictedLayer
 from weightcast.plan.plan import convertible_layers
 from weightcast.storage.allowance import Allowance
 from weightcast.storage.format_error import BAD_DATA, FormatError, excerpt, naming
-from weightcast.storage.manifest import (
-    JSON_NAME,
-    Manifest,
-    max_bytes,
-    read_manifest,
-)
+from weightcast.storage.manifest import JSON_NAME, Manifest, max_bytes, read_manifest
 from weightcast.storage.open_files import open_files, open_folder
 from weightcast.storage.rebuild import TensorReader, rebuild
 from weightcast.storage.state import check_state, identity, without_atoms
@@ -74,11 +69,7 @@ def load_files(
 
 
 def _read_manifest_for(names: Iterable[str], file: BinaryIO) -> Manifest:
-    """The manifest, if it is no longer than that of a model with these modules and tensors may be.
-
-    Raises:
-        FormatError: too long, or what :func:`read_manifest` refuses.
-    """
+    """The manifest, if it is no longer than one that names these modules and tensors may be."""
     size, allowed = os.fstat(file.fileno()).st_size, max_bytes(names)
     if size > allowed:
         raise FormatError(

@@ -59,7 +59,7 @@ class Manifest(Configuration):
         ties: names of tensors that are the same as another's, to that one's name.
     """
 
-    KIND = "Facts"
+    KIND = "Facts"  # in error messages, as ever
 
     schema: int
     versions: dict[str, str]

@@ -27,9 +27,6 @@ def open_folder(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     The folder is opened first, and its files by way of it: they belong together even if the
     folder is replaced between the two. Then the new one is opened.
 
-    Args:
-        folder: that :func:`save` wrote.
-
     Raises:
         FormatError: a file is missing, or is a link, a folder or a pipe.
     """
@@ -40,11 +37,7 @@ def open_folder(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 @contextmanager
 def open_files(manifest: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Two files that lie anywhere; links, such as those of a download cache, are followed.
-
-    Args:
-        manifest: the JSON file.
-        tensors: the safetensors file.
+    """The same two files, wherever they lie; links, as in a download cache, are followed.
 
     Raises:
         FormatError: a file is missing, or is a folder or a pipe.

@@ -26,7 +26,7 @@ class BaseSpec(Configuration):
         ValueError: another form, or factors of which it cannot be made.
     """
 
-    KIND = "BaseFacts"
+    KIND = "BaseFacts"  # in the files of schema 2
 
     kind_of_base: Literal["dense", "identity", "kronecker"]
     factors: tuple[tuple[int, ...] | int, ...]
@@ -36,7 +36,7 @@ class BaseSpec(Configuration):
         matrices = [factor for factor in self.factors if not isinstance(factor, int)]
         n_matrices = {"dense": 1, "identity": 0}.get(self.kind_of_base, max(1, len(matrices)))
         whole = self.kind_of_base == "kronecker" or len(self.factors) == 1
-        sizes = [size for factor in self.factors for size in _sizes(factor)]
+        sizes = [n for f in self.factors for n in ((f,) if isinstance(f, int) else f)]
         if not whole or len(matrices) != n_matrices or min(sizes, default=0) < 1:
             raise ValueError(f"no {self.kind_of_base} base is made of {self.factors}")
         if any(len(matrix) != 2 for matrix in matrices) or len(self.factors) > 16:
@@ -77,13 +77,7 @@ def pack(base: Base) -> tuple[BaseSpec, dict[str, Tensor]]:
 
 
 def unpack(spec: BaseSpec, read: Callable[[str], Tensor], *, learned: bool) -> Base:
-    """The base again.
-
-    Args:
-        spec: as :func:`pack` gives it.
-        read: a factor's name to the factor, of the shape that the spec says.
-        learned: make the atoms of a dense base a parameter.
-    """
+    """Undo :func:`pack`: ``read`` gives factors by name; a dense base's may be ``learned``."""
     first = spec.factors[0]
     if spec.kind_of_base == "dense":
         return DenseBase(read("atoms"), learned=learned)
@@ -96,10 +90,6 @@ def unpack(spec: BaseSpec, read: Callable[[str], Tensor], *, learned: bool) -> B
             for axis, factor in enumerate(spec.factors)
         ]
     )
-
-
-def _sizes(factor: tuple[int, ...] | int) -> tuple[int, ...]:
-    return (factor,) if isinstance(factor, int) else factor
 
 
 def _multiplied_out(base: Base) -> Tensor:

@@ -51,11 +51,7 @@ class TensorReader:
         return self.file.read(source)
 
     def base(self, prefix: str, facts: BaseSpec, *, learned: bool) -> Base:
-        """A stored base; where all its tensors are tied to another's, that one.
-
-        Raises:
-            FormatError: factors of other shapes than these.
-        """
+        """A stored base; where all its tensors are tied to another's, that one."""
         names = {f"{prefix}base.{name}": shape for name, shape in facts.shapes.items()}
         for name, shape in names.items():
             entry = self.entry(name)

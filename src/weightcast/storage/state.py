@@ -22,9 +22,6 @@ def saved_tensors(
         model: with predicted layers, or none.
         layers: its predicted layers by their first names.
         store: bases too that could be rebuilt.
-
-    Raises:
-        ValueError: a state that is no tensor.
     """
     state = without_atoms(model, model.state_dict())
     check_state(state)

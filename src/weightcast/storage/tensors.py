@@ -60,10 +60,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     header, place = {}, 0
     for name in order:
         tensor = tensors[name]
-        end = place + tensor.numel() * tensor.element_size()
-        shape = list(tensor.shape)
-        header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": [place, end]}
-        place = end
+        shape, begin, place = list(tensor.shape), place, place + tensor.nbytes
+        places = [begin, place]
+        header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": places}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     checksums = {}
@@ -124,11 +123,7 @@ class TensorFile:
             )
 
     def entry(self, name: str) -> Entry:
-        """What the header says of a tensor.
-
-        Raises:
-            FormatError: there is none of this name.
-        """
+        """What the header says of a tensor; a FormatError if there is none of this name."""
         if name not in self.entries:
             raise FormatError(f"is damaged: {TENSORS_NAME} holds no tensor {excerpt(name)}")
         return self.entries[name]
@@ -155,9 +150,8 @@ class TensorFile:
             raise FormatError(
                 f"does not fit: {name!r} is {entry.shape}, the model has {tuple(place.shape)}"
             )
-        if entry.dtype != place.dtype and not (
-            entry.dtype.is_floating_point and place.is_floating_point()
-        ):
+        floats = entry.dtype.is_floating_point and place.is_floating_point()
+        if entry.dtype != place.dtype and not floats:
             raise FormatError(
                 f"does not fit: {name!r} is {entry.dtype}, the model has {place.dtype}"
             )
@@ -185,11 +179,7 @@ class TensorFile:
 
 
 def tensor_checksum(tensor: Tensor) -> str:
-    """CRC-32 of a tensor's dtype, shape and bytes.
-
-    Args:
-        tensor: contiguous, on the CPU.
-    """
+    """CRC-32 of a tensor's dtype, shape and bytes; it is contiguous, on the CPU."""
     return f"{zlib.crc32(_bytes(tensor), _start(tensor)):08x}"
 
 
