@@ -28,15 +28,7 @@ class Configuration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> Self:
-        """Read JSON data; missing fields take their defaults.
-
-        Args:
-            data: as :meth:`to_dict` gives it.
-            where: how errors name it.
-
-        Raises:
-            ValueError: an unknown field (with the nearest valid one) or a bad value.
-        """
+        """Read what :meth:`to_dict` gives, as :func:`decode` does; ``where`` is for errors."""
         return decode(cls, dict(data), where)
 
 
@@ -50,7 +42,7 @@ def encode(value: Any) -> Any:
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+        return {"kind": kind_of(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -80,26 +72,22 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
         return data
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping for a {kind.__name__}, got {data!r}")
-    if hasattr(kind, "from_json_data"):
-        return kind.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
-    cls = _find_class(kind, data, where)
-    if cls is not kind and hasattr(cls, "from_json_data"):
+    cls = kind if hasattr(kind, "from_json_data") else _find_class(kind, data, where)
+    if hasattr(cls, "from_json_data"):
         return cls.from_json_data(data, where)  # pyright: ignore[reportAttributeAccessIssue]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
     hints = field_types(cls)
     given = {key: item for key, item in data.items() if key != "kind"}
     for key in given:
         if key not in fields:
-            raise ValueError(f"{where}: {cls.__name__} has no field {key!r}{nearest(key, fields)}")
+            raise ValueError(f"{where}: {kind_of(cls)} has no field {key!r}{nearest(key, fields)}")
     missing = [
         name
         for name, f in fields.items()
-        if name not in given
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in given and f.default is f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"{where}: {cls.__name__} needs {', '.join(map(repr, missing))}")
+        raise ValueError(f"{where}: {kind_of(cls)} needs {', '.join(map(repr, missing))}")
     values = {
         key: _decode_hint(hints[key], item, f"{where}, field {key!r}")
         for key, item in given.items()
@@ -126,10 +114,15 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def kind_of(cls: type) -> str:
+    """How JSON data names a class: by its own ``KIND``, an older name, or by its name."""
+    return vars(cls).get("KIND", cls.__name__)
+
+
 def concrete_subclasses(kind: type) -> dict[str, type]:
     """``kind`` (if concrete) and all its concrete subclasses, by class name."""
     readable = dataclasses.is_dataclass(kind) or hasattr(kind, "from_json_data")
-    found = {kind.__name__: kind} if readable and not inspect.isabstract(kind) else {}
+    found = {kind_of(kind): kind} if readable and not inspect.isabstract(kind) else {}
     for subclass in kind.__subclasses__():
         found |= concrete_subclasses(subclass)
     return found
@@ -139,7 +132,7 @@ def _find_class(kind: type, data: dict[str, Any], where: str) -> type:
     known = concrete_subclasses(kind)
     name = data.get("kind")
     if name is None:
-        if kind.__name__ in known:
+        if kind_of(kind) in known:
             return kind
         raise ValueError(f"{where}: add 'kind', one of {', '.join(sorted(known))}")
     if not isinstance(name, str) or name not in known:
@@ -181,9 +174,7 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in options:
         return None
     errors = []
-    for option in options:
-        if option is type(None):
-            continue
+    for option in (option for option in options if option is not type(None)):
         try:
             return _decode_hint(option, value, where)
         except ValueError as error:
@@ -192,12 +183,7 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
-    """Cells as lines of text: the first n_names columns to the left, the others to the right.
-
-    Args:
-        lines: equally many cells each.
-        n_names: columns of words.
-    """
+    """Lines of cells as text: the first n_names columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

@@ -144,7 +144,7 @@ def test_what_is_refused_by_its_size_is_what_a_model_never_has(tmp_path):
     save_quietly(make_model("Kernel"), tmp_path / "m")
     names = [name for name, _ in make_dense().named_modules()]
     size = (tmp_path / "m" / "weightcast.json").stat().st_size
-    assert 5 * size < facts_format.largest([*names, *make_dense().state_dict()]) < 2e5
+    assert 5 * size < facts_format.max_bytes([*names, *make_dense().state_dict()]) < 2e5
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read on Linux")

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.storage import replace, tensors
+from weightcast import files
+from weightcast.storage import tensors
 
 
 def make_dense() -> nn.Module:
@@ -107,7 +108,7 @@ def random_moments(folder: Path, rounds: int) -> None:
 
 STEPS: list[tuple[Any, str]] = [
     (os, "mkdir"), (os, "open"), (os, "fsync"), (os, "rename"), (os, "unlink"), (os, "rmdir"),
-    (replace, "exchange"), (tensors, "_chunks"), (Path, "write_bytes"),
+    (files, "exchange"), (tensors, "_chunks"), (Path, "write_bytes"),
 ]  # fmt: skip
 
 
@@ -150,7 +151,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kind, folder, swap = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     if swap == "renames":
-        replace.exchange = lambda a, b: False
+        files.exchange = lambda a, b: False
     if kind == "random":
         random_moments(folder, int(sys.argv[4]))
     else:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from weightcast import files as whole
+from weightcast import files
 from weightcast.cli.main import main
 from weightcast.integrations import lightning as checkpoint_io
 from weightcast_lab.training.module import Classifier
@@ -65,8 +65,8 @@ if __name__ == "__main__":
                 Classifier.training_step = at(int(number), Classifier.training_step)
             case "write":
                 whole_file, half_file = save_file, at(1, save_half)
-                files = iter([*[whole_file] * (int(number) - 1), half_file])
-                checkpoint_io.save_file = lambda *args: next(files)(*args)
+                writers = iter([*[whole_file] * (int(number) - 1), half_file])
+                checkpoint_io.save_file = lambda *args: next(writers)(*args)
             case "rename" | "renamed":
-                whole.os = Renames(at(int(number), os.replace, before=moment == "rename"))
+                files.os = Renames(at(int(number), os.replace, before=moment == "rename"))
     sys.exit(main(sys.argv[2:]))

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import weightcast
+from weightcast.files import write_text
 from weightcast_lab.sweeps import attempt
 from weightcast_lab.sweeps.attempt import FAILED, read_row, run_folder
 from weightcast_lab.sweeps.executors import Outcome
-from weightcast_lab.sweeps.files import claimed, locked, write_text
+from weightcast_lab.sweeps.locks import claimed, locked
 from weightcast_lab.sweeps.processes import LocalPool
 from weightcast_lab.sweeps.rows import make_row, read_rows
 from weightcast_lab.sweeps.sweep import SweepInterrupted, divide, sweep

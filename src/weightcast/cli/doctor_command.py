@@ -20,8 +20,8 @@ from torch import nn
 
 import weightcast as wc
 from weightcast.storage import FormatError
+from weightcast.storage.format_error import excerpt
 from weightcast.storage.inspection import inspect
-from weightcast.storage.manifest import shortened
 
 SUMMARY = "Say what is installed and what is missing; check that it works, and a saved folder."
 HELP = """The check converts, trains, saves, loads and merges a small network in a second or two.
@@ -185,15 +185,15 @@ def _folder_check(folder: Path) -> Check:
         found = inspect(folder)
     except (FormatError, OSError) as error:
         return Check("folder", "failed", str(error))
-    facts = found.facts
-    stored = sum(layer.base is not None for layer in facts.layers.values())
-    by = ", ".join(f"{name} {number}" for name, number in facts.versions.items())
+    manifest = found.manifest
+    stored = sum(layer.base is not None for layer in manifest.layers.values())
+    by = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     detail = (
-        f"{folder}: schema {facts.schema}, written by {shortened(by)}; "
-        f"{len(facts.layers)} predicted layers ({stored} with stored bases), "
-        f"{facts.counts['learned']:,} learned numbers, {found.n_bytes:,} bytes, all checksums right"
+        f"{folder}: schema {manifest.schema}, written by {excerpt(by)}; "
+        f"{len(manifest.layers)} predicted layers ({stored} with stored bases), "
+        f"{manifest.counts['learned']:,} learned numbers, {found.n_bytes:,} bytes, all checksums right"
     )
     if found.not_finite:
-        names = ", ".join(map(shortened, found.not_finite[:3]))
+        names = ", ".join(map(excerpt, found.not_finite[:3]))
         return Check("folder", "failed", f"{detail}; NaN or infinite: {names}")
     return Check("folder", "ok", detail)

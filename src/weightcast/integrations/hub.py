@@ -17,30 +17,30 @@ every name must fit: there is no other way in, whatever a repository holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
-from weightcast.layers.counts import LedgerRow, ledger
+from weightcast.files import atomic_folder
+from weightcast.layers.counts import ledger
 from weightcast.storage import FormatError, load, load_files
-from weightcast.storage.manifest import JSON_NAME, MISTAKES, TENSORS_NAME, parse, shortened
-from weightcast.storage.opened import open_regular
-from weightcast.storage.replace import replacing
-from weightcast.storage.save import is_saved_model, write_model
+from weightcast.storage.format_error import naming, parse_json, refusing
+from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME
+from weightcast.storage.open_files import open_regular
+from weightcast.storage.save import is_saved_model, refuse_others, write_model
 
 LARGEST_CONFIG = 1 << 16
 """Bytes of a config.json."""
 
-# Names that huggingface_hub passes on beside a constructor's arguments.
-_RESERVED = {
-    "model_id", "revision", "cache_dir", "force_download", "local_files_only", "token"
-}  # fmt: skip
+# What a constructor raises is the fault of the arguments that it got.
+_NOT_MADE = f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given"
+
+_DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+"""How a file is fetched: what huggingface_hub passes on beside a constructor's arguments."""
 
 CARD_NAME = "README.md"
 CARD = """---
@@ -107,7 +107,7 @@ class HubMixin(
         target.parent.mkdir(parents=True, exist_ok=True)
         card = target / CARD_NAME
         kept = card.read_bytes() if card.is_file() and is_saved_model(target) else None
-        with replacing(target, is_saved_model) as part:
+        with atomic_folder(target, refuse_others) as part:
             if kept is not None:
                 (part / CARD_NAME).write_bytes(kept)
             super().save_pretrained(
@@ -115,22 +115,16 @@ class HubMixin(
                 config=options.get("config"),
                 model_card_kwargs=options.get("model_card_kwargs"),
             )
-            with _config_file(str(part), {}) as file:
-                if file is not None:
-                    _read_config(file)
+            _check_config(str(part), {})
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or target.name, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Push the model's folder to a repository on the Hub.
+        """Push the model's folder to a repository, which is made where there is none.
 
-        Args:
-            repo_id: of the repository, which is made where there is none.
-            options: as huggingface_hub's ``ModelHubMixin.push_to_hub`` takes them.
-
-        Returns:
-            The address of the commit.
+        It takes the options of huggingface_hub's ``ModelHubMixin.push_to_hub``, and returns the
+        address of the commit.
         """
         card = {"repo_id": repo_id} | (options.pop("model_card_kwargs", None) or {})
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
@@ -152,137 +146,80 @@ class HubMixin(
                 class cannot be made.
         """
         name = str(pretrained_model_name_or_path)
-        with _named(name), _config_file(name, options) as file:
-            if file is not None:
-                _read_config(file)
+        with naming(name):
+            _check_config(name, options)
         return super().from_pretrained(name, **options)
 
     @classmethod
     def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
-        with _refusing():
+        with refusing(_NOT_MADE):
             return super()._decode_arg(expected_type, value)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_model(_as_module(self), save_directory)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,
-    ) -> Self:
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the dense model by the class's constructor, and load into it, in evaluation mode."""
-        with _named(model_id), _refusing():
-            made = cls(**model_kwargs)
+        download = {key: options.pop(key) for key in _DOWNLOAD if key in options}
+        with naming(model_id), refusing(_NOT_MADE):
+            made = cls(**options)
         dense = _as_module(made)
         if os.path.isdir(model_id):
             return load(model_id, dense).eval()  # pyright: ignore[reportReturnType]
         try:
-            facts, tensors = (
-                hf_hub_download(
-                    repo_id=model_id,
-                    filename=name,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    token=token,
-                    local_files_only=local_files_only,
-                )
+            manifest, tensors = (
+                hf_hub_download(repo_id=model_id, filename=name, **download)
                 for name in (JSON_NAME, TENSORS_NAME)
             )
         except LocalEntryNotFoundError:  # there may be one, but it cannot be reached
             raise
         except EntryNotFoundError as error:
             raise FormatError(f"{model_id} is no saved model: {error}") from error
-        return load_files(facts, tensors, dense).eval()  # pyright: ignore[reportReturnType]
+        return load_files(manifest, tensors, dense).eval()  # pyright: ignore[reportReturnType]
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card, with the ledger as a table; arguments fill the template."""
         name = type(self).__name__
-        facts = {"ledger": ledger_table(_as_module(self)), "model_name": name, "repo_id": name}
-        return super().generate_model_card(*args, **(facts | kwargs))
+        fields = {"ledger": ledger_table(_as_module(self)), "model_name": name, "repo_id": name}
+        return super().generate_model_card(*args, **(fields | kwargs))
 
 
-@contextmanager
-def _config_file(name: str, options: dict[str, Any]) -> Iterator[BinaryIO | None]:
-    """The file config.json of a folder or a repository, open; None where there is none."""
+def _check_config(name: str, options: dict[str, Any]) -> None:
+    """Refuse a config.json that is no short JSON object, before huggingface_hub reads it."""
     path = Path(name, CONFIG_NAME)
     if not os.path.isdir(name):
-        known = ("revision", "cache_dir", "force_download", "token", "local_files_only")
-        chosen = {key: options[key] for key in known if key in options}
+        download = {key: options[key] for key in _DOWNLOAD if key in options}
         try:
-            path = Path(hf_hub_download(repo_id=name, filename=CONFIG_NAME, **chosen))
+            path = Path(hf_hub_download(repo_id=name, filename=CONFIG_NAME, **download))
         except (HfHubHTTPError, EntryNotFoundError):  # which huggingface_hub will meet again
-            yield None
             return
         path = path.resolve()  # a link of the cache
     try:
-        file = open_regular(path)
+        with open_regular(path) as file:
+            text = file.read(LARGEST_CONFIG + 1)
     except FileNotFoundError:
-        yield None
         return
-    with file:
-        yield file
-
-
-def _read_config(file: BinaryIO) -> None:
-    """Refuse what is not a short JSON object, before huggingface_hub reads it."""
-    text = file.read(LARGEST_CONFIG + 1)
     if len(text) > LARGEST_CONFIG:
         raise FormatError(f"is not read: {CONFIG_NAME} has more than {LARGEST_CONFIG} bytes")
-    config = parse(text, CONFIG_NAME)
+    config = parse_json(text, CONFIG_NAME)
     if not isinstance(config, dict):
         raise FormatError(f"is damaged: {CONFIG_NAME} is no object")
-    if odd := sorted(_RESERVED & config.keys()):
+    if odd := sorted({"model_id", *_DOWNLOAD} & config.keys()):
         raise FormatError(
             f"is not read: {CONFIG_NAME} has {odd}, which are no arguments of a model"
         )
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Errors begin with the folder or repository."""
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(f"{name} {error}") from error.__cause__
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """What a constructor raises is the fault of the arguments that it got."""
-    try:
-        yield
-    except MISTAKES as error:
-        raise FormatError(
-            f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given: "
-            f"{shortened(error)}"
-        ) from error
-
-
 def ledger_table(model: nn.Module) -> str:
-    """The ledger of a model as a Markdown table.
-
-    Args:
-        model: with predicted layers, or none.
-    """
+    """The ledger of a model as a Markdown table."""
     counts = ledger(model)
-    head = "| layer | kind | dense | learned | share | stored |\n|---|---|--:|--:|--:|--:|"
-    return "\n".join([head, *map(_table_row, (*counts.rows, counts.total))])
-
-
-def _table_row(row: LedgerRow) -> str:
-    name = row.layer.replace("|", "\\|")
-    return (
-        f"| {name} | {row.kind} | {row.dense:,} | {row.learned:,} | "
-        f"{row.proportion_learned:.1%} | {row.stored:,} |"
-    )
+    lines = ["| layer | kind | dense | learned | share | stored |", "|---|---|--:|--:|--:|--:|"]
+    for row in (*counts.rows, counts.total):
+        name, share = row.layer.replace("|", "\\|"), f"{row.proportion_learned:.1%}"
+        cells = (name, row.kind, f"{row.dense:,}", f"{row.learned:,}", share, f"{row.stored:,}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _as_module(model: Any) -> nn.Module:

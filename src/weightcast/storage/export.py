@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from weightcast.files import whole
+from weightcast.files import atomic_write
 from weightcast.layers.layer import full_precision
 from weightcast.layers.models import copied
 from weightcast.storage.tracing import quiet, trace
@@ -72,7 +72,7 @@ def export(
         raise ValueError(f"{path} must end in .pt2, by which torch.export.load knows such a file")
     program = trace(_prepare(model, form), _as_tuple(inputs), dynamic_batch)
     data = _onnx_bytes(program) if format == "onnx" else None
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         if data is None:
             _write_program(program, partial)
         else:
@@ -128,15 +128,11 @@ def _write_program(program: ExportedProgram, path: Path) -> None:
                 entry.file_size = plain.getinfo(name).file_size
                 with plain.open(name) as source:
                     start = source.read(_SAMPLE)
-                    entry.compress_type = ZIP_DEFLATED if _shrinks(start) else ZIP_STORED
+                    shrinks = 2 * len(zlib.compress(start)) < len(start)  # as weights never do
+                    entry.compress_type = ZIP_DEFLATED if shrinks else ZIP_STORED
                     with archive.open(entry, "w") as target:
                         target.write(start)
                         shutil.copyfileobj(source, target)
-
-
-def _shrinks(sample: bytes) -> bool:
-    """Whether bytes like these take half as many compressed, as weights never do."""
-    return 2 * len(zlib.compress(sample)) < len(sample)
 
 
 def _onnx_bytes(program: ExportedProgram) -> bytes:
@@ -173,30 +169,22 @@ def _tidy_constants(model: Any) -> None:
     for value in list(model.graph.initializers.values()):
         array = np.ascontiguousarray(value.const_value.numpy())
         array = array.reshape(value.const_value.shape)
-        if value.dtype == ir.DataType.INT64 and not value.is_graph_output() and _fits(array):
+        wide = value.dtype == ir.DataType.INT64 and not value.is_graph_output()
+        if wide and array.size > _GROWTH and abs(array).max() < 2**31:
             _cast_uses(model, value)
             array = array.astype(np.int32)
             value.dtype = ir.DataType.INT32
         value.const_value = ir.tensor(array, name=value.name)
 
 
-def _fits(integers: Any) -> bool:
-    """Whether an array of int64 is worth, and can be, held as int32."""
-    return integers.size > _GROWTH and abs(integers).max() < 2**31
-
-
 def _cast_uses(model: Any, value: Any) -> None:
     """Cast an initialiser that is to be int32 back for the operations that take int64 only."""
     import onnx_ir as ir
 
-    others = [(node, position) for node, position in value.uses() if not _gathers(node, position)]
+    either = ("Gather", "GatherElements", "ScatterElements")  # take indices of both sizes
+    others = [(node, at) for node, at in value.uses() if at != 1 or node.op_type not in either]
     if others:
         wide = ir.node("Cast", [value], {"to": ir.DataType.INT64})
         model.graph.insert_before(model.graph[0], wide)
-        for node, position in others:
-            node.replace_input_with(position, wide.outputs[0])
-
-
-def _gathers(node: Any, position: int) -> bool:
-    """Whether an operation takes this input as indices of either size."""
-    return position == 1 and node.op_type in ("Gather", "GatherElements", "ScatterElements")
+        for node, at in others:
+            node.replace_input_with(at, wide.outputs[0])

@@ -51,11 +51,7 @@ class Fingerprint(Configuration):
 
 @torch.no_grad()
 def fingerprint(atoms: Atoms) -> Fingerprint:
-    """The fingerprint of all columns' dictionaries.
-
-    Args:
-        atoms: in any floating-point dtype, on any device.
-    """
+    """The fingerprint of all columns' dictionaries, in any floating-point dtype, on any device."""
     base, indices = atoms.base, atoms.indices
     like = base.rows(indices[0, :1])
     if like.element_size() < 4:

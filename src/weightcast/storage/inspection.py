@@ -10,18 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from weightcast.dictionaries import LowRank
-from weightcast.storage.manifest import (
-    JSON_NAME,
-    MISTAKES,
-    Facts,
-    FormatError,
-    read_facts,
-    shortened,
-)
-from weightcast.storage.opened import opened
+from weightcast.storage.format_error import FormatError, excerpt, naming, refusing
+from weightcast.storage.manifest import JSON_NAME, Manifest, read_manifest
+from weightcast.storage.open_files import open_folder
 from weightcast.storage.tensors import TensorFile
 
-_LARGEST = 1 << 24  # bytes of facts; some four thousand layers
+_LARGEST = 1 << 24  # bytes of a manifest; some four thousand layers
 _CHUNK = 1 << 20  # numbers that are looked at together
 
 
@@ -30,79 +24,70 @@ class Inspection:
     """What a saved folder holds, all of it read and in agreement with its checksums.
 
     Args:
-        facts: of the model.
+        manifest: of the model.
         n_bytes: of both files.
         not_finite: names of tensors that hold NaN or infinite numbers.
     """
 
-    facts: Facts
+    manifest: Manifest
     n_bytes: int
     not_finite: tuple[str, ...]
 
 
 def inspect(folder: str | os.PathLike[str]) -> Inspection:
-    """Read a saved folder whole, one tensor at a time.
-
-    Args:
-        folder: that :func:`save` wrote.
+    """Read a folder that :func:`save` wrote whole, one tensor at a time.
 
     Raises:
         FormatError: files are missing, damaged or of another schema, or state other counts than
             those of their tensors.
     """
-    try:
-        with opened(Path(folder)) as (facts_file, tensors_file):
-            n_bytes = [os.fstat(file.fileno()).st_size for file in (facts_file, tensors_file)]
-            if n_bytes[0] > _LARGEST:
-                raise FormatError(f"is not read: {JSON_NAME} has {n_bytes[0]} bytes")
-            facts = read_facts(facts_file.read(n_bytes[0]))
-            file = TensorFile(tensors_file, facts.tensors)
-            for alias, name in facts.ties.items():
-                if name not in file.entries:
-                    raise FormatError(f"is damaged: {shortened(alias)} is tied to nothing")
-            _check_counts(facts, file)
-            # Each is read, and so compared with its checksum; no two are held at once.
-            not_finite = [name for name in file.entries if not _is_finite(file.read(name))]
-    except FormatError as error:
-        raise FormatError(f"{folder} {error}") from error.__cause__
-    except MISTAKES as error:
-        raise FormatError(f"{folder} cannot be read: {shortened(error)}") from error
-    return Inspection(facts, sum(n_bytes), tuple(not_finite))
+    with (
+        naming(folder),
+        refusing("cannot be read"),
+        open_folder(Path(folder)) as (manifest_file, tensors_file),
+    ):
+        n_bytes = [os.fstat(file.fileno()).st_size for file in (manifest_file, tensors_file)]
+        if n_bytes[0] > _LARGEST:
+            raise FormatError(f"is not read: {JSON_NAME} has {n_bytes[0]} bytes")
+        manifest = read_manifest(manifest_file.read(n_bytes[0]))
+        file = TensorFile(tensors_file, manifest.tensors)
+        for alias, name in manifest.ties.items():
+            if name not in file.entries:
+                raise FormatError(f"is damaged: {excerpt(alias)} is tied to nothing")
+        _check_counts(manifest, file)
+        # Each is read, and so compared with its checksum; no two are held at once.
+        not_finite = [name for name in file.entries if not _is_finite(file.read(name))]
+        return Inspection(manifest, sum(n_bytes), tuple(not_finite))
 
 
-def _check_counts(facts: Facts, file: TensorFile) -> None:
-    """Refuse facts that state other numbers than those of the tensors.
-
-    Args:
-        facts: of the folder.
-        file: its tensors, none of which is read.
-    """
+def _check_counts(manifest: Manifest, file: TensorFile) -> None:
+    """Refuse a manifest that states other numbers than the tensors have; none of them is read."""
     total = sum(math.prod(entry.shape) for entry in file.entries.values())
-    saved, learned = facts.counts.get("saved", 0), facts.counts.get("learned", 0)
+    saved, learned = manifest.counts.get("saved", 0), manifest.counts.get("learned", 0)
     if saved != total:
         raise FormatError(f"is damaged: it says that it saves {saved:,} numbers, and has {total:,}")
     if not 0 <= learned <= total:
         raise FormatError(
             f"is damaged: it says that {learned:,} numbers are learned, and has {total:,}"
         )
-    for name, layer in facts.layers.items():
+    for name, layer in manifest.layers.items():
         prefix = f"{name}." if name else ""
         sizes = {
-            part: math.prod(file.entry(facts.ties.get(prefix + part, prefix + part)).shape)
-            for part in _parts(facts, name, file)
+            part: math.prod(file.entry(manifest.ties.get(prefix + part, prefix + part)).shape)
+            for part in _parts(manifest, name, file)
         }
         if layer.learned != (found := sum(sizes.values()) - sizes["atoms.indices"]):
             raise FormatError(
-                f"is damaged: layer {shortened(name)} says that it learns {layer.learned:,} "
+                f"is damaged: layer {excerpt(name)} says that it learns {layer.learned:,} "
                 f"numbers, and has {found:,}"
             )
 
 
-def _parts(facts: Facts, name: str, file: TensorFile) -> list[str]:
+def _parts(manifest: Manifest, name: str, file: TensorFile) -> list[str]:
     """The tensors that a layer must have, and what else of it is learned."""
-    rule, key = facts.plan.rules[name], f"{name}.bias" if name else "bias"
+    rule, key = manifest.plan.rules[name], f"{name}.bias" if name else "bias"
     parts = ["V", "atoms.indices"]
-    if key in file.entries or key in facts.ties:
+    if key in file.entries or key in manifest.ties:
         parts.append("bias")
     if rule is not None and isinstance(rule.dictionary, LowRank):
         parts.append("atoms.base.atoms")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,17 +12,10 @@ from torch import nn
 from weightcast.layers import PredictedLayer
 from weightcast.plan.plan import convertible_layers
 from weightcast.storage.allowance import Allowance
-from weightcast.storage.manifest import (
-    JSON_NAME,
-    MISTAKES,
-    Facts,
-    FormatError,
-    largest,
-    read_facts,
-    shortened,
-)
-from weightcast.storage.opened import opened, opened_files
-from weightcast.storage.rebuild import Source, rebuild
+from weightcast.storage.format_error import BAD_DATA, FormatError, excerpt, naming
+from weightcast.storage.manifest import JSON_NAME, Manifest, max_bytes, read_manifest
+from weightcast.storage.open_files import open_files, open_folder
+from weightcast.storage.rebuild import TensorReader, rebuild
 from weightcast.storage.state import check_state, identity, without_atoms
 from weightcast.storage.tensors import TensorFile
 from weightcast.transform.swap import swap
@@ -49,12 +41,12 @@ def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = Fa
             dictionary that is rebuilt is not the one that was saved, or would take far more work
             than models of this size need.
     """
-    with _named(folder), opened(Path(folder)) as files:
+    with naming(folder), open_folder(Path(folder)) as files:
         return _load(*files, model, trusted=trusted)
 
 
 def load_files(
-    facts: str | os.PathLike[str],
+    manifest: str | os.PathLike[str],
     tensors: str | os.PathLike[str],
     model: nn.Module,
     *,
@@ -63,7 +55,7 @@ def load_files(
     """Read the two files of a saved model from wherever they are, such as a cache of links.
 
     Args:
-        facts: the JSON file.
+        manifest: the JSON file.
         tensors: the safetensors file.
         model: as for :func:`load`.
         trusted: as for :func:`load`.
@@ -71,60 +63,43 @@ def load_files(
     Raises:
         FormatError: as :func:`load` does.
     """
-    with _named(facts), opened_files(Path(facts), Path(tensors)) as files:
+    with naming(manifest), open_files(Path(manifest), Path(tensors)) as files:
         return _load(*files, model, trusted=trusted)
 
 
-def read_sized(file: BinaryIO, names: Iterable[str]) -> Facts:
-    """The facts in a file, if it is no longer than those of a model with these modules may be.
-
-    Args:
-        file: JSON.
-        names: of the model's modules and tensors.
-
-    Raises:
-        FormatError: too long, or what :func:`read_facts` refuses.
-    """
-    size, allowed = os.fstat(file.fileno()).st_size, largest(names)
+def _read_manifest_for(names: Iterable[str], file: BinaryIO) -> Manifest:
+    """The manifest, if it is no longer than one that names these modules and tensors may be."""
+    size, allowed = os.fstat(file.fileno()).st_size, max_bytes(names)
     if size > allowed:
         raise FormatError(
             f"does not fit: {JSON_NAME} has {size} bytes, for this model it has at most {allowed}"
         )
-    return read_facts(file.read(size))
-
-
-@contextmanager
-def _named(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors begin with the folder."""
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(f"{folder} {error}") from error.__cause__
+    return read_manifest(file.read(size))
 
 
 def _load(
-    facts_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
+    manifest_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
 ) -> nn.Module:
     _check_model(model)
     dense = convertible_layers(model)
     modules = [name for name, _ in model.named_modules()]
-    facts = read_sized(facts_file, [*modules, *dense, *model.state_dict()])
-    _check_names(facts, dense, model)
-    file = TensorFile(tensors_file, facts.tensors)
-    source = Source(file, facts.ties, Allowance(model, trusted=trusted))
+    manifest = _read_manifest_for([*modules, *dense, *model.state_dict()], manifest_file)
+    _check_names(manifest, dense, model)
+    file = TensorFile(tensors_file, manifest.tensors)
+    reader = TensorReader(file, manifest.ties, Allowance(model, trusted=trusted))
 
     def make(name: str, layer: nn.Module, *_: Any) -> PredictedLayer:
-        rule = facts.plan.rules[name]
+        rule = manifest.plan.rules[name]
         assert rule is not None
         try:
-            return rebuild(name, layer, rule, facts.layers[name], source)
+            return rebuild(name, layer, rule, manifest.layers[name], reader)
         except FormatError:
             raise
-        except MISTAKES as error:
-            raise FormatError(f"cannot be read: layer {name!r}: {shortened(error)}") from error
+        except BAD_DATA as error:
+            raise FormatError(f"cannot be read: layer {name!r}: {excerpt(error)}") from error
 
-    loaded = swap(model, facts.layers, make)
-    _fill(loaded, file, facts, source.read)
+    loaded = swap(model, manifest.layers, make)
+    _fill(loaded, file, manifest, reader.read)
     return loaded
 
 
@@ -143,27 +118,29 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _check_names(facts: Facts, dense: Collection[str], model: nn.Module) -> None:
+def _check_names(manifest: Manifest, dense: Collection[str], model: nn.Module) -> None:
     """Refuse layers that the model does not have, and more tensors than it can have with them."""
-    for name in facts.layers:
+    for name in manifest.layers:
         if name not in dense:
-            raise FormatError(f"does not fit: the model has no dense layer {shortened(name)}")
+            raise FormatError(f"does not fit: the model has no dense layer {excerpt(name)}")
     # V stands for the weight; indices, mixing and the factors of a base are added.
-    added = (2 + len(layer.base.factors if layer.base else ()) for layer in facts.layers.values())
-    n_names, most = len(facts.tensors) + len(facts.ties), len(model.state_dict()) + sum(added)
+    added = (
+        2 + len(layer.base.factors if layer.base else ()) for layer in manifest.layers.values()
+    )
+    n_names, most = len(manifest.tensors) + len(manifest.ties), len(model.state_dict()) + sum(added)
     if n_names > most:
         raise FormatError(f"does not fit: it names {n_names} tensors, the model has up to {most}")
 
 
-def _fill(model: nn.Module, file: TensorFile, facts: Facts, read: set[str]) -> None:
+def _fill(model: nn.Module, file: TensorFile, manifest: Manifest, read: set[str]) -> None:
     """Copy the other tensors into the model; every name must have its place and shape."""
     state = without_atoms(model, model.state_dict())
-    saved = {name: name for name in file.entries} | facts.ties
+    saved = {name: name for name in file.entries} | manifest.ties
     missing = sorted(set(state) - set(saved))
     unknown = sorted(set(saved) - set(state) - read)
     if missing or unknown:
         raise FormatError(
-            f"does not fit the model: missing {missing[:5]}, unexpected {shortened(unknown[:5])}"
+            f"does not fit the model: missing {missing[:5]}, unexpected {excerpt(unknown[:5])}"
         )
     first: dict[Any, str] = {}
     for name, place in state.items():

@@ -1,21 +1,18 @@
-"""The facts of a saved folder: what weightcast.json holds, written and read with its checksum."""
+"""Manifest: all that weightcast.json says of a saved model, written and read with its checksum."""
 
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from weightcast.dictionaries import StoredAtoms
-from weightcast.layers import PredictedLayer
-from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast.serialization import Configuration, decode, encode
 from weightcast.storage.fingerprint import Fingerprint
-from weightcast.storage.packing import BaseFacts
+from weightcast.storage.format_error import FormatError, excerpt, parse_json, refusing
+from weightcast.storage.packing import BaseSpec
 
 SCHEMA = 2
 JSON_NAME, TENSORS_NAME = "weightcast.json", "model.safetensors"
@@ -23,26 +20,8 @@ JSON_NAME, TENSORS_NAME = "weightcast.json", "model.safetensors"
 _BYTES, _BYTES_PER_NAME = 1 << 16, 1 << 12
 
 
-class FormatError(ValueError):
-    """A folder that :func:`load` cannot read; the message says what is wrong with it."""
-
-
-MISTAKES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What Python, NumPy and torch raise when what they are given makes no sense here."""
-
-
 @dataclass(frozen=True)
-class LayerFacts(Configuration):
+class LayerManifest(Configuration):
     """What is known of one predicted layer before it is made.
 
     Args:
@@ -61,29 +40,31 @@ class LayerFacts(Configuration):
     n_visible: int
     n_units: int
     learned: int
-    base: BaseFacts | None = None
+    base: BaseSpec | None = None
     mixed: bool = False
     fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True)
-class Facts(Configuration):
+class Manifest(Configuration):
     """Everything about a saved model but its tensors.
 
     Args:
         schema: version of this format.
         versions: of the packages that wrote it.
         plan: the rule of every predicted layer, by its name.
-        layers: layer names to facts.
+        layers: predicted layers by their names.
         counts: of the whole model: ``learned`` and ``saved`` numbers.
         tensors: names in the tensors' file to checksums.
         ties: names of tensors that are the same as another's, to that one's name.
     """
 
+    KIND = "Facts"  # in error messages, as ever
+
     schema: int
     versions: dict[str, str]
     plan: Plan
-    layers: dict[str, LayerFacts]
+    layers: dict[str, LayerManifest]
     counts: dict[str, int]
     tensors: dict[str, str]
     ties: dict[str, str]
@@ -91,33 +72,23 @@ class Facts(Configuration):
     def __post_init__(self) -> None:
         if self.plan.rules.keys() != self.layers.keys() or None in self.plan.rules.values():
             odd = sorted(self.plan.rules.keys() ^ self.layers.keys())[:3]
-            raise ValueError(f"plan and layers differ in {shortened(odd)}")
+            raise ValueError(f"plan and layers differ in {excerpt(odd)}")
 
 
-def largest(names: Iterable[str]) -> int:
-    """How many bytes the facts of a model with modules of these names may take."""
+def max_bytes(names: Iterable[str]) -> int:
+    """How many bytes the manifest of a model with modules of these names may take."""
     return _BYTES + sum(_BYTES_PER_NAME + 12 * len(name) for name in names)
 
 
-def rule_of(layer: PredictedLayer) -> Rule:
-    """A layer's rule, or one in its place where its dictionary has no text form."""
-    rule = layer.rule
-    try:
-        encode(rule)
-    except ValueError:  # holds an estimator; its atoms are stored all the same
-        return Rule(StoredAtoms(), rule.fraction, rule.columns, rule.grid, rule.path)
-    return rule
-
-
-def write_facts(facts: Facts) -> bytes:
+def write_manifest(manifest: Manifest) -> bytes:
     """JSON text, with a checksum of all else in it."""
-    data = _without_kind(facts) | {"plan": facts.plan.to_dict()}
-    data["layers"] = {name: _without_kind(layer) for name, layer in facts.layers.items()}
+    data = _without_kind(manifest) | {"plan": manifest.plan.to_dict()}
+    data["layers"] = {name: _without_kind(layer) for name, layer in manifest.layers.items()}
     return json.dumps(data | {"checksum": _checksum(data)}, indent=1, allow_nan=False).encode()
 
 
-def read_facts(text: bytes) -> Facts:
-    """Read them back.
+def read_manifest(text: bytes) -> Manifest:
+    """Undo :func:`write_manifest`.
 
     Args:
         text: JSON, of bounded length: what is made of it takes up to 30 times as much memory.
@@ -125,25 +96,21 @@ def read_facts(text: bytes) -> Facts:
     Raises:
         FormatError: no JSON, another schema, another checksum, or fields that are none of ours.
     """
-    data = parse(text, JSON_NAME)
+    data = parse_json(text, JSON_NAME)
     schema = data.get("schema") if isinstance(data, dict) else None
     if type(schema) is not int or schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
         remedy = ": a newer weightcast wrote it, and can read it" if newer else ""
         raise FormatError(
-            f"has schema {shortened(schema)}, this version of weightcast reads schema "
+            f"has schema {excerpt(schema)}, this version of weightcast reads schema "
             f"{SCHEMA}{remedy}"
         )
-    try:
+    with refusing("cannot be read"):
         if data.pop("checksum", None) != _checksum(data):
             raise FormatError(f"is damaged: {JSON_NAME} was changed after it was saved (checksum)")
         _check_keys(data)
         plan = Plan.from_dict(data.get("plan", {}))
-        return decode(Facts, data | {"plan": plan}, JSON_NAME)
-    except FormatError:
-        raise
-    except MISTAKES as error:
-        raise FormatError(f"cannot be read: {shortened(error)}") from error
+        return decode(Manifest, data | {"plan": plan}, JSON_NAME)
 
 
 def _check_keys(data: dict[str, Any]) -> None:
@@ -153,49 +120,7 @@ def _check_keys(data: dict[str, Any]) -> None:
     if isinstance(rules, dict) and isinstance(layers, dict):
         odd = [key for key in rules if key not in layers or key == "*" or key.startswith("re:")]
         if odd:
-            raise FormatError(f"cannot be read: plan and layers differ in {shortened(odd[:3])}")
-
-
-def parse(text: bytes, name: str) -> Any:
-    """JSON text, in which no name comes twice in one object.
-
-    Args:
-        text: of bounded length.
-        name: of the file it is from.
-
-    Raises:
-        FormatError: it is no such text.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name comes twice")
-        return found
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number:.40} is no finite number")
-        return value
-
-    try:
-        return json.loads(
-            text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite
-        )
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"is damaged: {name}: {shortened(error)}") from error
-
-
-def shortened(value: Any) -> str:
-    """At most about 500 printable characters, for messages about what a stranger may have written.
-
-    Args:
-        value: an exception, whose text is taken, or anything else.
-    """
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    if not text.isprintable():
-        text = repr(text)[1:-1]
-    return text if len(text) <= 500 else f"{text[:500]} ..."
+            raise FormatError(f"cannot be read: plan and layers differ in {excerpt(odd[:3])}")
 
 
 def _without_kind(value: Any) -> dict[str, Any]:

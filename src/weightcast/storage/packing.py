@@ -1,4 +1,4 @@
-"""How a base is kept in a file: its factors as tensors, and their sizes as facts."""
+"""How a base is kept in a file: its factors as tensors, and their sizes in the manifest."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from weightcast.serialization import Configuration
 
 
 @dataclass(frozen=True)
-class BaseFacts(Configuration):
+class BaseSpec(Configuration):
     """What a base is made of.
 
     Args:
-        kind: which operator of the factors.
+        kind_of_base: which operator of the factors.
         factors: (n, m) for each factor that is a matrix, n for each that is an identity.
 
     Raises:
         ValueError: another form, or factors of which it cannot be made.
     """
+
+    KIND = "BaseFacts"  # in the files of schema 2
 
     kind_of_base: Literal["dense", "identity", "kronecker"]
     factors: tuple[tuple[int, ...] | int, ...]
@@ -34,7 +36,7 @@ class BaseFacts(Configuration):
         matrices = [factor for factor in self.factors if not isinstance(factor, int)]
         n_matrices = {"dense": 1, "identity": 0}.get(self.kind_of_base, max(1, len(matrices)))
         whole = self.kind_of_base == "kronecker" or len(self.factors) == 1
-        sizes = [size for factor in self.factors for size in _sizes(factor)]
+        sizes = [n for f in self.factors for n in ((f,) if isinstance(f, int) else f)]
         if not whole or len(matrices) != n_matrices or min(sizes, default=0) < 1:
             raise ValueError(f"no {self.kind_of_base} base is made of {self.factors}")
         if any(len(matrix) != 2 for matrix in matrices) or len(self.factors) > 16:
@@ -51,53 +53,43 @@ class BaseFacts(Configuration):
         }
 
 
-def pack(base: Base) -> tuple[BaseFacts, dict[str, Tensor]]:
-    """The facts and the tensors of a base; one of another kind than ours is multiplied out.
+def pack(base: Base) -> tuple[BaseSpec, dict[str, Tensor]]:
+    """The spec and the tensors of a base; one of another kind than ours is multiplied out.
 
     Args:
         base: B (n_visible, n_base).
 
     Returns:
-        The facts, and by its name in a state dict every factor that is a matrix, (m, n): rows are
+        The spec, and by its name in a state dict every factor that is a matrix, (m, n): rows are
         atoms.
     """
     if isinstance(base, IdentityBase):
-        return BaseFacts("identity", (base.n_visible,)), {}
+        return BaseSpec("identity", (base.n_visible,)), {}
     if isinstance(base, KroneckerBase):
         factors = [base.factor(axis) for axis in range(len(base.sizes_in))]
         sizes = (
             n if F is None else (n, len(F)) for n, F in zip(base.sizes_in, factors, strict=True)
         )
         tensors = {f"factor_{axis}": F for axis, F in enumerate(factors) if F is not None}
-        return BaseFacts("kronecker", tuple(sizes)), tensors
+        return BaseSpec("kronecker", tuple(sizes)), tensors
     atoms = base.atoms if isinstance(base, DenseBase) else _multiplied_out(base)
-    return BaseFacts("dense", ((base.n_visible, base.n_base),)), {"atoms": atoms}
+    return BaseSpec("dense", ((base.n_visible, base.n_base),)), {"atoms": atoms}
 
 
-def unpack(facts: BaseFacts, read: Callable[[str], Tensor], *, learned: bool) -> Base:
-    """The base again.
-
-    Args:
-        facts: as :func:`pack` gives them.
-        read: a factor's name to the factor, of the shape that the facts say.
-        learned: make the atoms of a dense base a parameter.
-    """
-    first = facts.factors[0]
-    if facts.kind_of_base == "dense":
+def unpack(spec: BaseSpec, read: Callable[[str], Tensor], *, learned: bool) -> Base:
+    """Undo :func:`pack`: ``read`` gives factors by name; a dense base's may be ``learned``."""
+    first = spec.factors[0]
+    if spec.kind_of_base == "dense":
         return DenseBase(read("atoms"), learned=learned)
-    if facts.kind_of_base == "identity":
+    if spec.kind_of_base == "identity":
         assert isinstance(first, int)
         return IdentityBase(first)
     return KroneckerBase(
         [
             factor if isinstance(factor, int) else read(f"factor_{axis}").t()
-            for axis, factor in enumerate(facts.factors)
+            for axis, factor in enumerate(spec.factors)
         ]
     )
-
-
-def _sizes(factor: tuple[int, ...] | int) -> tuple[int, ...]:
-    return (factor,) if isinstance(factor, int) else factor
 
 
 def _multiplied_out(base: Base) -> Tensor:

@@ -15,16 +15,17 @@ from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
 from weightcast.storage.allowance import Allowance, building, check_width, stacking
 from weightcast.storage.fingerprint import Fingerprint, fingerprint
-from weightcast.storage.manifest import FormatError, LayerFacts, shortened
-from weightcast.storage.packing import BaseFacts, unpack
+from weightcast.storage.format_error import FormatError, excerpt
+from weightcast.storage.manifest import LayerManifest
+from weightcast.storage.packing import BaseSpec, unpack
 from weightcast.storage.tensors import DTYPES, Entry, TensorFile
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Source:
-    """Indices, mixing and bases of a file; what several layers share is made once.
+class TensorReader:
+    """Reads indices, mixing and bases from a file; what several layers share is made once.
 
     Args:
         file: of the tensors.
@@ -49,12 +50,8 @@ class Source:
         self.read.update((name, source))
         return self.file.read(source)
 
-    def base(self, prefix: str, facts: BaseFacts, *, learned: bool) -> Base:
-        """A stored base; where all its tensors are tied to another's, that one.
-
-        Raises:
-            FormatError: factors of other shapes than the facts say.
-        """
+    def base(self, prefix: str, facts: BaseSpec, *, learned: bool) -> Base:
+        """A stored base; where all its tensors are tied to another's, that one."""
         names = {f"{prefix}base.{name}": shape for name, shape in facts.shapes.items()}
         for name, shape in names.items():
             entry = self.entry(name)
@@ -73,7 +70,7 @@ class Source:
 
 
 def rebuild(
-    name: str, dense: nn.Module, rule: Rule, facts: LayerFacts, source: Source
+    name: str, dense: nn.Module, rule: Rule, facts: LayerManifest, source: TensorReader
 ) -> PredictedLayer:
     """The predicted layer for a dense one, with arbitrary V.
 
@@ -81,7 +78,7 @@ def rebuild(
         name: of the layer.
         dense: the model's layer of this name.
         rule: the layer's.
-        facts: of the layer.
+        facts: of the layer, from the manifest.
         source: of its indices, and of base and mixing where these are stored.
 
     Raises:
@@ -90,7 +87,7 @@ def rebuild(
     seen = view(dense)
     if facts.layer != seen.counterpart.__name__:
         raise FormatError(
-            f"does not fit: layer {name!r} was saved as a {shortened(facts.layer)}, the model has "
+            f"does not fit: layer {name!r} was saved as a {excerpt(facts.layer)}, the model has "
             f"a {type(dense).__name__} there"
         )
     n_visible, n_units = seen.sizes
@@ -113,7 +110,7 @@ def rebuild(
     return layer
 
 
-def _indices(name: str, rule: Rule, facts: LayerFacts, source: Source) -> Tensor:
+def _indices(name: str, rule: Rule, facts: LayerManifest, source: TensorReader) -> Tensor:
     """(columns, n_atoms) int64, in a file that holds as much of V as they are for."""
     prefix = f"{name}." if name else ""
     n_atoms = count_atoms(rule.fraction, facts.n_visible)
@@ -139,7 +136,7 @@ def _indices(name: str, rule: Rule, facts: LayerFacts, source: Source) -> Tensor
 
 
 def _stored_atoms(
-    name: str, rule: Rule, facts: LayerFacts, indices: Tensor, source: Source
+    name: str, rule: Rule, facts: LayerManifest, indices: Tensor, source: TensorReader
 ) -> Atoms:
     """Atoms whose base and mixing the file holds."""
     assert facts.base is not None
@@ -164,7 +161,7 @@ def _stored_atoms(
     return Atoms(base, indices, mixing)
 
 
-def _check_rebuildable(name: str, rule: Rule, facts: LayerFacts) -> None:
+def _check_rebuildable(name: str, rule: Rule, facts: LayerManifest) -> None:
     """Refuse to build at random, or from data, what must have been stored."""
     if facts.fingerprint is None:
         raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
@@ -182,6 +179,6 @@ def _check_fingerprint(name: str, layer: PredictedLayer, stored: Fingerprint, sa
     if not rebuilt.agrees(stored, (layer.V.dtype, dtype)):
         raise FormatError(
             f"does not fit: layer {name!r}: the rebuilt dictionary has fingerprint {rebuilt}, the "
-            f"saved one {shortened(stored)}: it was saved by another version, or the file is "
+            f"saved one {excerpt(stored)}: it was saved by another version, or the file is "
             'damaged. Saved with bases="store", dictionaries need not be rebuilt'
         )

@@ -12,22 +12,24 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from weightcast.dictionaries import StoredAtoms
+from weightcast.files import atomic_folder
 from weightcast.layers import PredictedLayer, predicted_layers
 from weightcast.layers.models import check_values
+from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
+from weightcast.serialization import encode
 from weightcast.storage.fingerprint import fingerprint
 from weightcast.storage.manifest import (
     JSON_NAME,
     SCHEMA,
     TENSORS_NAME,
-    Facts,
-    LayerFacts,
-    largest,
-    rule_of,
-    write_facts,
+    LayerManifest,
+    Manifest,
+    max_bytes,
+    write_manifest,
 )
-from weightcast.storage.packing import BaseFacts
-from weightcast.storage.replace import replacing
+from weightcast.storage.packing import BaseSpec
 from weightcast.storage.state import check_state, saved_tensors, untied, without_atoms
 from weightcast.storage.tensors import write_tensors
 
@@ -56,17 +58,12 @@ def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "re
     """
     if bases not in ("rebuild", "store"):
         raise ValueError(f"bases is {bases!r}: take 'rebuild' or 'store'")
-    with replacing(Path(folder), is_saved_model) as part:
+    with atomic_folder(Path(folder), refuse_others) as part:
         write_model(model, part, bases=bases)
 
 
 def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> None:
-    """Write a model's two files into an empty folder; no more than that.
-
-    Args:
-        model: with predicted layers, or none.
-        folder: that exists.
-        bases: as for :func:`save`.
+    """Write a model's two files into an empty folder; arguments as for :func:`save`.
 
     Raises:
         ValueError: the model holds what these files cannot.
@@ -75,11 +72,11 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
     layers = predicted_layers(model)
     state, stored = saved_tensors(model, layers, store=bases == "store")
     tensors, ties = untied(state)
-    facts = Facts(
+    manifest = Manifest(
         schema=SCHEMA,
         versions={"weightcast": version("weightcast"), "torch": str(torch.__version__)},
-        plan=Plan({name: rule_of(layer) for name, layer in layers.items()}),
-        layers={name: _layer_facts(layer, stored.get(name)) for name, layer in layers.items()},
+        plan=Plan({name: _rule_of(layer) for name, layer in layers.items()}),
+        layers={name: _describe(layer, stored.get(name)) for name, layer in layers.items()},
         counts={
             "learned": sum(parameter.numel() for parameter in model.parameters()),
             "saved": sum(tensor.numel() for tensor in tensors.values()),
@@ -87,11 +84,11 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
         tensors=write_tensors(folder / TENSORS_NAME, tensors),
         ties=ties,
     )
-    text = write_facts(facts)
+    text = write_manifest(manifest)
     # Half of what load accepts, for it counts the names of the dense model, which are others.
     inside = {id(m) for layer in layers.values() for m in layer.modules() if m is not layer}
     modules = [name for name, module in model.named_modules() if id(module) not in inside]
-    allowed = largest([*modules, *without_atoms(model, model.state_dict())]) // 2
+    allowed = max_bytes([*modules, *without_atoms(model, model.state_dict())]) // 2
     if len(text) > allowed:
         raise ValueError(
             f"plan and facts of this model take {len(text)} bytes of JSON, and no more than "
@@ -105,6 +102,18 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
 def is_saved_model(folder: Path) -> bool:
     """Whether a folder looks like one that :func:`save` wrote."""
     return (folder / JSON_NAME).is_file()
+
+
+def refuse_others(folder: Path) -> None:
+    """Refuse to replace what ``save`` did not write.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    if not is_saved_model(folder):
+        raise ValueError(
+            f"{folder} exists and is no saved model, so it is not replaced: choose a new folder"
+        )
 
 
 def saved_bytes(folder: str | os.PathLike[str]) -> int:
@@ -125,8 +134,18 @@ def checkpoint_bytes(model: nn.Module) -> int:
         return saved_bytes(folder)
 
 
-def _layer_facts(layer: PredictedLayer, base: BaseFacts | None) -> LayerFacts:
-    return LayerFacts(
+def _rule_of(layer: PredictedLayer) -> Rule:
+    """A layer's rule, or one in its place where its dictionary has no text form."""
+    rule = layer.rule
+    try:
+        encode(rule)
+    except ValueError:  # holds an estimator; its atoms are stored all the same
+        return Rule(StoredAtoms(), rule.fraction, rule.columns, rule.grid, rule.path)
+    return rule
+
+
+def _describe(layer: PredictedLayer, base: BaseSpec | None) -> LayerManifest:
+    return LayerManifest(
         layer=type(layer).__name__,
         dtype=str(layer.V.dtype).removeprefix("torch."),
         n_visible=layer.n_visible,
@@ -141,13 +160,7 @@ def _layer_facts(layer: PredictedLayer, base: BaseFacts | None) -> LayerFacts:
 def _warn_of_size(
     tensors: dict[str, Tensor], layers: dict[str, PredictedLayer], words: int
 ) -> None:
-    """Say so where predicting layers made the folder larger, by more than some words.
-
-    Args:
-        tensors: that are saved.
-        layers: the predicted ones.
-        words: bytes of the JSON and of the tensors' header.
-    """
+    """Say so where predicting layers made the folder larger; ``words`` are JSON and header."""
     dense = saved = 0
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""

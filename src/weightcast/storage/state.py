@@ -10,21 +10,18 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weightcast.layers import PredictedLayer
-from weightcast.storage.packing import BaseFacts, pack
+from weightcast.storage.packing import BaseSpec, pack
 
 
 def saved_tensors(
     model: nn.Module, layers: dict[str, PredictedLayer], *, store: bool
-) -> tuple[dict[str, Tensor], dict[str, BaseFacts]]:
+) -> tuple[dict[str, Tensor], dict[str, BaseSpec]]:
     """The tensors to save, and how the bases among them are kept.
 
     Args:
         model: with predicted layers, or none.
         layers: its predicted layers by their first names.
         store: bases too that could be rebuilt.
-
-    Raises:
-        ValueError: a state that is no tensor.
     """
     state = without_atoms(model, model.state_dict())
     check_state(state)
@@ -41,10 +38,7 @@ def saved_tensors(
 
 
 def check_state(state: Mapping[str, Any]) -> None:
-    """Refuse a state of which these files would hold, or give back, less than all.
-
-    Args:
-        state: of a model, dense or predicted.
+    """Refuse a model's state of which these files would hold, or give back, less than all.
 
     Raises:
         ValueError: a value that is no tensor, that is some module's extra state, or a parameter
@@ -68,12 +62,7 @@ def check_state(state: Mapping[str, Any]) -> None:
 
 
 def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict without the dictionaries, under all of their names.
-
-    Args:
-        model: whose state it is.
-        state: to choose from.
-    """
+    """The state dict of a model without its dictionaries, under all of their names."""
     prefixes = tuple(
         f"{name}.atoms." if name else "atoms."
         for name, module in model.named_modules(remove_duplicate=False)
@@ -88,11 +77,7 @@ def identity(tensor: Tensor) -> Any:
 
 
 def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors once each, and the names that are tied to another.
-
-    Args:
-        state: names to tensors, some of which may be the same.
-    """
+    """Tensors once each, and to which of these names the names of the same ones are tied."""
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[Any, str] = {}

@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from weightcast.storage.manifest import TENSORS_NAME, FormatError, parse, shortened
+from weightcast.storage.format_error import FormatError, excerpt, parse_json
+from weightcast.storage.manifest import TENSORS_NAME
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
@@ -59,10 +60,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     header, place = {}, 0
     for name in order:
         tensor = tensors[name]
-        end = place + tensor.numel() * tensor.element_size()
-        shape = list(tensor.shape)
-        header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": [place, end]}
-        place = end
+        shape, begin, place = list(tensor.shape), place, place + tensor.nbytes
+        places = [begin, place]
+        header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": places}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     checksums = {}
@@ -70,11 +70,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = tensors[name].detach().cpu().contiguous()
-            with _Checksum(tensor.dtype, tensor.shape) as checksum:
-                for chunk in _chunks(tensor):
-                    checksum.add(chunk)
-                    file.write(chunk)
-            checksums[name] = str(checksum)
+            checksums[name] = _checksum(tensor, _written(file, tensor))
     return checksums
 
 
@@ -123,17 +119,13 @@ class TensorFile:
         if self.entries.keys() != checksums.keys():
             odd = sorted(self.entries.keys() ^ checksums.keys())[:3]
             raise FormatError(
-                f"is damaged: {TENSORS_NAME} and its checksums differ in {shortened(odd)}"
+                f"is damaged: {TENSORS_NAME} and its checksums differ in {excerpt(odd)}"
             )
 
     def entry(self, name: str) -> Entry:
-        """What the header says of a tensor.
-
-        Raises:
-            FormatError: there is none of this name.
-        """
+        """What the header says of a tensor; a FormatError if there is none of this name."""
         if name not in self.entries:
-            raise FormatError(f"is damaged: {TENSORS_NAME} holds no tensor {shortened(name)}")
+            raise FormatError(f"is damaged: {TENSORS_NAME} holds no tensor {excerpt(name)}")
         return self.entries[name]
 
     def read(self, name: str) -> Tensor:
@@ -158,9 +150,8 @@ class TensorFile:
             raise FormatError(
                 f"does not fit: {name!r} is {entry.shape}, the model has {tuple(place.shape)}"
             )
-        if entry.dtype != place.dtype and not (
-            entry.dtype.is_floating_point and place.is_floating_point()
-        ):
+        floats = entry.dtype.is_floating_point and place.is_floating_point()
+        if entry.dtype != place.dtype and not floats:
             raise FormatError(
                 f"does not fit: {name!r} is {entry.dtype}, the model has {place.dtype}"
             )
@@ -171,42 +162,37 @@ class TensorFile:
 
     def _fill(self, name: str, tensor: Tensor) -> None:
         """Read straight into a contiguous tensor of the entry's dtype and shape."""
-        entry = self.entries[name]
-        self._file.seek(self._data + entry.begin)
-        with _Checksum(entry.dtype, entry.shape) as checksum:
-            for chunk in _chunks(tensor):
-                n_read = 0
-                while n_read < len(chunk):
-                    n_more = self._file.readinto(chunk[n_read:])  # pyright: ignore[reportAttributeAccessIssue]
-                    if not n_more:
-                        raise FormatError(f"is damaged: {TENSORS_NAME} ends within {name!r}")
-                    n_read += n_more
-                checksum.add(chunk)
-        if str(checksum) != self._checksums[name]:
+        if _checksum(tensor, self._read(name, tensor)) != self._checksums[name]:
             raise FormatError(f"is damaged: {name!r} was changed after it was saved (checksum)")
+
+    def _read(self, name: str, tensor: Tensor) -> Iterator[memoryview]:
+        """The bytes of a tensor, each chunk once it is read."""
+        self._file.seek(self._data + self.entries[name].begin)
+        for chunk in _chunks(tensor):
+            n_read = 0
+            while n_read < len(chunk):
+                n_more = self._file.readinto(chunk[n_read:])  # pyright: ignore[reportAttributeAccessIssue]
+                if not n_more:
+                    raise FormatError(f"is damaged: {TENSORS_NAME} ends within {name!r}")
+                n_read += n_more
+            yield chunk
 
 
 def tensor_checksum(tensor: Tensor) -> str:
-    """CRC-32 of a tensor's dtype, shape and bytes.
-
-    Args:
-        tensor: contiguous, on the CPU.
-    """
-    return f"{zlib.crc32(_bytes(tensor), _start(tensor.dtype, tensor.shape)):08x}"
+    """CRC-32 of a tensor's dtype, shape and bytes; it is contiguous, on the CPU."""
+    return f"{zlib.crc32(_bytes(tensor), _start(tensor)):08x}"
 
 
 def _read_header(text: bytes, n_data: int) -> dict[str, Entry]:
     """The entries of a header, whose tensors must fill the data without gap or overlap."""
-    header = parse(text, TENSORS_NAME)
+    header = parse_json(text, TENSORS_NAME)
     if not isinstance(header, dict):
         raise FormatError(f"is damaged: the header of {TENSORS_NAME} is no object")
     header.pop("__metadata__", None)
     try:
         entries = {name: _read_entry(entry) for name, entry in header.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"is damaged: the header of {TENSORS_NAME}: {shortened(error)}"
-        ) from error
+        raise FormatError(f"is damaged: the header of {TENSORS_NAME}: {excerpt(error)}") from error
     place = 0
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != place:
@@ -228,53 +214,36 @@ def _read_entry(data: Any) -> Entry:
     return Entry(dtype, tuple(shape), begin, end)
 
 
-class _Checksum:
-    """CRC-32 of a tensor: of a chunk in a thread, while the next one is read or written.
+def _written(file: BinaryIO, tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor, each chunk before it is written."""
+    for chunk in _chunks(tensor):
+        yield chunk
+        file.write(chunk)
+
+
+def _checksum(tensor: Tensor, chunks: Iterator[memoryview]) -> str:
+    """:func:`tensor_checksum`, of a chunk in a thread while the next one is read or written.
 
     It takes about as long as reading does, and neither needs the interpreter meanwhile.
-
-    Args:
-        dtype: of the tensor; the checksum starts with it, to tell the same bytes in another dtype.
-        shape: of the tensor, likewise.
     """
-
-    def __init__(self, dtype: torch.dtype, shape: Iterable[int]) -> None:
-        self._value = _start(dtype, shape)
-        self._running: Future[int] | None = None
-        self._thread: ThreadPoolExecutor | None = None
-
-    def add(self, chunk: memoryview) -> None:
-        """The next chunk, whose bytes must stay as they are until the end."""
-        self._join()
-        if len(chunk) < _CHUNK:  # all of most tensors, and the rest of the others
-            self._value = zlib.crc32(chunk, self._value)
-            return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1)
-        self._running = self._thread.submit(zlib.crc32, chunk, self._value)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._join()
-        if self._thread is not None:
-            self._thread.shutdown()
-
-    def __str__(self) -> str:
-        return f"{self._value:08x}"
-
-    def _join(self) -> None:
-        if self._running is not None:
-            self._value, self._running = self._running.result(), None
+    value = _start(tensor)
+    if tensor.nbytes < _CHUNK:  # as most are: a thread would not pay
+        for chunk in chunks:
+            value = zlib.crc32(chunk, value)
+        return f"{value:08x}"
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(int, value)
+        for chunk in chunks:
+            running = thread.submit(zlib.crc32, chunk, running.result())
+        return f"{running.result():08x}"
 
 
-def _start(dtype: torch.dtype, shape: Iterable[int]) -> int:
-    """The checksum of a tensor before that of its bytes, which may be another's too."""
-    return zlib.crc32(f"{dtype} {list(shape)}".encode())
+def _start(tensor: Tensor) -> int:
+    """The checksum before that of the bytes, which may be another tensor's too."""
+    return zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
 
 
-def _chunks(tensor: Tensor) -> Iterable[memoryview]:
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a contiguous tensor on the CPU, as views of it."""
     data = _bytes(tensor)
     return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))

@@ -59,10 +59,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) -> 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' remarks on packages that they could use and their own deprecations.
-
-    Nor with their dumps of a graph: what went wrong is said in one line.
-    """
+    """Keep away the exporters' remarks, deprecations and dumps: one line tells what is wrong."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -80,11 +77,7 @@ def quiet() -> Iterator[None]:
 
 
 def _refuse_failing(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Say so if the model cannot even be called.
-
-    Raises:
-        ValueError: it fails on these inputs.
-    """
+    """Raise another ValueError if the model cannot even be called."""
     try:
         with torch.no_grad():
             model(*inputs)

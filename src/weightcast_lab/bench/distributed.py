@@ -30,13 +30,14 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import weightcast as wc
+from weightcast.cli.result_rows import row_counts
 from weightcast_lab.bench.scripts import make_parser, write_csv
 from weightcast_lab.data.batches import Batches
 from weightcast_lab.data.images import Split
 from weightcast_lab.sweeps.rows import Row, append_row, make_row
 from weightcast_lab.sweeps.variants import make_config, make_variants
 from weightcast_lab.training import Images, TrainingSettings, load_images
-from weightcast_lab.training.build import build_model, row_counts
+from weightcast_lab.training.build import build_model
 from weightcast_lab.training.module import Classifier, measure_error
 
 PROCESSES, BATCH = 2, 100

@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from weightcast.files import write_text
 from weightcast_lab.report import comparison, pictures
 from weightcast_lab.report.charts import error_chart
 from weightcast_lab.report.document import footer, render
 from weightcast_lab.report.entries import Row
-from weightcast_lab.report.page_files import write_text
 from weightcast_lab.report.summary import dataset_of, summarise
 
 PAPER = "https://arxiv.org/abs/1306.0543"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weightcast_lab.report.entries import Row, entry
-from weightcast_lab.sweeps.rows import OWN_RATE, SCHEMA
+from weightcast_lab.sweeps.rows import OWN_RATE, check_entries, rows_in
 
 BENCHMARKS = frozenset({"training_step", "bench"})
 """Experiments whose rows are measured times, without data set or seed."""
@@ -80,7 +80,13 @@ def read_results(paths: Iterable[str | Path]) -> list[Result]:
     Raises:
         ValueError: no such file, or a line that is no row, named by file and line.
     """
-    return [Result(_parse(line, where), where) for path in paths for where, line in _lines(path)]
+    results = []
+    for path in paths:
+        for where, row in rows_in(path, "; delete the line and run what is missing again"):
+            needed = _NEEDED if row.get("experiment") in BENCHMARKS else _NEEDED_OF_RUNS
+            check_entries(row, where, needed)
+            results.append(Result(row, where))
+    return results
 
 
 def distinct(results: Sequence[Result]) -> list[Result]:
@@ -119,37 +125,6 @@ def distinct(results: Sequence[Result]) -> list[Result]:
     kept = list(runs.values())
     _check_training(kept)
     return kept
-
-
-def _lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    path = Path(path).expanduser()
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise ValueError(f"cannot read the rows in {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield f"{path}, line {number}", line
-
-
-def _parse(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(
-            f"{where}: no JSON: {error}; delete the line and run what is missing again"
-        ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: a {type(row).__name__}, where a row is an object")
-    if row.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{where}: schema {row.get('schema')!r}, this weightcast reads schema {SCHEMA}"
-        )
-    needed = _NEEDED if row.get("experiment") in BENCHMARKS else _NEEDED_OF_RUNS
-    missing = [name for name in needed if name not in row]
-    if missing:
-        raise ValueError(f"{where}: the row lacks {', '.join(map(repr, missing))}")
-    return row
 
 
 def _check_training(results: Sequence[Result]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from weightcast.files import write_files
 from weightcast_lab.report import drawings
 from weightcast_lab.report.captions import caption
 from weightcast_lab.report.document import footer, packaged, render
@@ -15,7 +16,6 @@ from weightcast_lab.report.entries import Row
 from weightcast_lab.report.figures import Figure, LinesFigure, make_figures
 from weightcast_lab.report.lines_chart import DATA, chart_values
 from weightcast_lab.report.page import PAPER
-from weightcast_lab.report.page_files import write_files
 from weightcast_lab.report.results import Result, distinct, located
 from weightcast_lab.report.sections import chart, section
 from weightcast_lab.report.series import in_words

@@ -11,10 +11,10 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from weightcast.cli.result_rows import row_counts
+from weightcast.files import write_text
 from weightcast.layers.counts import Ledger, ledger
 from weightcast.storage import save, saved_bytes
 from weightcast_lab.studies.sources import PACKAGED, find_source
-from weightcast_lab.sweeps.files import write_text
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.sweeps.trial import Place, runs_trials
 from weightcast_lab.training import FitResult, Images, Text, TrainConfig, fit

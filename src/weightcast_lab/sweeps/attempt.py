@@ -25,7 +25,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from weightcast_lab.sweeps.files import locked, write_text
+from weightcast.files import write_text
+from weightcast_lab.sweeps.locks import locked
 from weightcast_lab.sweeps.rows import Row, read_rows
 from weightcast_lab.sweeps.trial import Place, Trial, run
 

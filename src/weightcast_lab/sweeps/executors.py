@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from weightcast.files import write_text
 from weightcast_lab.sweeps.attempt import ATTEMPTS, LOG, ROW, TRIAL
-from weightcast_lab.sweeps.files import write_text
 from weightcast_lab.sweeps.processes import read_text, run_in_folder
 from weightcast_lab.sweeps.trial import Place
 

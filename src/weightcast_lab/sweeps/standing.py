@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from weightcast.files import write_text
 from weightcast_lab.sweeps.attempt import (
     ATTEMPTS,
     ERROR,
@@ -24,7 +25,6 @@ from weightcast_lab.sweeps.attempt import (
     read_row,
 )
 from weightcast_lab.sweeps.executors import Outcome
-from weightcast_lab.sweeps.files import write_text
 from weightcast_lab.sweeps.rows import Row
 from weightcast_lab.sweeps.trial import Trial
 

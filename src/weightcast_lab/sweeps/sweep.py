@@ -12,9 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from weightcast.files import write_text
 from weightcast_lab.sweeps.attempt import LOCK
 from weightcast_lab.sweeps.executors import Executor, run_elsewhere
-from weightcast_lab.sweeps.files import claimed, write_text
+from weightcast_lab.sweeps.locks import claimed
 from weightcast_lab.sweeps.processes import LocalPool
 from weightcast_lab.sweeps.standing import State, SweepProgress, SweepResult
 from weightcast_lab.sweeps.trial import Place, Trial

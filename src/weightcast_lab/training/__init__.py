@@ -4,8 +4,7 @@ Read in this order: ``settings``, ``build``, ``module``, ``callbacks``, ``fit``;
 ``ica`` learns filters without labels and ``linear`` classifies what they respond.
 """
 
-from weightcast.integrations.lightning import SafetensorsCheckpointIO
-from weightcast.integrations.random_state import RandomState
+from weightcast.integrations.lightning import RandomState, SafetensorsCheckpointIO
 from weightcast_lab.data.batches import Batches
 from weightcast_lab.data.image_sources import load_images
 from weightcast_lab.data.images import Images

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
-from weightcast.files import remove_partial, whole
+from weightcast.files import atomic_write, remove_leftovers
 from weightcast_lab.data.images import Split
 from weightcast_lab.training.module import Classifier, Score, measure
 
@@ -125,7 +125,7 @@ class Measure(pl.Callback):
 
     def _write(self, path: Path) -> None:
         """All epochs anew, so that the file is the same whether or not the run was resumed."""
-        with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             lines = csv.DictWriter(file, self.epochs[0].keys(), lineterminator="\n")
             lines.writeheader()
             lines.writerows(self.epochs)
@@ -193,7 +193,7 @@ class KeepCheckpoints(Checkpoint):
         """Clear away what a killed run was writing: the folder is this run's now."""
         if trainer.is_global_zero:
             for name in (LAST, BEST, METRICS):
-                remove_partial(self.folder / name)
+                remove_leftovers(self.folder / name)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is due."""

@@ -15,8 +15,7 @@ import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import nn
 
-from weightcast.integrations.lightning import SafetensorsCheckpointIO
-from weightcast.integrations.random_state import RandomState, seeded
+from weightcast.integrations.lightning import RandomState, SafetensorsCheckpointIO, seeded
 from weightcast_lab.data.batches import Batches
 from weightcast_lab.data.images import Images
 from weightcast_lab.data.text import Text

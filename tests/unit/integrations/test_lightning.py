@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import weightcast as wc
-from weightcast import files as whole
+from weightcast import files
 from weightcast.integrations import lightning as checkpoint_io
 from weightcast.integrations.lightning import SafetensorsCheckpointIO
 
@@ -132,7 +132,7 @@ def fail_at(monkeypatch, module, name):
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(checkpoint_io, "save_file"), (whole.os, "fsync"), (whole.os, "replace")]
+    ("module", "name"), [(checkpoint_io, "save_file"), (files.os, "fsync"), (files.os, "replace")]
 )
 def test_a_write_that_fails_leaves_the_old_checkpoint(module, name, tmp_path, monkeypatch):
     path = tmp_path / "a.ckpt"
@@ -150,7 +150,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     names = [".a.ckpt.0123456789abcdef", ".a.ckpt.mine", ".b.ckpt.0123456789abcdef", "a.ckpt"]
     for name in names:
         (tmp_path / name).touch()
-    whole.remove_partial(tmp_path / "a.ckpt")
+    files.remove_leftovers(tmp_path / "a.ckpt")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names[1:])
 
 
@@ -158,7 +158,7 @@ def test_the_next_save_removes_what_a_killed_one_left_but_not_what_is_being_writ
     path = tmp_path / "epoch=1[2].ckpt"
     dead = path.with_name(f".{path.name}.0123456789abcdef")
     dead.touch()
-    with whole.whole(path) as living:
+    with files.atomic_write(path) as living:
         IO.save_checkpoint({"a": torch.ones(3)}, path)
         assert not dead.exists()
         assert living.exists()
@@ -167,16 +167,16 @@ def test_the_next_save_removes_what_a_killed_one_left_but_not_what_is_being_writ
 
 
 def test_a_file_that_is_taken_for_a_dead_ones_is_made_anew(tmp_path, monkeypatch):
-    lock, taken = whole._lock, []
+    lock, taken = files._lock, []
 
     def take(descriptor, *, wait):
         if wait and not taken:
             taken.extend(tmp_path.iterdir())
-            whole.remove_partial(tmp_path / "a")
+            files.remove_leftovers(tmp_path / "a")
         return lock(descriptor, wait=wait)
 
-    monkeypatch.setattr(whole, "_lock", take)
-    with whole.whole(tmp_path / "a") as partial:
+    monkeypatch.setattr(files, "_lock", take)
+    with files.atomic_write(tmp_path / "a") as partial:
         assert partial not in taken
         partial.write_text("x")
     assert len(taken) == 1

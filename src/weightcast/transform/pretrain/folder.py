@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weightcast.files import remove_partial, whole
+from weightcast.files import atomic_write, remove_leftovers, write_text
 
 SCHEMA = 1
 JSON_NAME = "pretraining.json"
@@ -45,7 +45,7 @@ class StateFolder:
         config = json.loads(json.dumps({"schema": SCHEMA, **config}, allow_nan=False))
         files = [self._file(n) for n in range(len(config["initial"]))]
         for file in (self.path / JSON_NAME, *files):  # of a process that was killed
-            remove_partial(file)
+            remove_leftovers(file)
         started = [n for n, file in enumerate(files) if file.exists()]
         if (self.path / JSON_NAME).exists():
             self._check(config, started)
@@ -55,8 +55,7 @@ class StateFolder:
                 "another folder, or empty this one"
             )
         else:
-            with whole(self.path / JSON_NAME) as part:
-                part.write_text(json.dumps(config, indent=1))
+            write_text(self.path / JSON_NAME, json.dumps(config, indent=1))
 
     def save(self, number: int, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a layer's state, in place of the one before.
@@ -68,7 +67,7 @@ class StateFolder:
         """
         copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         metadata = {"state": json.dumps(facts, allow_nan=False)}
-        with whole(self._file(number)) as part:
+        with atomic_write(self._file(number)) as part:
             save_file(copies, part, metadata=metadata)
 
     def load(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

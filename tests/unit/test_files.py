@@ -1,4 +1,4 @@
-"""replacing: whatever fails, and wherever, the old folder or the new one is there, whole."""
+"""atomic_folder: whatever fails, and wherever, the old folder or the new one is there, whole."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from torch import nn
 
 import weightcast as wc
 from tests.saved_folders import X, make_dense, make_model, save_quietly
-from weightcast.storage import exchange as exchange_module
-from weightcast.storage import replace, tensors
-from weightcast.storage.exchange import exchange
+from weightcast import files
+from weightcast.files import exchange
+from weightcast.storage import tensors
 
 OLD, NEW = make_model("DCT").eval(), make_model("LocalKernel").eval()
 MOUNTS = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() == 0
@@ -31,7 +31,7 @@ MOUNTS = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() == 0
 def swapping(request, monkeypatch):
     """Where two names can change places in one step, and where they cannot."""
     if request.param == "two renames":
-        monkeypatch.setattr(replace, "exchange", lambda a, b: False)
+        monkeypatch.setattr(files, "exchange", lambda a, b: False)
     elif not (hasattr(os, "O_DIRECTORY") and sys.platform in ("linux", "darwin")):
         pytest.skip("this system has no exchange")
     return request.param
@@ -110,7 +110,7 @@ STEPS = [
     (os, "rmdir"),
     (Path, "open"),
     (Path, "write_bytes"),
-    (replace, "exchange"),
+    (files, "exchange"),
     (tensors, "_chunks"),  # of what is about to be written
 ]
 
@@ -202,7 +202,7 @@ def test_leftovers_of_the_dead_are_removed_and_others_are_not(tmp_path):
 
 def test_the_living_keep_what_they_write(tmp_path):
     folder = tmp_path / "model"
-    with replace.replacing(folder, lambda _: True) as part:
+    with files.atomic_folder(folder, lambda _: True) as part:
         (part / "half").write_text("written")
         wc.save(OLD, folder)  # another saver, meanwhile
         assert (part / "half").read_text() == "written"
@@ -222,7 +222,7 @@ def test_what_is_there_is_looked_at_while_no_other_saver_replaces_it(tmp_path):
         assert others[-1].is_alive()  # it waits for its turn
         return True
 
-    with replace.replacing(folder, may_replace) as part:
+    with files.atomic_folder(folder, may_replace) as part:
         shutil.copytree(folder, part, dirs_exist_ok=True)
     for other in others:
         other.join()
@@ -339,10 +339,10 @@ def test_systems_without_exchange(code, tmp_path, monkeypatch):
     class Library:
         @staticmethod
         def renameat2(*_):
-            exchange_module.ctypes.set_errno(code)
+            files.ctypes.set_errno(code)
             return -1
 
-    monkeypatch.setattr(exchange_module.ctypes, "CDLL", lambda *_, **__: Library)
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: Library)
     assert not exchange(tmp_path, tmp_path)
-    monkeypatch.setattr(exchange_module.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
     assert not exchange(tmp_path, tmp_path)

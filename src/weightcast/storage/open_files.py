@@ -1,4 +1,4 @@
-"""opened: both files of a saved folder, from one and the same folder, and nothing but files."""
+"""open_folder: both files of a saved folder, from one and the same folder, nothing but files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME, FormatError
-from weightcast.storage.replace import set_aside
+from weightcast.files import set_aside
+from weightcast.storage.format_error import FormatError
+from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME
 
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A named pipe is opened without waiting for a writer, and a link not followed.
@@ -20,30 +21,23 @@ _ATTEMPTS = 100
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The facts' file and the tensors' file of a folder, while it may be replaced.
+def open_folder(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The manifest and the tensors' file of a folder, while it may be replaced.
 
     The folder is opened first, and its files by way of it: they belong together even if the
     folder is replaced between the two. Then the new one is opened.
 
-    Args:
-        folder: that :func:`save` wrote.
-
     Raises:
         FormatError: a file is missing, or is a link, a folder or a pipe.
     """
-    with ExitStack() as stack:
-        facts, tensors = _open_latest(folder)
-        yield stack.enter_context(facts), stack.enter_context(tensors)
+    manifest, tensors = _open_latest(folder)
+    with manifest, tensors:
+        yield manifest, tensors
 
 
 @contextmanager
-def opened_files(facts: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Two files that lie anywhere; links, such as those of a download cache, are followed.
-
-    Args:
-        facts: the JSON file.
-        tensors: the safetensors file.
+def open_files(manifest: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The same two files, wherever they lie; links, as in a download cache, are followed.
 
     Raises:
         FormatError: a file is missing, or is a folder or a pipe.
@@ -52,7 +46,7 @@ def opened_files(facts: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryI
         try:
             first, second = (
                 stack.enter_context(open_regular(Path(os.path.realpath(path))))
-                for path in (facts, tensors)
+                for path in (manifest, tensors)
             )
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FormatError(f"is no saved model: {error.filename} is missing") from error

@@ -1,4 +1,4 @@
-"""Files that several processes write: whole or not at all, and one after the other."""
+"""Locks by which processes and threads write the files of a folder one after the other."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from weightcast.files import whole
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and wait until it is on the disk."""
-    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
 
 
 @contextmanager
