@@ -26,6 +26,11 @@ class CoordinateKernel(ABC):
     separable: ClassVar[bool] = False
     """Whether k factorises over the axes of a grid, so that K is a Kronecker product."""
 
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations of a kernel such as the squared exponential that one of this one's takes."""
+        return 1
+
     @abstractmethod
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """k(a, b).
@@ -130,6 +135,11 @@ class ScikitLearnKernel(CoordinateKernel):
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         # Without Y, scikit-learn adds noise terms to the diagonal; kernel ridge has its own ridge.
         return torch.from_numpy(np.asarray(self.kernel(a.numpy(), b.numpy()), dtype=np.float64))
+
+    @property
+    @override
+    def n_evaluations(self) -> int:
+        return 4 * n_kernels(self.kernel)
 
     def __hash__(self) -> int:
         return hash(repr(self.kernel))

@@ -16,15 +16,17 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Dictionary, Site, check_enough, with_channels
-from weightcast.dictionaries.operators import Base
+from weightcast.dictionaries.atoms import Atoms, stacking
+from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.kronecker import with_channels
 from weightcast.dictionaries.selection import (
     Positions,
     deal_leading,
     draw_on_grid,
     random_points,
 )
+from weightcast.dictionaries.site import Site
+from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.grid import Grid
 from weightcast.serialization import nearest
 
@@ -42,11 +44,15 @@ class _Transform(Dictionary):
 
     def build(self, site: Site) -> Atoms:
         """The transform on the site's grid, or on a line; see :meth:`Dictionary.build`."""
-        grid = site.grid or Grid((site.n_visible,))
+        grid = _grid(site)
         factors, frequency = self._transform(grid)
-        base: Base = site.shared_base((self._key(), grid), lambda: with_channels(grid, factors))
+        base = site.shared_base((self._key(), grid), lambda: with_channels(grid, factors))
         check_enough(self, site.n_atoms, base.n_base)
         return Atoms(base, site.choose(lambda: self._draw(site, grid, frequency)))
+
+    def work(self, site: Site) -> int:
+        """A square factor for each axis, and U; see :meth:`Dictionary.work`."""
+        return _work(site, _grid(site).shape)
 
     def _draw(self, site: Site, grid: Grid, frequency: Tensor) -> Tensor:
         if self.selection == "leading":
@@ -133,6 +139,11 @@ class Wavelet(_Transform):
                 "nothing is left to halve"
             )
 
+    def work(self, site: Site) -> int:
+        """All points' atoms, made orthonormal one after the other, and U."""
+        n = _grid(site).n_points
+        return _work(site, (n,)) + 7 * n**2 * NUMBER + CUBE * n**3
+
     def _key(self) -> Any:
         return (type(self), self.wavelet, self.level)
 
@@ -153,6 +164,17 @@ class Wavelet(_Transform):
             )
         level = self.level or max(1, pywt.dwtn_max_level(grid.shape, wavelet))
         return _wavelet_atoms(pywt, wavelet, level, grid)
+
+
+def _grid(site: Site) -> Grid:
+    return site.grid or Grid((site.n_visible,))
+
+
+def _work(site: Site, sizes: tuple[int, ...]) -> int:
+    """Multiply-adds of square factors of these sizes, and of U where it is multiplied out."""
+    assert site.indices is not None
+    dear = stacking(site.n_visible * sum(sizes), site.n_visible, site.indices)
+    return sum(n**2 for n in sizes) * NUMBER + dear
 
 
 def _wavelet_atoms(pywt: Any, wavelet: Any, level: int, grid: Grid) -> tuple[list[Tensor], Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries.constants import Constants
 from weightcast.dictionaries.mixing import block_places, block_size, dense_mixing, mix
 from weightcast.dictionaries.operators import Base
+from weightcast.dictionaries.work import NUMBER
 
 
 class Atoms(Constants):
@@ -167,8 +168,8 @@ class Atoms(Constants):
 
     def _stack(self) -> None:
         """Multiply U out once, if that makes projecting cheaper than by the whole base."""
-        n_all = self.columns * self.n_atoms
-        if n_all * self.n_visible < self.base.multiply_adds and not self.base.is_learned:
+        pays = stacking(self.base.multiply_adds, self.n_visible, self.indices) > 0
+        if pays and not self.base.is_learned:
             # Whatever mode the caller is in, this tensor is kept.
             kind = self.indices.device.type
             exact = torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
@@ -200,14 +201,13 @@ class Atoms(Constants):
             base = copy.deepcopy(base).double()
         energies = []
         for column, indices in enumerate(self.indices):
-            gram = base.gram(indices)
-            M = self.mixing_matrix(column)
-            M = None if M is None else M.double()
+            gram, M = base.gram(indices), self.mixing_matrix(column)
             if M is None:
                 energies.append(gram.trace())
             elif M.dim() == 1:
-                energies.append((gram.diagonal() * M.square()).sum())
+                energies.append((gram.diagonal() * M.double().square()).sum())
             else:
+                M = M.double()
                 energies.append(((gram @ M) * M).sum())
         return torch.stack(energies)
 
@@ -219,6 +219,18 @@ class Atoms(Constants):
 
 def _after_loading(atoms: Atoms, _: Any) -> None:
     atoms.refresh()
+
+
+def stacking(multiply_adds: int, n_visible: int, indices: Tensor) -> int:
+    """Multiply-adds of multiplying U out; 0 where a base is not so dear that this is done.
+
+    Args:
+        multiply_adds: of the base, per example.
+        n_visible: number of inputs.
+        indices: (columns, n_atoms).
+    """
+    numbers = indices.numel() * n_visible
+    return numbers * (NUMBER + indices.shape[1]) if numbers < multiply_adds else 0
 
 
 def _check_blocks(base: Base, indices: Tensor, mixing: Tensor) -> None:

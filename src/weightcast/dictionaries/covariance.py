@@ -7,41 +7,36 @@ For inputs that have no topology, such as hidden layers (:class:`Covariance`,
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Site, check_enough, eigenvectors
-from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.base import check_enough
 from weightcast.dictionaries.kernel import KernelRidge
+from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.mixing import Mixing
-from weightcast.dictionaries.operators import DenseBase, KroneckerBase
-from weightcast.dictionaries.selection import Selection, deal_random
+from weightcast.dictionaries.operators import DenseBase
+from weightcast.dictionaries.selection import Strategy, deal_random
+from weightcast.dictionaries.site import Need, Site
+from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential
 
 
 class _DataKernel(KernelRidge):
-    """K estimated from the layer's inputs."""
-
-    @abstractmethod
-    def _covariance(self, site: Site) -> Tensor:
-        """K (n_visible, n_visible)."""
+    """K is what the class needs of the layer's inputs."""
 
     def build(self, site: Site) -> Atoms:
         """K from the site's statistics; see :meth:`Dictionary.build`."""
-        K = self._covariance(site)
+        K = site.require(self, self.needs[0])
         check_enough(self, site.n_atoms, len(K))
         if self.selection == "leading":
             spectrum, vectors = eigenvectors(K)
-            # The atoms dealt out are the leading ones: no need to keep the others.
-            kept = min(len(K), site.columns * site.n_atoms)
-            return self.mix_eigenvectors(DenseBase(vectors[:, :kept].t()), spectrum[:kept], site)
+            base, indices = leading_atoms(vectors, site)
+            return self.mix_eigenvectors(base, spectrum, indices)
         base, grid = DenseBase(K), Grid((len(K),))
         indices = site.choose(lambda: self.draw_points(site, grid, "shared", base, K.diagonal()))
         return self.mix_atoms(base, indices)
@@ -66,11 +61,8 @@ class Covariance(_DataKernel):
 
     mixing: Mixing = "ridge"
     ridge: float = 0.01
-    selection: Selection = "random"
+    selection: Strategy = "random"
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
-
-    def _covariance(self, site: Site) -> Tensor:
-        return site.require(self, "covariance")
 
 
 @dataclass(frozen=True)
@@ -84,11 +76,8 @@ class SquaredCovariance(_DataKernel):
 
     mixing: Mixing = "ridge"
     ridge: float = 0.01
-    selection: Selection = "random"
+    selection: Strategy = "random"
     needs: ClassVar[tuple[Need, ...]] = ("squared_covariance",)
-
-    def _covariance(self, site: Site) -> Tensor:
-        return site.require(self, "squared_covariance")
 
 
 @dataclass(frozen=True)
@@ -115,8 +104,9 @@ class ChannelCovariance(KernelRidge):
     kernel: CoordinateKernel = field(default_factory=SquaredExponential)
     mixing: Mixing = "orthonormal"
     ridge: float = 0.01
-    selection: Selection = "leading"
+    selection: Strategy = "leading"
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+    factored: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +129,9 @@ class ChannelCovariance(KernelRidge):
         factors = [channels, *(self.kernel(axis, axis) for axis in grid.axes())]
         if self.selection == "leading":
             spectra, vectors = zip(*map(eigenvectors, factors), strict=True)
-            return self.mix_eigenvectors(KroneckerBase(vectors), reduce(torch.kron, spectra), site)
+            spectrum = reduce(torch.kron, spectra)
+            indices = self.draw_leading(site, spectrum)
+            return self.mix_eigenvectors(KroneckerBase(vectors), spectrum, indices)
         indices = site.choose(
             lambda: deal_random(grid.n_visible, site.n_atoms, site.columns, site.generator)
         )

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from weightcast.grid import Grid
 
-Selection = Literal["random", "leading", "pivoted"]
+Strategy = Literal["random", "leading", "pivoted"]
+"""How atoms are selected."""
+
 Positions = Literal["per_channel", "shared"]
 """On a grid with channels: own known positions in each channel, or the same in all of them."""
 

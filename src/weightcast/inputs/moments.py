@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries.inputs import InputStatistics, Need
+from weightcast.dictionaries.site import InputStatistics, Need
 from weightcast.inputs.batches import call, check_finite
 from weightcast.inputs.hooks import layer_inputs
 from weightcast.inputs.rows import StatisticsAccumulator, thinned

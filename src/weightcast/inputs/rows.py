@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
-from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.site import Need
 from weightcast.inputs.batches import check_finite
 from weightcast.inputs.hooks import watch
 from weightcast.layers import view

@@ -211,7 +211,7 @@ def _check_data(choices: dict[str, _Choice], name: str, group: list[nn.Module]) 
     One made from the weights does without, as SingularVectors: inputs would only tell it more.
     """
     rule = choices[name].rule
-    if rule is None or not rule.dictionary.needs or "weight" in rule.dictionary.needs:
+    if rule is None or not rule.dictionary.needs or rule.dictionary.from_weight:
         return
     reasons = [view(layer).blindness for layer in group]
     if all(reasons):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from weightcast.dictionaries import LowRank
 from weightcast.storage.manifest import (
     JSON_NAME,
     MISTAKES,
@@ -104,7 +103,7 @@ def _parts(facts: Facts, name: str, file: TensorFile) -> list[str]:
     parts = ["V", "atoms.indices"]
     if key in file.entries or key in facts.ties:
         parts.append("bias")
-    if rule is not None and isinstance(rule.dictionary, LowRank):
+    if rule is not None and rule.dictionary.learns_base:
         parts.append("atoms.base.atoms")
     return parts
 

@@ -146,8 +146,7 @@ class _Job:
     @property
     def needs_inputs(self) -> bool:
         """Whether atoms cannot be made without inputs, as those made from W can."""
-        needs = self.rule.dictionary.needs
-        return bool(needs) and "weight" not in needs
+        return bool(self.rule.dictionary.needs) and not self.rule.dictionary.from_weight
 
     def observe(self, model: nn.Module, dense_model: nn.Module | None, batches: list[Any]) -> _Data:
         """Moments and statistics of the layer's inputs; ``dense_model`` where those count too."""
@@ -199,24 +198,30 @@ class _Job:
         statistics = data.statistics
         if data.moments is not None and data.metric is not None:
             weight = data.moments.target(weight, data.metric)
-            if "weight" in self.rule.dictionary.needs:
+            if self.rule.dictionary.from_weight:
                 C = data.metric.moments.mean(dim=0)
-                statistics = InputStatistics(data.moments.n_rows, covariance=C, weight=weight.t())
-        layer = seen.predict(self.rule, seed=seed, statistics=statistics, bases=self.bases)
+                statistics = InputStatistics(data.moments.n_rows, covariance=C)
+
+        def build(indices: Tensor | None = None) -> Atoms:
+            n_visible, n_units = seen.sizes
+            generator = torch.Generator().manual_seed(seed)
+            return self.rule.build(
+                n_visible,
+                n_units,
+                grid=seen.grid,
+                statistics=statistics,
+                generator=generator,
+                bases=self.bases,
+                indices=indices,
+                weight=weight.t(),
+            )
+
+        layer = seen.predict(self.rule, seed=seed, bases=self.bases, atoms=build())
         if self.settings.selection == "plan" or not self._has_choice(layer.atoms):
             return layer, weight
         base = copy.deepcopy(layer.atoms.base).to("cpu", torch.float64)
         indices = choose_atoms(base, layer.unit_slices(), weight, layer.atoms.n_atoms, data.metric)
-        atoms = self.rule.build(
-            layer.n_visible,
-            layer.n_units,
-            grid=seen.grid,
-            statistics=statistics,
-            generator=torch.Generator().manual_seed(seed),
-            bases=self.bases,
-            indices=indices,
-        )
-        layer = seen.predict(self.rule, seed=seed, bases=self.bases, atoms=atoms)
+        layer = seen.predict(self.rule, seed=seed, bases=self.bases, atoms=build(indices))
         return layer, weight
 
     def _has_choice(self, atoms: Atoms) -> bool:
