@@ -26,8 +26,7 @@ class Atoms(Constants):
         indices: (columns, n_atoms) int64, the atoms each column selects from the base.
         mixing: (columns, n_atoms, n_atoms), M; or (columns, n_atoms), its diagonals; or
             (columns, blocks, size, size), the blocks of a block-diagonal one, each of which mixes
-            the atoms of one ``blocks``-th of the base in their own order; None stands for the
-            identity.
+            the atoms of one ``blocks``-th of the base in their own order; None for the identity.
 
     Raises:
         ValueError: an index outside the base, a mixing matrix that is not finite, or blocks that do
@@ -97,14 +96,7 @@ class Atoms(Constants):
         return self.base.multiply_adds
 
     def project(self, x: Tensor) -> Tensor:
-        """X B at the chosen atoms, before mixing; or x U where U is stacked.
-
-        Args:
-            x: (batch, n_visible).
-
-        Returns:
-            (columns, batch, n_atoms).
-        """
+        """X B at the chosen atoms, or x U where U is stacked: (columns, batch, n_atoms)."""
         if self.stacked is None:
             return self.base.project(x, self.indices, in_order=self._in_order)
         values = nn.functional.linear(x, self.stacked.flatten(0, 1))
@@ -114,12 +106,9 @@ class Atoms(Constants):
         """M_j values_j, what :meth:`project` leaves to be done.
 
         Args:
-            values: (columns, n_atoms, n); with ``of_rows`` (columns, n, n_atoms).
+            values: (columns, n_atoms, n), as the result is; with ``of_rows`` (columns, n, n_atoms).
             columns: those that the values are of.
             of_rows: values_j M_j instead.
-
-        Returns:
-            As the values are.
         """
         M = self.pending_mixing
         if M is None:
@@ -224,10 +213,7 @@ def _after_loading(atoms: Atoms, _: Any) -> None:
 def stacking(multiply_adds: int, n_visible: int, indices: Tensor) -> int:
     """Multiply-adds of multiplying U out; 0 where a base is not so dear that this is done.
 
-    Args:
-        multiply_adds: of the base, per example.
-        n_visible: number of inputs.
-        indices: (columns, n_atoms).
+    ``multiply_adds`` are the base's per example, ``indices`` (columns, n_atoms).
     """
     numbers = indices.numel() * n_visible
     return numbers * (NUMBER + indices.shape[1]) if numbers < multiply_adds else 0

@@ -50,9 +50,6 @@ class Dictionary(ABC):
     def build(self, site: Site) -> Atoms:
         """Build the atoms in float64 on the CPU.
 
-        Args:
-            site: the layer's inputs, counts, statistics and generator.
-
         Raises:
             ValueError: the site lacks what this dictionary needs, or has too few atoms to give.
         """
@@ -108,14 +105,7 @@ class Dictionary(ABC):
 
 
 def check_choices(configuration: object) -> None:
-    """Refuse values that are none of the choices which a dataclass's ``Literal`` fields allow.
-
-    Args:
-        configuration: an instance of a dataclass.
-
-    Raises:
-        ValueError: naming the field, the value and the choices.
-    """
+    """Refuse, by a ValueError, values that a dataclass's ``Literal`` fields do not allow."""
     for name, hint in field_types(type(configuration)).items():
         choices = typing.get_args(hint)
         if typing.get_origin(hint) is not typing.Literal:
@@ -129,11 +119,7 @@ def check_choices(configuration: object) -> None:
 
 
 def check_enough(dictionary: Dictionary, n_atoms: int, n_base: int) -> None:
-    """Refuse more atoms than a base has.
-
-    Raises:
-        ValueError: n_atoms > n_base.
-    """
+    """Refuse, by a ValueError, more atoms than a base has."""
     if n_atoms > n_base:
         raise ValueError(
             f"{type(dictionary).__name__} has {n_base} atoms, {n_atoms} were asked for: take a "

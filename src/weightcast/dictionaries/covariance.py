@@ -26,8 +26,25 @@ from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential
 
 
-class _DataKernel(KernelRidge):
-    """K is what the class needs of the layer's inputs."""
+@dataclass(frozen=True)
+class Covariance(KernelRidge):
+    """K = cov(x) of the layer's inputs over example data (the paper's Emp).
+
+    For inputs that have no topology, such as hidden layers. Needs ``inputs``.
+
+    Args:
+        mixing: ``ridge``, ``raw`` or ``orthonormal`` atoms.
+        ridge: regulariser in units of K's diagonal, the variance of an input; at least 0.
+        selection: ``random`` inputs, ``pivoted`` inputs, or ``leading`` eigenvectors.
+
+    Raises:
+        ValueError: a negative ridge.
+    """
+
+    mixing: Mixing = "ridge"
+    ridge: float = 0.01
+    selection: Strategy = "random"
+    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
 
     def build(self, site: Site) -> Atoms:
         """K from the site's statistics; see :meth:`Dictionary.build`."""
@@ -43,40 +60,12 @@ class _DataKernel(KernelRidge):
 
 
 @dataclass(frozen=True)
-class Covariance(_DataKernel):
-    """K = cov(x) of the layer's inputs over example data (the paper's Emp).
-
-    For inputs that have no topology, such as hidden layers. Needs ``inputs``.
-
-    Args:
-        mixing: ``ridge``, ``raw`` or ``orthonormal`` atoms.
-        ridge: regulariser in units of K's diagonal, the variance of an input; at least 0.
-        selection: ``random`` inputs, ``pivoted`` inputs, or ``leading`` eigenvectors.
-
-    Raises:
-        ValueError: a negative ridge.
-
-    References: Denil et al. 2013, section 3.2.
-    """
-
-    mixing: Mixing = "ridge"
-    ridge: float = 0.01
-    selection: Strategy = "random"
-    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
-
-
-@dataclass(frozen=True)
-class SquaredCovariance(_DataKernel):
+class SquaredCovariance(Covariance):
     """K = cov(x**2): elementwise square before the covariance (the paper's Emp2).
 
     Needs ``inputs``. Arguments as for :class:`Covariance`.
-
-    References: Denil et al. 2013, section 3.2.
     """
 
-    mixing: Mixing = "ridge"
-    ridge: float = 0.01
-    selection: Strategy = "random"
     needs: ClassVar[tuple[Need, ...]] = ("squared_covariance",)
 
 
@@ -97,8 +86,6 @@ class ChannelCovariance(KernelRidge):
 
     Raises:
         ValueError: a negative ridge, a kernel that is not separable, pivoted positions.
-
-    References: Denil et al. 2013, section 3.
     """
 
     kernel: CoordinateKernel = field(default_factory=SquaredExponential)

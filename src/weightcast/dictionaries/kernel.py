@@ -120,12 +120,7 @@ class KernelRidge(Dictionary):
     ) -> Tensor:
         """Random or pivoted points of the grid, (columns, n_atoms).
 
-        Args:
-            site: counts and generator.
-            grid: of the layer's inputs.
-            positions: own points in each channel, or the same in all.
-            space: K within one channel.
-            variance: (n_points,), K's diagonal there.
+        ``space`` is K within one channel, and ``variance`` (n_points,) its diagonal.
         """
         pick = random_points(grid.n_points, site.generator)
         if self.selection == "pivoted":
@@ -161,8 +156,6 @@ class Kernel(KernelRidge):
 
     Raises:
         ValueError: a negative ridge, or something that is no kernel.
-
-    References: Denil et al. 2013, section 3.1.
     """
 
     kernel: CoordinateKernel | SklearnKernel = field(default_factory=SquaredExponential)

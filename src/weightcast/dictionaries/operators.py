@@ -22,7 +22,7 @@ from weightcast.dictionaries.constants import Constants
 
 
 class Base(Constants, ABC):
-    """B (n_visible, n_base), static."""
+    """B (n_visible, n_base), static; ``indices`` are int64 positions in [0, n_base)."""
 
     n_visible: int
     n_base: int
@@ -38,36 +38,19 @@ class Base(Constants, ABC):
 
     @abstractmethod
     def rows(self, indices: Tensor) -> Tensor:
-        """The atoms B[:, indices], each as a row.
-
-        Args:
-            indices: (...) int64 positions in [0, n_base).
-
-        Returns:
-            (..., n_visible).
-        """
+        """The atoms B[:, indices], each as a row: (...) to (..., n_visible)."""
 
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
-        """(x B)^T.
-
-        Args:
-            x: (batch, n_visible).
-
-        Returns:
-            (n_base, batch).
-        """
+        """(x B)^T of (batch, n_visible) rows: (n_base, batch)."""
 
     def project(self, x: Tensor, indices: Tensor, *, in_order: bool) -> Tensor:
-        """(x B)[:, indices_j] for every column j.
+        """(x B)[:, indices_j] for every column j: (columns, batch, n_atoms).
 
         Args:
             x: (batch, n_visible).
-            indices: (columns, n_atoms) int64 positions in [0, n_base).
+            indices: (columns, n_atoms).
             in_order: whether these are 0, 1, 2, ...
-
-        Returns:
-            (columns, batch, n_atoms).
         """
         values = self.transform(x)
         if in_order and indices.numel() == self.n_base:
@@ -79,36 +62,14 @@ class Base(Constants, ABC):
 
     @abstractmethod
     def synthesise(self, coefficients: Tensor) -> Tensor:
-        """c B^T: the sums of all atoms that coefficients stand for.
-
-        Args:
-            coefficients: (n, n_base).
-
-        Returns:
-            (n, n_visible).
-        """
+        """c B^T, sums of all atoms: (n, n_base) coefficients to (n, n_visible)."""
 
     @abstractmethod
     def entries(self, points: Tensor, indices: Tensor) -> Tensor:
-        """B[points, indices], elementwise over broadcast index tensors.
-
-        Args:
-            points: (...) int64 positions in [0, n_visible).
-            indices: (...) int64 positions in [0, n_base).
-
-        Returns:
-            (...).
-        """
+        """B[points, indices], elementwise over broadcast positions of inputs and of atoms."""
 
     def gram(self, indices: Tensor) -> Tensor:
-        """B[:, indices]^T B[:, indices].
-
-        Args:
-            indices: (n,) int64 positions in [0, n_base).
-
-        Returns:
-            (n, n).
-        """
+        """B[:, indices]^T B[:, indices] of (n,) indices: (n, n)."""
         atoms = self.rows(indices)
         return atoms @ atoms.t()
 
@@ -124,11 +85,7 @@ class Base(Constants, ABC):
     def by_channel(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
         """Atoms that look at one channel each: which, and with what; None where atoms see all.
 
-        Args:
-            indices: (n,) int64 positions in [0, n_base).
-
-        Returns:
-            (n,) int64 channels, and (n, n_visible / channels) atoms within them.
+        Of (n,) indices: (n,) int64 channels, and (n, n_visible / channels) atoms within them.
         """
         return None
 

@@ -13,19 +13,13 @@ from weightcast.dictionaries.site import Site
 
 
 def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of a symmetric matrix, largest first, the same everywhere.
+    """(n,) eigenvalues, not below zero, and (n, n) eigenvectors of a symmetric K, largest first.
 
     Eigenvectors are determined up to sign, and within the space of equal eigenvalues (which a
     square grid always has) up to rotation; what ``eigh`` returns there depends on the number of
     threads. Here such a space's basis is the one that diagonalises a fixed matrix, and each vector
     has a positive product with a fixed one. (Its largest entry would not settle the sign: an
     antisymmetric vector has two, of either sign.)
-
-    Args:
-        K: (n, n) float64.
-
-    Returns:
-        (n,) eigenvalues, not below zero, and (n, n) eigenvectors as columns.
     """
     values, vectors = torch.linalg.eigh(K)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
@@ -44,14 +38,11 @@ def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leading_atoms(vectors: Tensor, site: Site) -> tuple[DenseBase, Tensor]:
-    """The leading vectors that a site's columns are dealt, and which of them each column takes.
+    """The leading vectors that a site's columns are dealt, and (columns, n_atoms) which of them.
 
     Args:
         vectors: (n_visible, n_visible), the most important columns first; no others are kept.
         site: whose columns they are for.
-
-    Returns:
-        The base, and (columns, n_atoms) int64 indices.
     """
     kept = min(len(vectors), site.columns * site.n_atoms)
     order = torch.arange(kept)

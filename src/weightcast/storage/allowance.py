@@ -31,11 +31,7 @@ class Allowance:
         self.spent = 0
 
     def spend(self, work: int, name: str) -> None:
-        """Take the work of one layer.
-
-        Args:
-            work: in multiply-adds.
-            name: of the layer.
+        """Take the work of the layer ``name``, in multiply-adds.
 
         Raises:
             FormatError: it is more than is left.
@@ -69,12 +65,7 @@ def building(dictionary: Dictionary, grid: Grid | None, n_visible: int, indices:
 
 
 def check_width(base: Base, columns: int, name: str) -> None:
-    """Refuse a base with far more atoms than the columns can be for.
-
-    Args:
-        base: of factors that may be small: their numbers of atoms multiply.
-        columns: of the layer.
-        name: of the layer.
+    """Refuse a base with far more atoms than the columns can be for: factors' atoms multiply.
 
     Raises:
         FormatError: that it has.
