@@ -158,12 +158,7 @@ def with_channels(grid: Grid, space: Sequence[Tensor]) -> Base:
 
 
 def count_multiply_adds(sizes: Sequence[tuple[int, int]], identity: Sequence[bool]) -> int:
-    """Multiply-adds of x B per example, one axis after the other.
-
-    Args:
-        sizes: (n_i, m_i) of every factor.
-        identity: whether it is one, which costs nothing.
-    """
+    """Multiply-adds of x B a row, axis by axis, of factors (n_i, m_i); identities cost none."""
     n, m = zip(*sizes, strict=True)
     return sum(
         math.prod(n[: axis + 1]) * math.prod(m[axis:])
