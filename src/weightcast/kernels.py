@@ -136,7 +136,7 @@ class ScikitLearnKernel(CoordinateKernel):
     kernel: sklearn_kernels.Kernel
 
     def __post_init__(self) -> None:
-        if (n := n_kernels(self.kernel)) > MOST_PARTS:
+        if (n := _n_kernels(self.kernel)) > MOST_PARTS:
             raise ValueError(f"a kernel of {n} kernels: at most {MOST_PARTS}")
 
     @override
@@ -147,7 +147,7 @@ class ScikitLearnKernel(CoordinateKernel):
     @property
     @override
     def n_evaluations(self) -> int:
-        return 4 * n_kernels(self.kernel)
+        return 4 * _n_kernels(self.kernel)
 
     def __hash__(self) -> int:
         return hash(repr(self.kernel))
@@ -202,7 +202,7 @@ def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
     return {"kind": type(kernel).__name__, **parameters}
 
 
-def n_kernels(kernel: Any) -> int:
+def _n_kernels(kernel: Any) -> int:
     """Kernels of scikit-learn in one: itself, and those it is a sum, product or power of."""
     count, left = 0, [kernel]
     while left:
