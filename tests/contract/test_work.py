@@ -65,7 +65,7 @@ def test_counted_work_is_what_building_takes(name, grid, columns):
     dictionary = make_dictionary(name, 24)
     counted, measured = _counted_and_measured(dictionary, grid, n_atoms, columns)
     # A number that is kept stands for those that are made on the way; windows for small calls.
-    assert 1 / 16 < counted / measured < 16
+    assert 1 / 20 < counted / measured < 16
 
 
 @pytest.mark.parametrize("name", REBUILDABLE)
