@@ -18,7 +18,7 @@ class Grid:
     """Coordinates of ``n_visible = channels * prod(shape)`` inputs.
 
     The order is torch's own: channel-major, then row-major over ``shape``, as ``flatten`` leaves a
-    ``(channels, rows, columns)`` image and as a convolution's weight is laid out. Inputs in
+    ``(channels, height, width)`` image and as a convolution's weight is laid out. Inputs in
     different channels are uncorrelated; inputs in one channel lie at integer coordinates, so
     distances and length scales are in grid cells.
 

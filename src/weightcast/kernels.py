@@ -26,21 +26,43 @@ class CoordinateKernel(ABC):
     separable: ClassVar[bool] = False
     """Whether k factorises over the axes of a grid, so that K is a Kronecker product."""
 
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations of a kernel such as the squared exponential that one of this one's takes."""
+        return 1
+
     @abstractmethod
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """k(a, b).
+        """k(a, b), (n_a, n_b) float64.
 
         Args:
             a: (n_a, n_axes) float64 coordinates in cells.
             b: (n_b, n_axes) float64 coordinates in cells.
-
-        Returns:
-            (n_a, n_b) float64 covariances.
         """
 
 
+class _Stationary(CoordinateKernel):
+    """A kernel of |a - b| alone, with a length scale."""
+
+    length_scale: float
+
+    def __post_init__(self) -> None:
+        if not (self.length_scale > 0 and math.isfinite(self.length_scale)):
+            raise ValueError(
+                f"length_scale is {self.length_scale}: it must be positive and finite, in grid "
+                "cells (1 to 3 suits images of digits)"
+            )
+
+    @abstractmethod
+    def _of(self, distance: Tensor) -> Tensor: ...
+
+    @override
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._of(distances(a, b))
+
+
 @dataclass(frozen=True)
-class SquaredExponential(CoordinateKernel):
+class SquaredExponential(_Stationary):
     """exp(-|a - b|^2 / (2 length_scale^2)): smooth filters, the paper's SE kernel.
 
     Args:
@@ -50,16 +72,13 @@ class SquaredExponential(CoordinateKernel):
     length_scale: float = 1.0
     separable: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        _check_length_scale(self.length_scale)
-
     @override
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.exp(-0.5 * (distances(a, b) / self.length_scale).square())
+    def _of(self, distance: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (distance / self.length_scale).square())
 
 
 @dataclass(frozen=True)
-class Exponential(CoordinateKernel):
+class Exponential(_Stationary):
     """exp(-|a - b| / length_scale), with the Euclidean distance: rough filters.
 
     Args:
@@ -68,16 +87,13 @@ class Exponential(CoordinateKernel):
 
     length_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        _check_length_scale(self.length_scale)
-
     @override
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.exp(-distances(a, b) / self.length_scale)
+    def _of(self, distance: Tensor) -> Tensor:
+        return torch.exp(-distance / self.length_scale)
 
 
 @dataclass(frozen=True)
-class Matern(CoordinateKernel):
+class Matern(_Stationary):
     """(1 + t) exp(-t) for nu = 1.5, (1 + t + t^2/3) exp(-t) for nu = 2.5; t = sqrt(2 nu) |a-b| / l.
 
     Between the exponential (nu = 1/2) and the squared exponential (nu to infinity).
@@ -91,7 +107,7 @@ class Matern(CoordinateKernel):
     length_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_length_scale(self.length_scale)
+        super().__post_init__()
         if self.nu not in (1.5, 2.5):
             raise ValueError(
                 f"Matern has nu=1.5 or 2.5, got {self.nu}; Exponential is nu=0.5, any other nu is "
@@ -99,8 +115,8 @@ class Matern(CoordinateKernel):
             )
 
     @override
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        t = math.sqrt(2 * self.nu) * distances(a, b) / self.length_scale
+    def _of(self, distance: Tensor) -> Tensor:
+        t = math.sqrt(2 * self.nu) * distance / self.length_scale
         polynomial = 1 + t if self.nu == 1.5 else 1 + t + t.square() / 3
         return polynomial * torch.exp(-t)
 
@@ -114,22 +130,24 @@ class ScikitLearnKernel(CoordinateKernel):
     """Any kernel of ``sklearn.gaussian_process.kernels`` (sums and products too), as it is.
 
     Args:
-        kernel: scikit-learn's; its noise terms are left out.
-
-    Raises:
-        ValueError: a kernel of more than 32 kernels.
+        kernel: scikit-learn's, of 32 kernels at most; its noise terms are left out.
     """
 
     kernel: sklearn_kernels.Kernel
 
     def __post_init__(self) -> None:
-        if (n := n_kernels(self.kernel)) > MOST_PARTS:
+        if (n := _n_kernels(self.kernel)) > MOST_PARTS:
             raise ValueError(f"a kernel of {n} kernels: at most {MOST_PARTS}")
 
     @override
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         # Without Y, scikit-learn adds noise terms to the diagonal; kernel ridge has its own ridge.
         return torch.from_numpy(np.asarray(self.kernel(a.numpy(), b.numpy()), dtype=np.float64))
+
+    @property
+    @override
+    def n_evaluations(self) -> int:
+        return 4 * _n_kernels(self.kernel)
 
     def __hash__(self) -> int:
         return hash(repr(self.kernel))
@@ -165,24 +183,13 @@ def as_kernel(kernel: CoordinateKernel | sklearn_kernels.Kernel) -> CoordinateKe
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|, Euclidean, exactly zero at equal coordinates.
+    """|a_i - b_j|, Euclidean, exactly zero at equal coordinates: (n_a, n_b).
 
     Args:
         a: (n_a, n_axes) coordinates.
         b: (n_b, n_axes) coordinates.
-
-    Returns:
-        (n_a, n_b).
     """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _check_length_scale(length_scale: float) -> None:
-    if not (length_scale > 0 and math.isfinite(length_scale)):
-        raise ValueError(
-            f"length_scale is {length_scale}: it must be positive and finite, in grid cells "
-            "(1 to 3 suits images of digits)"
-        )
 
 
 def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
@@ -195,12 +202,8 @@ def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
     return {"kind": type(kernel).__name__, **parameters}
 
 
-def n_kernels(kernel: Any) -> int:
-    """Kernels in a kernel: itself, and those that it is a sum, a product or a power of.
-
-    Args:
-        kernel: scikit-learn's.
-    """
+def _n_kernels(kernel: Any) -> int:
+    """Kernels of scikit-learn in one: itself, and those it is a sum, product or power of."""
     count, left = 0, [kernel]
     while left:
         parts = left.pop().get_params(deep=False).values()

@@ -45,7 +45,7 @@ class Metric:
 def fit_columns(
     atoms: Atoms, columns: Iterable[slice], W: Tensor, metric: Metric | None = None
 ) -> tuple[Tensor, float]:
-    """The V that minimises |W - U V|_C^2, column by column.
+    """The V that minimises |W - U V|_C^2, column by column, and the share that it leaves.
 
     Args:
         atoms: the dictionary of every column.
@@ -54,7 +54,7 @@ def fit_columns(
         metric: of the layer's inputs; None measures the weights.
 
     Returns:
-        V (n_atoms, n_units) float64, and the share that is left, |W - U V|_C^2 / |W|_C^2.
+        V (n_atoms, n_units) float64, and |W - U V|_C^2 / |W|_C^2.
     """
     V = torch.empty(atoms.n_atoms, len(W), dtype=torch.float64)
     left = total = 0.0
@@ -73,32 +73,19 @@ def fit_columns(
 def choose_atoms(
     base: Base, columns: Iterable[slice], W: Tensor, n_atoms: int, metric: Metric | None = None
 ) -> Tensor:
-    """The atoms of every column that explain its units best, one after the other.
+    """The atoms of every column that explain its units best, (columns, n_atoms) int64.
 
     Greedy: each next atom is the one that takes most from what its column's units leave
     unexplained, all earlier ones fitted anew (simultaneous orthogonal least squares). Indices cost
-    nothing to learn, so they may follow the weights.
-
-    Args:
-        base: B in float64 on the CPU, from which to choose.
-        columns: the units of every column.
-        W: (n_units, n_visible) float64, torch's layout.
-        n_atoms: per column.
-        metric: of the layer's inputs; None measures the weights.
-
-    Returns:
-        (columns, n_atoms) int64.
+    nothing to learn, so they may follow the weights. Arguments as for :func:`loss_curve`, and
+    the units of every column.
 
     References: Chen, Billings and Luo 1989; Tropp, Gilbert and Strauss 2006.
     """
     grams: dict[int, Tensor] = {}
     chosen = []
     for units in columns:
-        problems = [
-            _Problem(gram, base.transform(rows), n_atoms)
-            for gram, rows in _normal_parts(base, units, W, metric, grams)
-        ]
-        chosen.append(_greedy(problems, n_atoms))
+        chosen.append(_greedy(_problems(base, units, W, n_atoms, metric, grams), n_atoms))
     return torch.tensor(chosen)
 
 
@@ -116,7 +103,7 @@ def loss_curve(
     metric: Metric | None = None,
     order: Sequence[int] | None = None,
 ) -> Tensor:
-    """What 1, 2, ... n_atoms atoms leave of all units' |w|_C^2, as a share of it.
+    """What 1, 2, ... n_atoms atoms leave of all units' |w|_C^2, as a share: (n_atoms,), falling.
 
     Args:
         base: B in float64 on the CPU.
@@ -124,40 +111,15 @@ def loss_curve(
         n_atoms: how many at most.
         metric: of the layer's inputs; None measures the weights.
         order: the atoms, one after the other; None takes the one that explains most each time.
-
-    Returns:
-        (n_atoms,) float64, falling.
     """
     units, total = slice(0, len(W)), 0.0
     for group, part in by_group(metric, units, len(W)):
         rows = W[part] if metric is None else W[part] @ metric.roots[group].t()
         total += float(rows.square().sum())
-    problems = [
-        _Problem(gram, base.transform(rows), n_atoms)
-        for gram, rows in _normal_parts(base, units, W, metric, {})
-    ]
     explained: list[float] = []
-    _greedy(problems, n_atoms, order, explained)
+    _greedy(_problems(base, units, W, n_atoms, metric, {}), n_atoms, order, explained)
     lost = 1 - torch.tensor(explained, dtype=torch.float64).cumsum(0) / max(total, 1e-300)
     return lost.clamp(0, 1)
-
-
-def _normal_parts(
-    base: Base, units: slice, W: Tensor, metric: Metric | None, grams: dict[int, Tensor]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """B^T C B and the rows w^T C of each group that some units belong to.
-
-    ``grams`` keeps the last group's B^T C B, which neighbouring columns share.
-    """
-    for group, part in by_group(metric, units, len(W)):
-        if metric is None:
-            C = torch.eye(base.n_visible, dtype=torch.float64)
-        else:
-            C = metric.moments[group]
-        if group not in grams:
-            grams.clear()
-            grams[group] = base.transform(base.transform(C).contiguous())
-        yield grams[group], W[part] @ C
 
 
 class _Problem:
@@ -190,6 +152,31 @@ class _Problem:
         self.factor[:, k] = column
         self.products -= torch.outer(column, self.products[point] / pivot)
         self.remaining = self.remaining - column.square()
+
+
+def _problems(
+    base: Base,
+    units: slice,
+    W: Tensor,
+    n_atoms: int,
+    metric: Metric | None,
+    grams: dict[int, Tensor],
+) -> list[_Problem]:
+    """B^T C B and the rows w^T C B of each group that some units belong to.
+
+    ``grams`` keeps the last group's B^T C B, which neighbouring columns share.
+    """
+    problems = []
+    for group, part in by_group(metric, units, len(W)):
+        if metric is None:
+            C = torch.eye(base.n_visible, dtype=torch.float64)
+        else:
+            C = metric.moments[group]
+        if group not in grams:
+            grams.clear()
+            grams[group] = base.transform(base.transform(C).contiguous())
+        problems.append(_Problem(grams[group], base.transform(W[part] @ C), n_atoms))
+    return problems
 
 
 def _greedy(

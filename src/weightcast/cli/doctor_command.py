@@ -191,7 +191,8 @@ def _folder_check(folder: Path) -> Check:
     detail = (
         f"{folder}: schema {manifest.schema}, written by {excerpt(by)}; "
         f"{len(manifest.layers)} predicted layers ({stored} with stored bases), "
-        f"{manifest.counts['learned']:,} learned numbers, {found.n_bytes:,} bytes, all checksums right"
+        f"{manifest.counts['learned']:,} learned numbers, {found.n_bytes:,} bytes, "
+        "all checksums right"
     )
     if found.not_finite:
         names = ", ".join(map(excerpt, found.not_finite[:3]))

@@ -2,50 +2,23 @@
 
 from weightcast.dictionaries.analytic import DCT, Fourier, Wavelet
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import (
-    Dictionary,
-    SharedBases,
-    Site,
-    check_fraction,
-    count_atoms,
-)
+from weightcast.dictionaries.base import Dictionary
 from weightcast.dictionaries.baselines import LowRank, RandomConnections, RandomGaussian
 from weightcast.dictionaries.covariance import ChannelCovariance, Covariance, SquaredCovariance
-from weightcast.dictionaries.inputs import InputStatistics
+from weightcast.dictionaries.fraction import check_fraction, count_atoms
 from weightcast.dictionaries.kernel import Kernel
+from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
 from weightcast.dictionaries.local import LocalKernel
-from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase, KroneckerBase
+from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase
 from weightcast.dictionaries.singular import SingularVectors
+from weightcast.dictionaries.site import InputStatistics, SharedBases, Site
 from weightcast.dictionaries.stored import StoredAtoms
 
 __all__ = [
-    "DCT",
-    "PCA",
-    "Atoms",
-    "Autoencoder",
-    "Base",
-    "ChannelCovariance",
-    "Covariance",
-    "DenseBase",
-    "Dictionary",
-    "Fourier",
-    "FromEstimator",
-    "IdentityBase",
-    "InputStatistics",
-    "KMeans",
-    "Kernel",
-    "KroneckerBase",
-    "LocalKernel",
-    "LowRank",
-    "RandomConnections",
-    "RandomGaussian",
-    "SharedBases",
-    "SingularVectors",
-    "Site",
-    "SquaredCovariance",
-    "StoredAtoms",
-    "Wavelet",
-    "check_fraction",
-    "count_atoms",
-]
+    "DCT", "PCA", "Atoms", "Autoencoder", "Base", "ChannelCovariance", "Covariance",
+    "DenseBase", "Dictionary", "Fourier", "FromEstimator", "IdentityBase", "InputStatistics",
+    "KMeans", "Kernel", "KroneckerBase", "LocalKernel", "LowRank", "RandomConnections",
+    "RandomGaussian", "SharedBases", "SingularVectors", "Site", "SquaredCovariance",
+    "StoredAtoms", "Wavelet", "check_fraction", "count_atoms",
+]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,15 +16,12 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Dictionary, Site, check_enough, with_channels
-from weightcast.dictionaries.operators import Base
-from weightcast.dictionaries.selection import (
-    Positions,
-    deal_leading,
-    draw_on_grid,
-    random_points,
-)
+from weightcast.dictionaries.atoms import Atoms, stacking
+from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.kronecker import with_channels
+from weightcast.dictionaries.selection import Positions, deal_leading, draw_on_grid, random_points
+from weightcast.dictionaries.site import Site
+from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.grid import Grid
 from weightcast.serialization import nearest
 
@@ -42,11 +39,16 @@ class _Transform(Dictionary):
 
     def build(self, site: Site) -> Atoms:
         """The transform on the site's grid, or on a line; see :meth:`Dictionary.build`."""
-        grid = site.grid or Grid((site.n_visible,))
+        grid = _grid(site)
         factors, frequency = self._transform(grid)
-        base: Base = site.shared_base((self._key(), grid), lambda: with_channels(grid, factors))
+        key = replace(self, selection="random", positions="shared")  # whatever is drawn of it
+        base = site.shared_base((key, grid), lambda: with_channels(grid, factors))
         check_enough(self, site.n_atoms, base.n_base)
         return Atoms(base, site.choose(lambda: self._draw(site, grid, frequency)))
+
+    def work(self, site: Site) -> int:
+        """A square factor for each axis, and U; see :meth:`Dictionary.work`."""
+        return _work(site, _grid(site).shape)
 
     def _draw(self, site: Site, grid: Grid, frequency: Tensor) -> Tensor:
         if self.selection == "leading":
@@ -55,12 +57,15 @@ class _Transform(Dictionary):
         pick = random_points(grid.n_points, site.generator)
         return draw_on_grid(grid, site.n_atoms, site.columns, self.positions, pick, site.generator)
 
-    def _key(self) -> Any:
-        return type(self)
+
+@dataclass(frozen=True)
+class _Frequencies(_Transform):
+    selection: Literal["random", "leading"] = "random"
+    positions: Positions = "per_channel"
 
 
 @dataclass(frozen=True)
-class DCT(_Transform):
+class DCT(_Frequencies):
     """Orthonormal DCT-II along every axis of the grid (a line, where the layer has no grid).
 
     Args:
@@ -71,9 +76,6 @@ class DCT(_Transform):
         ValueError: another selection.
     """
 
-    selection: Literal["random", "leading"] = "random"
-    positions: Positions = "per_channel"
-
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
         factors = [
             torch.from_numpy(scipy.fft.idct(np.eye(n), axis=0, norm="ortho")) for n in grid.shape
@@ -82,19 +84,11 @@ class DCT(_Transform):
 
 
 @dataclass(frozen=True)
-class Fourier(_Transform):
+class Fourier(_Frequencies):
     """Orthonormal real Fourier basis along every axis: constant, cosines and sines.
 
-    Args:
-        selection: ``random`` frequencies, or ``leading``: lowest first.
-        positions: frequencies drawn ``per_channel``, or ``shared`` by all channels.
-
-    Raises:
-        ValueError: another selection.
+    Arguments as for :class:`DCT`.
     """
-
-    selection: Literal["random", "leading"] = "random"
-    positions: Positions = "per_channel"
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
         factors = [_real_fourier(n) for n in grid.shape]
@@ -133,13 +127,20 @@ class Wavelet(_Transform):
                 "nothing is left to halve"
             )
 
-    def _key(self) -> Any:
-        return (type(self), self.wavelet, self.level)
+    def work(self, site: Site) -> int:
+        """All points' atoms, made orthonormal one after the other, and U."""
+        n = _grid(site).n_points
+        return _work(site, (n,)) + 7 * n**2 * NUMBER + CUBE * n**3
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
         if len(grid.shape) > 2:
             raise ValueError(f"Wavelet is for 1-d and 2-d grids, got {grid.shape}: use DCT")
-        pywt = _pywavelets()
+        try:
+            pywt: Any = importlib.import_module("pywt")
+        except ImportError as error:
+            raise ImportError(
+                "Wavelet dictionaries need PyWavelets: pip install 'weightcast[wavelets]'"
+            ) from error
         known = pywt.wavelist(kind="discrete")
         if self.wavelet not in known:
             raise ValueError(
@@ -153,6 +154,17 @@ class Wavelet(_Transform):
             )
         level = self.level or max(1, pywt.dwtn_max_level(grid.shape, wavelet))
         return _wavelet_atoms(pywt, wavelet, level, grid)
+
+
+def _grid(site: Site) -> Grid:
+    return site.grid or Grid((site.n_visible,))
+
+
+def _work(site: Site, sizes: tuple[int, ...]) -> int:
+    """Multiply-adds of square factors of these sizes, and of U where it is multiplied out."""
+    assert site.indices is not None
+    dear = stacking(site.n_visible * sum(sizes), site.n_visible, site.indices)
+    return sum(n**2 for n in sizes) * NUMBER + dear
 
 
 def _wavelet_atoms(pywt: Any, wavelet: Any, level: int, grid: Grid) -> tuple[list[Tensor], Tensor]:
@@ -220,12 +232,3 @@ def _radius(frequencies: list[Tensor]) -> Tensor:
     for frequency in frequencies:
         total = (total.unsqueeze(1) + frequency.double().square()).flatten()
     return total
-
-
-def _pywavelets() -> Any:
-    try:
-        return importlib.import_module("pywt")
-    except ImportError as error:
-        raise ImportError(
-            "Wavelet dictionaries need PyWavelets: pip install 'weightcast[wavelets]'"
-        ) from error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries.constants import Constants
 from weightcast.dictionaries.mixing import block_places, block_size, dense_mixing, mix
 from weightcast.dictionaries.operators import Base
+from weightcast.dictionaries.work import NUMBER
 
 
 class Atoms(Constants):
@@ -25,8 +26,7 @@ class Atoms(Constants):
         indices: (columns, n_atoms) int64, the atoms each column selects from the base.
         mixing: (columns, n_atoms, n_atoms), M; or (columns, n_atoms), its diagonals; or
             (columns, blocks, size, size), the blocks of a block-diagonal one, each of which mixes
-            the atoms of one ``blocks``-th of the base in their own order; None stands for the
-            identity.
+            the atoms of one ``blocks``-th of the base in their own order; None for the identity.
 
     Raises:
         ValueError: an index outside the base, a mixing matrix that is not finite, or blocks that do
@@ -96,14 +96,7 @@ class Atoms(Constants):
         return self.base.multiply_adds
 
     def project(self, x: Tensor) -> Tensor:
-        """X B at the chosen atoms, before mixing; or x U where U is stacked.
-
-        Args:
-            x: (batch, n_visible).
-
-        Returns:
-            (columns, batch, n_atoms).
-        """
+        """X B at the chosen atoms, or x U where U is stacked: (columns, batch, n_atoms)."""
         if self.stacked is None:
             return self.base.project(x, self.indices, in_order=self._in_order)
         values = nn.functional.linear(x, self.stacked.flatten(0, 1))
@@ -113,12 +106,9 @@ class Atoms(Constants):
         """M_j values_j, what :meth:`project` leaves to be done.
 
         Args:
-            values: (columns, n_atoms, n); with ``of_rows`` (columns, n, n_atoms).
+            values: (columns, n_atoms, n), as the result is; with ``of_rows`` (columns, n, n_atoms).
             columns: those that the values are of.
             of_rows: values_j M_j instead.
-
-        Returns:
-            As the values are.
         """
         M = self.pending_mixing
         if M is None:
@@ -167,8 +157,8 @@ class Atoms(Constants):
 
     def _stack(self) -> None:
         """Multiply U out once, if that makes projecting cheaper than by the whole base."""
-        n_all = self.columns * self.n_atoms
-        if n_all * self.n_visible < self.base.multiply_adds and not self.base.is_learned:
+        pays = stacking(self.base.multiply_adds, self.n_visible, self.indices) > 0
+        if pays and not self.base.is_learned:
             # Whatever mode the caller is in, this tensor is kept.
             kind = self.indices.device.type
             exact = torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
@@ -200,14 +190,13 @@ class Atoms(Constants):
             base = copy.deepcopy(base).double()
         energies = []
         for column, indices in enumerate(self.indices):
-            gram = base.gram(indices)
-            M = self.mixing_matrix(column)
-            M = None if M is None else M.double()
+            gram, M = base.gram(indices), self.mixing_matrix(column)
             if M is None:
                 energies.append(gram.trace())
             elif M.dim() == 1:
-                energies.append((gram.diagonal() * M.square()).sum())
+                energies.append((gram.diagonal() * M.double().square()).sum())
             else:
+                M = M.double()
                 energies.append(((gram @ M) * M).sum())
         return torch.stack(energies)
 
@@ -219,6 +208,15 @@ class Atoms(Constants):
 
 def _after_loading(atoms: Atoms, _: Any) -> None:
     atoms.refresh()
+
+
+def stacking(multiply_adds: int, n_visible: int, indices: Tensor) -> int:
+    """Multiply-adds of multiplying U out; 0 where a base is not so dear that this is done.
+
+    ``multiply_adds`` are the base's per example, ``indices`` (columns, n_atoms).
+    """
+    numbers = indices.numel() * n_visible
+    return numbers * (NUMBER + indices.shape[1]) if numbers < multiply_adds else 0
 
 
 def _check_blocks(base: Base, indices: Tensor, mixing: Tensor) -> None:

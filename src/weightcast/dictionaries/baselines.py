@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Dictionary, Site, check_enough
+from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.operators import DenseBase, IdentityBase
 from weightcast.dictionaries.selection import deal_random
+from weightcast.dictionaries.site import Site
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,14 @@ class RandomGaussian(Dictionary):
 
     def build(self, site: Site) -> Atoms:
         """Draw the atoms; see :meth:`Dictionary.build`."""
-        n_visible, n_all = site.n_visible, site.columns * site.n_atoms
-        check_enough(self, site.n_atoms, n_visible)
+        check_enough(self, site.n_atoms, site.n_visible)
         if self.mixing == "raw":
-            atoms = _gaussian(n_all, n_visible, site.generator) / n_visible**0.5
+            atoms = _scaled_gaussian(site)
         else:
-            together = n_visible // site.n_atoms  # columns of the layer per rotation
+            together = site.n_visible // site.n_atoms  # columns of the layer per rotation
             groups = torch.arange(site.columns).split(together)
-            atoms = torch.cat(
-                [
-                    _orthonormal(n_visible, len(group) * site.n_atoms, site.generator)
-                    for group in groups
-                ]
-            )
-        indices = torch.arange(n_all).view(site.columns, site.n_atoms)
-        return Atoms(DenseBase(atoms), site.choose(lambda: indices))
+            atoms = torch.cat([_orthonormal(site, len(group) * site.n_atoms) for group in groups])
+        return Atoms(DenseBase(atoms), site.choose(lambda: _in_turn(site)))
 
 
 @dataclass(frozen=True)
@@ -63,16 +57,15 @@ class RandomConnections(Dictionary):
 
     def build(self, site: Site) -> Atoms:
         """Draw the connections; see :meth:`Dictionary.build`."""
-        n_visible, n_all = site.n_visible, site.columns * site.n_atoms
+        n_visible = site.n_visible
         check_enough(self, site.n_atoms, n_visible)
         base = site.shared_base((RandomConnections, n_visible), lambda: IdentityBase(n_visible))
+        return Atoms(base, site.choose(lambda: self._draw(site)))
+
+    def _draw(self, site: Site) -> Tensor:
         if self.selection == "grouped":
-            in_turn = torch.arange(n_all).view(site.columns, site.n_atoms) % n_visible
-            return Atoms(base, site.choose(lambda: in_turn))
-        return Atoms(
-            base,
-            site.choose(lambda: deal_random(n_visible, site.n_atoms, site.columns, site.generator)),
-        )
+            return _in_turn(site) % site.n_visible
+        return deal_random(site.n_visible, site.n_atoms, site.columns, site.generator)
 
 
 @dataclass(frozen=True)
@@ -84,13 +77,13 @@ class LowRank(Dictionary):
     many weights as another dictionary does, ask :meth:`matching_fraction`.
     """
 
+    learns_base: ClassVar[bool] = True
+
     def build(self, site: Site) -> Atoms:
         """Draw the initial U; see :meth:`Dictionary.build`."""
         check_enough(self, site.n_atoms, site.n_visible)
-        n_all = site.columns * site.n_atoms
-        atoms = _gaussian(n_all, site.n_visible, site.generator) / site.n_visible**0.5
-        indices = torch.arange(n_all).view(site.columns, site.n_atoms)
-        return Atoms(DenseBase(atoms, learned=True), site.choose(lambda: indices))
+        base = DenseBase(_scaled_gaussian(site), learned=True)
+        return Atoms(base, site.choose(lambda: _in_turn(site)))
 
     @staticmethod
     def matching_fraction(fraction: float, n_visible: int, n_units: int) -> float:
@@ -108,11 +101,22 @@ class LowRank(Dictionary):
         return max(1, round(n_atoms)) / n_visible
 
 
+def _in_turn(site: Site) -> Tensor:
+    """0, 1, 2, ... column after column, (columns, n_atoms)."""
+    return torch.arange(site.columns * site.n_atoms).view(site.columns, site.n_atoms)
+
+
+def _scaled_gaussian(site: Site) -> Tensor:
+    """Every column's atoms as rows, with entries of variance 1 / n_visible."""
+    rows = _gaussian(site.columns * site.n_atoms, site.n_visible, site.generator)
+    return rows / site.n_visible**0.5
+
+
 def _gaussian(rows: int, width: int, generator: torch.Generator) -> Tensor:
     return torch.randn(rows, width, dtype=torch.float64, generator=generator)
 
 
-def _orthonormal(n_visible: int, n_atoms: int, generator: torch.Generator) -> Tensor:
+def _orthonormal(site: Site, n_atoms: int) -> Tensor:
     """Orthonormal rows (n_atoms, n_visible), uniform over rotations (QR with settled signs)."""
-    q, r = torch.linalg.qr(_gaussian(n_visible, n_atoms, generator))
+    q, r = torch.linalg.qr(_gaussian(site.n_visible, n_atoms, site.generator))
     return (q * r.diagonal().sign()).t()

@@ -32,12 +32,9 @@ class Constants(nn.Module):
     def register_constant(
         self, name: str, tensor: Tensor | None, *, persistent: bool = True
     ) -> None:
-        """Hold a tensor as the attribute ``name``.
+        """Hold a tensor as the attribute ``name``, None in its place if there is none yet.
 
-        Args:
-            name: of the attribute, and in the state dict.
-            tensor: of any shape; None holds its place.
-            persistent: whether the state dict holds it.
+        ``persistent``: whether the state dict holds it, under this name.
         """
         assert not hasattr(self, name) and not isinstance(tensor, nn.Parameter)
         self._constants[name] = persistent
@@ -94,9 +91,7 @@ class Constants(nn.Module):
 def named_constants(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a model's constants; a shared one comes once.
 
-    Args:
-        model: with predicted layers, or none.
-        persistent: only those that a state dict holds.
+    ``persistent``: only those that a state dict holds.
     """
     yield from model._named_members(lambda module: _own_constants(module, persistent).items())
 

@@ -7,48 +7,27 @@ For inputs that have no topology, such as hidden layers (:class:`Covariance`,
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Site, check_enough, eigenvectors
-from weightcast.dictionaries.inputs import Need
+from weightcast.dictionaries.base import check_enough
 from weightcast.dictionaries.kernel import KernelRidge
+from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.mixing import Mixing
-from weightcast.dictionaries.operators import DenseBase, KroneckerBase
-from weightcast.dictionaries.selection import Selection, deal_random
+from weightcast.dictionaries.operators import DenseBase
+from weightcast.dictionaries.selection import Strategy, deal_random
+from weightcast.dictionaries.site import Need, Site
+from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential
 
 
-class _DataKernel(KernelRidge):
-    """K estimated from the layer's inputs."""
-
-    @abstractmethod
-    def _covariance(self, site: Site) -> Tensor:
-        """K (n_visible, n_visible)."""
-
-    def build(self, site: Site) -> Atoms:
-        """K from the site's statistics; see :meth:`Dictionary.build`."""
-        K = self._covariance(site)
-        check_enough(self, site.n_atoms, len(K))
-        if self.selection == "leading":
-            spectrum, vectors = eigenvectors(K)
-            # The atoms dealt out are the leading ones: no need to keep the others.
-            kept = min(len(K), site.columns * site.n_atoms)
-            return self.mix_eigenvectors(DenseBase(vectors[:, :kept].t()), spectrum[:kept], site)
-        base, grid = DenseBase(K), Grid((len(K),))
-        indices = site.choose(lambda: self.draw_points(site, grid, "shared", base, K.diagonal()))
-        return self.mix_atoms(base, indices)
-
-
 @dataclass(frozen=True)
-class Covariance(_DataKernel):
+class Covariance(KernelRidge):
     """K = cov(x) of the layer's inputs over example data (the paper's Emp).
 
     For inputs that have no topology, such as hidden layers. Needs ``inputs``.
@@ -60,35 +39,34 @@ class Covariance(_DataKernel):
 
     Raises:
         ValueError: a negative ridge.
-
-    References: Denil et al. 2013, section 3.2.
     """
 
     mixing: Mixing = "ridge"
     ridge: float = 0.01
-    selection: Selection = "random"
+    selection: Strategy = "random"
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
 
-    def _covariance(self, site: Site) -> Tensor:
-        return site.require(self, "covariance")
+    def build(self, site: Site) -> Atoms:
+        """K from the site's statistics; see :meth:`Dictionary.build`."""
+        K = site.require(self, self.needs[0])
+        check_enough(self, site.n_atoms, len(K))
+        if self.selection == "leading":
+            spectrum, vectors = eigenvectors(K)
+            base, indices = leading_atoms(vectors, site)
+            return self.mix_eigenvectors(base, spectrum, indices)
+        base, grid = DenseBase(K), Grid((len(K),))
+        indices = site.choose(lambda: self.draw_points(site, grid, "shared", base, K.diagonal()))
+        return self.mix_atoms(base, indices)
 
 
 @dataclass(frozen=True)
-class SquaredCovariance(_DataKernel):
+class SquaredCovariance(Covariance):
     """K = cov(x**2): elementwise square before the covariance (the paper's Emp2).
 
     Needs ``inputs``. Arguments as for :class:`Covariance`.
-
-    References: Denil et al. 2013, section 3.2.
     """
 
-    mixing: Mixing = "ridge"
-    ridge: float = 0.01
-    selection: Selection = "random"
     needs: ClassVar[tuple[Need, ...]] = ("squared_covariance",)
-
-    def _covariance(self, site: Site) -> Tensor:
-        return site.require(self, "squared_covariance")
 
 
 @dataclass(frozen=True)
@@ -108,15 +86,14 @@ class ChannelCovariance(KernelRidge):
 
     Raises:
         ValueError: a negative ridge, a kernel that is not separable, pivoted positions.
-
-    References: Denil et al. 2013, section 3.
     """
 
     kernel: CoordinateKernel = field(default_factory=SquaredExponential)
     mixing: Mixing = "orthonormal"
     ridge: float = 0.01
-    selection: Selection = "leading"
+    selection: Strategy = "leading"
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+    factored: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +116,9 @@ class ChannelCovariance(KernelRidge):
         factors = [channels, *(self.kernel(axis, axis) for axis in grid.axes())]
         if self.selection == "leading":
             spectra, vectors = zip(*map(eigenvectors, factors), strict=True)
-            return self.mix_eigenvectors(KroneckerBase(vectors), reduce(torch.kron, spectra), site)
+            spectrum = reduce(torch.kron, spectra)
+            indices = self.draw_leading(site, spectrum)
+            return self.mix_eigenvectors(KroneckerBase(vectors), spectrum, indices)
         indices = site.choose(
             lambda: deal_random(grid.n_visible, site.n_atoms, site.columns, site.generator)
         )

@@ -30,14 +30,7 @@ _SYNTHESIS_ATTRIBUTES = {
 
 
 def synthesis_atoms(estimator: Any, n_visible: int) -> Tensor:
-    """Rows a_k of the affine map code -> sum_k code_k a_k + offset.
-
-    Args:
-        estimator: fitted.
-        n_visible: number of inputs it must have been fitted on.
-
-    Returns:
-        (n_features, n_visible) float64.
+    """Rows a_k of the affine map code -> sum_k code_k a_k + offset, (n_features, n_visible).
 
     Raises:
         ValueError: not fitted, fitted on another number of features, or without an affine

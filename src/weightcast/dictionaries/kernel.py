@@ -17,14 +17,9 @@ import torch
 from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from torch import Tensor
 
-from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import (
-    Dictionary,
-    Site,
-    check_enough,
-    eigenvectors,
-    with_channels,
-)
+from weightcast.dictionaries.atoms import Atoms, stacking
+from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.kronecker import KroneckerBase, with_channels
 from weightcast.dictionaries.mixing import (
     Mixing,
     Places,
@@ -34,15 +29,18 @@ from weightcast.dictionaries.mixing import (
     ridge_mixing,
     spectral_mixing,
 )
-from weightcast.dictionaries.operators import Base, KroneckerBase
+from weightcast.dictionaries.operators import Base
 from weightcast.dictionaries.selection import (
     Positions,
-    Selection,
+    Strategy,
     deal_leading,
     draw_on_grid,
     pivoted_points,
     random_points,
 )
+from weightcast.dictionaries.site import Site
+from weightcast.dictionaries.spectra import eigenvectors
+from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential, as_kernel
 
@@ -55,7 +53,7 @@ class KernelRidge(Dictionary):
 
     mixing: Mixing
     ridge: float
-    selection: Selection
+    selection: Strategy
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,12 +70,10 @@ class KernelRidge(Dictionary):
 
     def mix_atoms(self, base: Base, indices: Tensor) -> Atoms:
         """Atoms K[:, indices] with the chosen mixing, in blocks where that is less."""
-        n_atoms, n_blocks, M = indices.shape[1], base.n_blocks, None
+        n_blocks, M = base.n_blocks, None
         blocks = base.block_of(indices, n_blocks)
-        size = block_size(blocks, n_blocks)
-        smaller = n_blocks * size**2 < n_atoms**2
-        apart = n_blocks > 1 and (size == 1 or (n_atoms >= LARGE and smaller))
-        if apart and self.mixing != "raw":
+        size = _size_apart(blocks, n_blocks)
+        if size and self.mixing != "raw":
             places = block_places(blocks, n_blocks, size)
             M = self._mix_blocks(base, indices, places, (n_blocks, size))
             if size == 1:  # no two atoms of a column in one channel
@@ -110,23 +106,21 @@ class KernelRidge(Dictionary):
         M = orthonormal_mixing(torch.cat([atoms, own], dim=2))
         return M.view(both.shape) * both
 
-    def mix_eigenvectors(self, base: Base, eigenvalues: Tensor, site: Site) -> Atoms:
-        """Leading eigenvectors of K, scaled as the mixing says."""
-        order = eigenvalues.argsort(descending=True, stable=True)
-        indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))
+    def mix_eigenvectors(self, base: Base, eigenvalues: Tensor, indices: Tensor) -> Atoms:
+        """Eigenvectors of K, scaled as the mixing says."""
         return Atoms(base, indices, spectral_mixing(self.mixing, eigenvalues[indices], self.ridge))
+
+    def draw_leading(self, site: Site, eigenvalues: Tensor) -> Tensor:
+        """The eigenvectors of largest eigenvalue, (columns, n_atoms)."""
+        order = eigenvalues.argsort(descending=True, stable=True)
+        return site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))
 
     def draw_points(
         self, site: Site, grid: Grid, positions: Positions, space: Base, variance: Tensor
     ) -> Tensor:
         """Random or pivoted points of the grid, (columns, n_atoms).
 
-        Args:
-            site: counts and generator.
-            grid: of the layer's inputs.
-            positions: own points in each channel, or the same in all.
-            space: K within one channel.
-            variance: (n_points,), K's diagonal there.
+        ``space`` is K within one channel, and ``variance`` (n_points,) its diagonal.
         """
         pick = random_points(grid.n_points, site.generator)
         if self.selection == "pivoted":
@@ -137,6 +131,13 @@ class KernelRidge(Dictionary):
                 random_start=site.columns > 1,
             )
         return draw_on_grid(grid, site.n_atoms, site.columns, positions, pick, site.generator)
+
+
+def _size_apart(blocks: Tensor, n_blocks: int) -> int:
+    """The size of M_j's blocks where it is mixed in blocks; 0 where it is mixed whole."""
+    n_atoms, size = blocks.shape[1], block_size(blocks, n_blocks)
+    smaller = n_atoms >= LARGE and n_blocks * size**2 < n_atoms**2
+    return size if n_blocks > 1 and (size == 1 or smaller) else 0
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,12 @@ class Kernel(KernelRidge):
 
     Raises:
         ValueError: a negative ridge, or something that is no kernel.
-
-    References: Denil et al. 2013, section 3.1.
     """
 
     kernel: CoordinateKernel | SklearnKernel = field(default_factory=SquaredExponential)
     mixing: Mixing = "ridge"
     ridge: float = 0.1
-    selection: Selection = "random"
+    selection: Strategy = "random"
     positions: Positions = "per_channel"
     rebuildable: ClassVar[bool] = True
 
@@ -181,12 +180,36 @@ class Kernel(KernelRidge):
                 ("eigenvectors", self.kernel, grid), lambda: with_channels(grid, list(vectors))
             )
             spectrum = reduce(torch.kron, (torch.ones(grid.channels).double(), *spectra))
-            return self.mix_eigenvectors(base, spectrum, site)
+            return self.mix_eigenvectors(base, spectrum, self.draw_leading(site, spectrum))
         base = site.shared_base((self.kernel, grid), lambda: with_channels(grid, factors))
         space = KroneckerBase(factors)
         variance = reduce(torch.kron, [K.diagonal() for K in factors])
         indices = site.choose(lambda: self.draw_points(site, grid, self.positions, space, variance))
         return self.mix_atoms(base, indices)
+
+    def work(self, site: Site) -> int:
+        """K, what it is decomposed for, and U; see :meth:`Dictionary.work`."""
+        grid, indices = site.require_grid(self), site.indices
+        assert indices is not None and isinstance(self.kernel, CoordinateKernel)
+        sizes = grid.shape if self.kernel.separable else (grid.n_points,)
+        made = sum(n**2 for n in sizes) * self.kernel.n_evaluations * NUMBER
+        made += stacking(grid.n_visible * sum(sizes), grid.n_visible, indices)
+        if self.selection == "leading":
+            return made + CUBE * sum(n**3 for n in sizes)
+        if int(indices.max()) >= grid.n_visible:  # whose blocks would be counted up to the largest
+            raise ValueError(
+                f"indices run to {int(indices.max())}, but the base has {grid.n_visible} atoms"
+            )
+        return made + (0 if self.mixing == "raw" else self._mixing_work(grid, indices))
+
+    def _mixing_work(self, grid: Grid, indices: Tensor) -> int:
+        """One matrix to decompose for each column, or for each channel of each."""
+        columns, size = indices.shape
+        n_matrices, n_seen = columns, grid.n_visible
+        if apart := _size_apart(indices // grid.n_points, grid.channels):
+            n_matrices, size, n_seen = columns * grid.channels, apart, grid.n_points
+        longer = n_seen + size if self.mixing == "orthonormal" else size  # of its two sides
+        return n_matrices * (4 * size * longer * NUMBER + CUBE * size**2 * longer)
 
     def _factors(self, grid: Grid) -> list[Tensor]:
         """K_space, as one matrix per axis where the kernel is separable."""

@@ -15,12 +15,13 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Dictionary, Site, check_enough, eigenvectors
+from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.estimators import synthesis_atoms
-from weightcast.dictionaries.inputs import Need
 from weightcast.dictionaries.mixing import orthonormal_mixing
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import deal_leading, deal_random
+from weightcast.dictionaries.site import Need, Site
+from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
 
 class _Features(Dictionary):
@@ -78,9 +79,7 @@ class PCA(Dictionary):
         """Eigenvectors of the site's covariance; see :meth:`Dictionary.build`."""
         check_enough(self, site.n_atoms, site.n_visible)
         variances, vectors = eigenvectors(site.require(self, "covariance"))
-        kept = min(site.n_visible, site.columns * site.n_atoms)
-        base = DenseBase(vectors[:, :kept].t())
-        indices = site.choose(lambda: deal_leading(torch.arange(kept), site.n_atoms, site.columns))
+        base, indices = leading_atoms(vectors, site)
         if not self.whiten:
             return Atoms(base, indices)
         return Atoms(base, indices, torch.diag_embed((variances[indices] + self.ridge).rsqrt()))

@@ -22,14 +22,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import (
-    Dictionary,
-    Site,
-    check_enough,
-    eigenvectors,
-    with_channels,
-)
+from weightcast.dictionaries.atoms import Atoms, stacking
+from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.kronecker import count_multiply_adds, with_channels
+from weightcast.dictionaries.site import Site
+from weightcast.dictionaries.spectra import eigenvectors
+from weightcast.dictionaries.work import CALL, CUBE, NUMBER
 from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential
 
@@ -102,6 +100,24 @@ class LocalKernel(Dictionary):
             within = cells[:, axis].unsqueeze(1) * rank + place[..., axis + 1]
             indices = indices * (rank * count) + within
         return Atoms(base, site.choose(lambda: indices))
+
+    def work(self, site: Site) -> int:
+        """Each window's eigenvectors, each column's choice, and U; see :meth:`Dictionary.work`."""
+        grid, indices = site.require_grid(self), site.indices
+        assert indices is not None
+        columns, n_atoms = indices.shape
+        counts = lattice_counts(columns, grid.shape)
+        axes = [(n, count * n) for n, count in zip(grid.shape, counts, strict=True)]
+        windows = sum(
+            count * (2 * n**2 * NUMBER + CUBE * n**3 + CALL)
+            for n, count in zip(grid.shape, counts, strict=True)
+        )
+        choosing = columns * ((grid.n_visible + n_atoms * len(axes)) * NUMBER + CALL)
+        numbers = 4 * grid.n_visible * math.prod(counts) * NUMBER
+        dear = count_multiply_adds(
+            [(grid.channels, grid.channels), *axes], [True, *(False for _ in axes)]
+        )
+        return windows + choosing + numbers + stacking(dear, grid.n_visible, indices)
 
     def _spectra(self, extent: int, count: int) -> list[tuple[Tensor, Tensor]]:
         """Eigenvalues and eigenvectors of the kernel seen through each window along one axis."""

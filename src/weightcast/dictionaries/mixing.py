@@ -66,12 +66,9 @@ def mix(M: Tensor, values: Tensor, places: tuple[Tensor, Tensor] | None = None) 
     Args:
         M: (columns, n_atoms, n_atoms), or (columns, n_atoms) for diagonal matrices, or
             (columns, blocks, size, size).
-        values: (columns, n_atoms, n).
+        values: (columns, n_atoms, n), as the result is.
         places: the atoms at the blocks' places, and the atoms' places there; None if these are
             0, 1, 2, ... in every column.
-
-    Returns:
-        (columns, n_atoms, n).
     """
     if M.dim() == 2:
         return values * M.unsqueeze(2)
@@ -93,14 +90,9 @@ def _gather(values: Tensor, places: Tensor) -> Tensor:
 
 
 def dense_mixing(blocks: Tensor, places: Tensor | None = None) -> Tensor:
-    """M_j of one column as one matrix.
+    """M_j of one column as one matrix, (n_atoms, n_atoms), from its (blocks, size, size) blocks.
 
-    Args:
-        blocks: (blocks, size, size).
-        places: (n_atoms,), the atoms' places in the blocks; None if these are 0, 1, 2, ...
-
-    Returns:
-        (n_atoms, n_atoms).
+    ``places`` are those of the (n_atoms,) atoms in the blocks; None if these are 0, 1, 2, ...
     """
     n_blocks, size, _ = blocks.shape
     if places is None:
@@ -111,17 +103,14 @@ def dense_mixing(blocks: Tensor, places: Tensor | None = None) -> Tensor:
 
 
 def ridge_mixing(gram: Tensor, ridge: float) -> Tensor:
-    """M_j = (K[indices_j, indices_j] + ridge I)^-1.
+    """M_j = (K_j + ridge I)^-1, K_j = K[indices_j, indices_j].
 
     Args:
-        gram: (..., n_atoms, n_atoms) float64, K at the chosen atoms.
+        gram: (..., n_atoms, n_atoms) float64, each K_j; the result is as large.
         ridge: regulariser in units of K's diagonal, at least 0.
 
-    Returns:
-        (..., n_atoms, n_atoms).
-
     Raises:
-        ValueError: K + ridge I is singular to working precision.
+        ValueError: K_j + ridge I is singular to working precision.
 
     References: Denil et al. 2013, section 3, equation 2.
     """
@@ -168,18 +157,15 @@ def orthonormal_mixing(atoms: Tensor) -> Tensor:
 
 
 def spectral_mixing(mixing: Mixing, eigenvalues: Tensor, ridge: float) -> Tensor | None:
-    """The same three choices where the atoms are eigenvectors of K with ``eigenvalues``.
+    """M_j's diagonals, (columns, n_atoms), where the atoms are eigenvectors of K; None for I.
 
-    In the eigenvectors' coordinates K is diagonal, so K[:, indices] and the ridge inverse are too:
-    raw atoms are lambda e, ridge atoms lambda / (lambda + ridge) e, orthonormal atoms e.
+    K is diagonal in their coordinates, and so are K[:, indices] and the ridge inverse: raw atoms
+    are lambda e, ridge atoms lambda / (lambda + ridge) e, orthonormal atoms e.
 
     Args:
         mixing: which of the three.
         eigenvalues: (columns, n_atoms) of the chosen eigenvectors.
         ridge: in units of K's diagonal.
-
-    Returns:
-        (columns, n_atoms), the diagonals of M, or None for the identity.
 
     Raises:
         ValueError: an eigenvalue is zero to working precision and would make a zero atom.

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from weightcast.grid import Grid
 
-Selection = Literal["random", "leading", "pivoted"]
+Strategy = Literal["random", "leading", "pivoted"]
+"""How atoms are selected."""
+
 Positions = Literal["per_channel", "shared"]
 """On a grid with channels: own known positions in each channel, or the same in all of them."""
 
@@ -36,21 +38,10 @@ def draw_on_grid(
     pick: PickPoints,
     generator: torch.Generator,
 ) -> Tensor:
-    """Atoms for every column, spread evenly over the channels.
+    """Atoms for every column, (columns, n_atoms) int64, spread evenly over the grid's channels.
 
-    Each channel gets ``n_atoms // channels`` points; the remainder goes, one each, to channels
-    drawn at random.
-
-    Args:
-        grid: of the layer's inputs.
-        n_atoms: per column.
-        columns: number of columns.
-        positions: own points in each channel, or the same in all.
-        pick: draws points within one channel.
-        generator: for the choice of channels.
-
-    Returns:
-        (columns, n_atoms) int64 positions in [0, grid.n_visible).
+    Each channel gets ``n_atoms // channels`` points that ``pick`` draws; the remainder goes, one
+    each, to channels that the generator draws.
     """
     each, extra = divmod(n_atoms, grid.channels)
     drawn = []
@@ -66,19 +57,12 @@ def draw_on_grid(
 
 
 def deal_leading(order: Tensor, n_atoms: int, columns: int) -> Tensor:
-    """Deal the leading atoms out to the columns, as one deals cards.
+    """Deal the leading atoms out to the columns, as one deals cards: (columns, n_atoms) int64.
 
-    One column takes the ``n_atoms`` leading atoms. With more columns, the ``columns * n_atoms``
-    leading ones are dealt in turn, so that the layer as a whole sees more of the base; giving every
-    column the same atoms would make columns pointless.
-
-    Args:
-        order: (n_base,) int64, most important first.
-        n_atoms: per column.
-        columns: number of columns.
-
-    Returns:
-        (columns, n_atoms) int64; no atom twice in one column.
+    One column takes the ``n_atoms`` leading atoms of ``order`` (n_base,). With more columns, the
+    ``columns * n_atoms`` leading ones are dealt in turn, so that the layer as a whole sees more of
+    the base; giving every column the same atoms would make columns pointless. No column has an
+    atom twice.
     """
     n_pool = min(columns * n_atoms, len(order))
     places = torch.arange(columns).unsqueeze(1) + columns * torch.arange(n_atoms)
@@ -86,17 +70,10 @@ def deal_leading(order: Tensor, n_atoms: int, columns: int) -> Tensor:
 
 
 def deal_random(n_base: int, n_atoms: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Uniform atoms for every column, dealt from shuffled decks.
+    """Uniform atoms for every column, dealt from shuffled decks: (columns, n_atoms) int64.
 
-    Args:
-        n_base: atoms to choose from.
-        n_atoms: per column.
-        columns: number of columns.
-        generator: shuffles.
-
-    Returns:
-        (columns, n_atoms) int64; each column is uniform without replacement, and columns of one
-        deck have no atom in common.
+    Each column is uniform without replacement over the ``n_base`` atoms, and columns of one deck
+    have no atom in common.
     """
     per_deck = n_base // n_atoms  # columns that one deck serves
     dealt = [
@@ -115,15 +92,14 @@ def pivoted_points(
 ) -> PickPoints:
     """A picker of points by pivoted Cholesky: greedy, by remaining variance.
 
+    It raises ValueError when fewer points than asked for carry any variance.
+
     Args:
         variance: (n_points,) float64, the diagonal of K.
         covariance_with: a point p to K[:, p], (n_points,).
         generator: draws the first point, and breaks nothing else.
         random_start: draw the first point with probability proportional to its variance, so that
             several columns differ; otherwise it is the point of largest variance.
-
-    Returns:
-        A picker; it raises ValueError when fewer points than asked carry any variance.
 
     References: Harbrecht, Peters and Schneider 2012, *On the low-rank approximation by the pivoted
     Cholesky decomposition*.

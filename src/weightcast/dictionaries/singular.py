@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Dictionary, Site, check_enough, eigenvectors
-from weightcast.dictionaries.inputs import Need
-from weightcast.dictionaries.operators import DenseBase
-from weightcast.dictionaries.selection import deal_leading
+from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.site import Need, Site
+from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
 # Of the inputs' mean variance, added to it: directions that no input has must not be divided by 0.
 _RIDGE = 1e-9
@@ -27,18 +26,16 @@ class SingularVectors(Dictionary):
     The atoms are orthonormal, and are stored with the model, since nothing else tells them.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("weight", "covariance")
+    needs: ClassVar[tuple[Need, ...]] = ("covariance",)
+    from_weight: ClassVar[bool] = True
 
     def build(self, site: Site) -> Atoms:
         """Singular vectors of the site's weight; see :meth:`Dictionary.build`."""
         check_enough(self, site.n_atoms, site.n_visible)
-        W = site.require(self, "weight")
+        W = site.require_weight(self)
         given = site.statistics is not None and site.statistics.covariance is not None
         C = site.require(self, "covariance") if given else None
-        kept = min(site.n_visible, site.columns * site.n_atoms)
-        base = DenseBase(leading_filters(W, C)[:, :kept].t())
-        order = torch.arange(kept)
-        return Atoms(base, site.choose(lambda: deal_leading(order, site.n_atoms, site.columns)))
+        return Atoms(*leading_atoms(leading_filters(W, C), site))
 
 
 def leading_filters(W: Tensor, C: Tensor | None = None) -> Tensor:

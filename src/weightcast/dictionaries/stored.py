@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.base import Dictionary, Site
+from weightcast.dictionaries.base import Dictionary
+from weightcast.dictionaries.site import Site
 
 
 @dataclass(frozen=True)

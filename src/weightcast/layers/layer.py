@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -239,8 +238,7 @@ class PredictedLayer(PredictedWeight):
         weight: Tensor = layer.weight
         filters = cls.unit_rows(layer, weight)
         n_units, n_visible = filters.shape
-        if "weight" in rule.dictionary.needs:
-            statistics = _with_weight(statistics, filters)
+        from_weight = rule.dictionary.from_weight
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
@@ -251,6 +249,7 @@ class PredictedLayer(PredictedWeight):
             generator=generator,
             bases=bases,
             indices=indices,
+            weight=filters.detach().to("cpu", torch.float64).t() if from_weight else None,
         )
         predicted: Any = cls(
             **cls._dense_arguments(layer),
@@ -336,16 +335,3 @@ class PredictedLayer(PredictedWeight):
     def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
         """The constructor's arguments that a dense layer and its predicted one share."""
         raise NotImplementedError
-
-
-def _with_weight(statistics: InputStatistics | None, filters: Tensor) -> InputStatistics:
-    """Statistics that tell the dense layer's W, unless they tell of one already.
-
-    Args:
-        statistics: of the layer's inputs, or None.
-        filters: (n_units, n_visible), W's columns as rows.
-    """
-    statistics = statistics or InputStatistics(0)
-    if statistics.weight is not None:
-        return statistics
-    return replace(statistics, weight=filters.detach().to("cpu", torch.float64).t())

@@ -70,6 +70,7 @@ class Rule:
         generator: torch.Generator | None = None,
         bases: SharedBases | None = None,
         indices: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Atoms:
         """Build the atoms of a layer, in float64 on the CPU.
 
@@ -81,6 +82,7 @@ class Rule:
             generator: a CPU generator of every draw; None takes seed 0.
             bases: bases built so far for other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
+            weight: (n_visible, n_units) float64, the dense layer's, for dictionaries made from it.
 
         Raises:
             ValueError: more columns than units, less than one atom, a grid of another size, or
@@ -105,6 +107,7 @@ class Rule:
             generator=generator or torch.Generator().manual_seed(0),
             bases=bases or SharedBases(),
             indices=indices,
+            weight=weight,
         )
         with torch.device("cpu"):  # whatever the default device is
             return self.dictionary.build(site)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries import (
-    DCT,
-    Atoms,
-    Covariance,
-    DenseBase,
-    Dictionary,
-    InputStatistics,
-    Kernel,
-    SharedBases,
-    count_atoms,
-)
+from weightcast.dictionaries import Atoms, DenseBase, Dictionary, SharedBases, count_atoms
+from weightcast.dictionaries.families import Family
 from weightcast.dictionaries.singular import leading_filters
-from weightcast.kernels import SquaredExponential
 from weightcast.layers.rule import Rule
 from weightcast.measure.probe_table import CEILING, ProbeRow
 from weightcast.plan.sites import ProbeSite
@@ -29,15 +18,7 @@ from weightcast.weight import PredictedWeight
 
 def candidates(site: ProbeSite) -> dict[str, Dictionary]:
     """What is tried where the user names no dictionaries."""
-    found: dict[str, Dictionary] = {}
-    if site.grid is not None and site.grid.n_points > 1:
-        # Pixels of images are smooth over more cells than the few of a convolution's filters.
-        length_scale = 2.0 if min(site.grid.shape) > 11 else 1.0
-        found["Kernel"] = Kernel(SquaredExponential(length_scale))
-    found["DCT"] = DCT(selection="leading")
-    if site.statistics is not None:
-        found["Covariance"] = Covariance()
-    return found
+    return Family(site.grid, site.statistics is not None).probed
 
 
 def measure(
@@ -69,16 +50,14 @@ def measure(
 
 
 def _build(site: ProbeSite, rule: Rule, seed: int, bases: SharedBases) -> PredictedWeight:
-    statistics = site.statistics
-    if "weight" in rule.dictionary.needs:
-        statistics = replace(statistics or InputStatistics(0), weight=site.W.t())
     atoms = rule.build(
         site.n_visible,
         site.n_units,
         grid=site.grid,
-        statistics=statistics,
+        statistics=site.statistics,
         generator=torch.Generator().manual_seed(seed),
         bases=bases,
+        weight=site.W.t(),
     )
     return PredictedWeight(atoms, site.n_units)
 

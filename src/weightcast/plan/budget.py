@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from weightcast.dictionaries import (
-    DCT,
-    ChannelCovariance,
-    Covariance,
-    DenseBase,
-    Dictionary,
-    InputStatistics,
-    Kernel,
-    RandomConnections,
-    SingularVectors,
-)
+from weightcast.dictionaries import Dictionary, InputStatistics
+from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.progress import Progress
-from weightcast.kernels import SquaredExponential
 from weightcast.layers import view
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
@@ -35,9 +25,6 @@ from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
 Count = Literal["learned", "stored"]
-
-FEW_CHANNELS = 4
-"""Up to as many, a convolution reads an image: its channels are too few to have a covariance."""
 
 
 def plan_for_budget(
@@ -146,13 +133,11 @@ class _Offers:
             per_atom = self.site.n_units
             if self.count == "stored":
                 per_atom += columns
-            if held and not isinstance(dictionary, ChannelCovariance):
+            if held and not dictionary.factored:
                 per_atom += self.site.n_visible
             n_atoms = min(self.site.n_visible - 1, max(1, self.left // per_atom))
             atoms = self._build(dictionary, n_atoms)
-            fixed = 0
-            if held and not isinstance(atoms.base, DenseBase):
-                fixed = atoms.base.n_static
+            fixed = atoms.base.n_static if held and dictionary.factored else 0
             # Where a file names its atoms, those that explain most may be taken.
             order = None if self.count == "stored" else atoms.indices[0].tolist()
             losses = loss_curve(atoms.base, self.site.W, atoms.n_atoms, self.site.metric, order)
@@ -160,32 +145,18 @@ class _Offers:
 
     def _build(self, dictionary: Dictionary, n_atoms: int) -> Any:
         statistics = self.site.statistics
-        if "weight" in dictionary.needs:
+        if dictionary.from_weight:
             C = None if self.site.metric is None else self.site.metric.moments.mean(dim=0)
-            statistics = InputStatistics(0, covariance=C, weight=self.site.W.t())
+            statistics = InputStatistics(0, covariance=C)
         return Rule(dictionary, n_atoms / self.site.n_visible, 1, self.site.grid).build(
             self.site.n_visible,
             self.site.n_units,
             statistics=statistics,
             generator=torch.Generator().manual_seed(self.seed),
+            weight=self.site.W.t(),
         )
 
     def _dictionaries(self) -> Sequence[Dictionary]:
         """The family's own; where everything stored counts, all that could be cheaper too."""
-        grid, data = self.site.grid, self.site.statistics is not None
-        space = grid is not None and grid.n_points > 1
-        # Pixels of images are smooth over more cells than the few of a convolution's filters.
-        kernel = SquaredExponential(2.0 if grid and min(grid.shape) > 11 else 1.0)
-        if grid is not None and space and (grid.channels <= FEW_CHANNELS or not data):
-            family: Dictionary = Kernel(kernel)
-        elif space:
-            family = ChannelCovariance(kernel)
-        else:
-            leading = Covariance(selection="leading", mixing="orthonormal")
-            family = leading if data else DCT()
-        if self.count == "learned":
-            return [family]
-        found = [RandomConnections(), SingularVectors(), family]
-        if space:
-            found += [DCT(), replace(Kernel(kernel), selection="leading", mixing="orthonormal")]
-        return found
+        family = Family(self.site.grid, self.site.statistics is not None)
+        return [family.own] if self.count == "learned" else family.stored

@@ -191,7 +191,7 @@ def _check_data(
     One made from the weights does without, as SingularVectors: inputs would only tell it more.
     """
     rule = decisions[group[0]].rule  # that of them all
-    if rule is None or not rule.dictionary.needs or "weight" in rule.dictionary.needs:
+    if rule is None or not rule.dictionary.needs or rule.dictionary.from_weight:
         return
     blind = [view(layers[name]).blindness for name in group]
     if all(blind):

@@ -8,21 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weightcast.dictionaries import (
-    DCT,
-    ChannelCovariance,
-    Covariance,
-    Dictionary,
-    Kernel,
-    check_fraction,
-)
+from weightcast.dictionaries import Dictionary, check_fraction
+from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.hooks import layers_run
-from weightcast.kernels import SquaredExponential
 from weightcast.layers import view
 from weightcast.layers.rule import Rule
-from weightcast.plan.budget import FEW_CHANNELS, Count, TooMuchDenseError, plan_for_budget
+from weightcast.plan.budget import Count, TooMuchDenseError, plan_for_budget
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
 
@@ -191,10 +184,5 @@ def _grid(layer: Any, image: tuple[int, ...]) -> Grid | None:
 
 def _dictionary(layer: nn.Module, grid: Grid | None, have_inputs: bool) -> Dictionary:
     if grid is not None and isinstance(layer, nn.Linear):
-        return Kernel(SquaredExponential(length_scale=2.0))
-    own = view(layer).grid
-    if own is not None and own.n_points > 1:  # a convolution's filter
-        kernel = SquaredExponential(length_scale=1.0)
-        many = own.channels > FEW_CHANNELS
-        return ChannelCovariance(kernel) if many and have_inputs else Kernel(kernel)
-    return Covariance(selection="leading", mixing="orthonormal") if have_inputs else DCT()
+        return Family(grid, have_inputs, pixels=True).own
+    return Family(view(layer).grid, have_inputs, pixels=False).own

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from weightcast.dictionaries import LowRank
 from weightcast.storage.format_error import FormatError, excerpt, naming, refusing
 from weightcast.storage.manifest import JSON_NAME, Manifest, read_manifest
 from weightcast.storage.open_files import open_folder
@@ -89,7 +88,7 @@ def _parts(manifest: Manifest, name: str, file: TensorFile) -> list[str]:
     parts = ["V", "atoms.indices"]
     if key in file.entries or key in manifest.ties:
         parts.append("bias")
-    if rule is not None and isinstance(rule.dictionary, LowRank):
+    if rule is not None and rule.dictionary.learns_base:
         parts.append("atoms.base.atoms")
     return parts
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Atoms, Base, KroneckerBase, LowRank, SharedBases, count_atoms
+from weightcast.dictionaries import Atoms, Base, SharedBases, count_atoms
+from weightcast.dictionaries.atoms import stacking
 from weightcast.grid import Grid
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
-from weightcast.storage.allowance import Allowance, building, check_width, stacking
+from weightcast.storage.allowance import Allowance, building, check_width
 from weightcast.storage.fingerprint import Fingerprint, fingerprint
 from weightcast.storage.format_error import FormatError, excerpt
 from weightcast.storage.manifest import LayerManifest
@@ -141,13 +142,15 @@ def _stored_atoms(
     """Atoms whose base and mixing the file holds."""
     assert facts.base is not None
     prefix = f"{name}.atoms." if name else "atoms."
-    base = source.base(prefix, facts.base, learned=isinstance(rule.dictionary, LowRank))
+    base = source.base(prefix, facts.base, learned=rule.dictionary.learns_base)
     if base.n_visible != facts.n_visible:
         raise FormatError(
             f"does not fit: the base {prefix}base is for {base.n_visible} inputs, not "
             f"{facts.n_visible}"
         )
-    if isinstance(base, KroneckerBase):  # a dense one is as large as its part of the file
+    if (
+        base.n_static < base.n_visible * base.n_base
+    ):  # others are as large as their part of the file
         check_width(base, rule.columns, name)
         source.allowance.spend(stacking(base.multiply_adds, base.n_visible, indices), name)
     mixing = None

@@ -176,7 +176,7 @@ class _Walk:
         """What the batches tell of the layer's inputs."""
         dictionary = self.rules[name].dictionary
         # Atoms made from W can be made without inputs, others that need data cannot.
-        needed = bool(dictionary.needs) and "weight" not in dictionary.needs
+        needed = bool(dictionary.needs) and not dictionary.from_weight
         if self.batches is None or not (name in self.seen or needed):
             return _Known()
         paired = name in self.seen and self.n_made > 0 and self.settings.target == "dense"
@@ -204,7 +204,7 @@ class _Walk:
         statistics = known.statistics
         if known.moments is not None and known.metric is not None:
             weight = known.moments.target(weight, known.metric)
-            if "weight" in rule.dictionary.needs:
+            if rule.dictionary.from_weight:
                 C = known.metric.moments.mean(dim=0)
                 statistics = InputStatistics(known.moments.n_rows, covariance=C, weight=weight.t())
         fitted = dense.predict(rule, seed=seed, statistics=statistics, bases=self.bases)

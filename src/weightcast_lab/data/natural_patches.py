@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weightcast.dictionaries.base import eigenvectors
+from weightcast.dictionaries.spectra import eigenvectors
 
 PHOTOGRAPHS = "photographs"
 """What configs call the packaged photographs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import weightcast as wc
 from weightcast import dictionaries as d
 
 DICTIONARY = d.Covariance()
@@ -71,3 +72,38 @@ def test_a_shared_base_is_built_once_and_held_once_for_each_dtype():
     stranger = d.DenseBase(torch.eye(3))
     assert bases.place(stranger, again, torch.float32) is again
     assert bases.place(stranger, double, torch.float32) is double  # it is not shared
+
+
+W = torch.arange(12.0, dtype=torch.float64).view(6, 2)
+
+
+def test_the_weight_is_a_layers_or_the_statistics_own():
+    other = d.InputStatistics(0, weight=-W)
+    assert d.Site(6, 2, weight=W).require_weight(d.SingularVectors()) is W
+    assert torch.equal(d.Site(6, 2, weight=W, statistics=other).require_weight(object()), -W)
+    assert torch.equal(d.Site(6, 2, statistics=other).require_weight(object()), -W)
+
+
+def test_no_weight_is_refused_with_the_ways_to_have_one():
+    with pytest.raises(ValueError, match=r"SingularVectors is made from a dense layer's weights"):
+        d.SingularVectors().atoms(6, 2)
+    with pytest.raises(ValueError, match=r"statistics are of 6 inputs, the layer has 7"):
+        d.SingularVectors().build(d.Site(7, 2, weight=W))
+    broken = W.clone()
+    broken[1, 1] = torch.inf
+    with pytest.raises(ValueError, match=r"the layer's weight with 1 NaN or infinite values"):
+        d.SingularVectors().build(d.Site(6, 2, weight=broken))
+
+
+def test_a_rule_passes_the_weight_on():
+    rule = wc.Rule(d.SingularVectors(), 1 / 3)
+    built = rule.build(6, 2, weight=W).dictionary(0)
+    layer = wc.PredictedLinear.from_dense(_linear(W.t()), rule)
+    torch.testing.assert_close(layer.atoms.dictionary(0), built)
+    torch.testing.assert_close(built @ (built.t() @ W), W)
+
+
+def _linear(weight: torch.Tensor) -> torch.nn.Linear:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
+    linear.weight.data.copy_(weight)
+    return linear

@@ -1,0 +1,71 @@
+"""Families: which dictionaries suit a layer's inputs, for plans that nobody has written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weightcast.dictionaries.analytic import DCT
+from weightcast.dictionaries.base import Dictionary
+from weightcast.dictionaries.baselines import RandomConnections
+from weightcast.dictionaries.covariance import ChannelCovariance, Covariance
+from weightcast.dictionaries.kernel import Kernel
+from weightcast.dictionaries.singular import SingularVectors
+from weightcast.grid import Grid
+from weightcast.kernels import SquaredExponential
+
+FEW_CHANNELS = 4
+"""Up to as many, a convolution reads an image: its channels are too few to have a covariance."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The dictionaries for one layer, by what is known of its inputs.
+
+    Args:
+        grid: their coordinates, where they have any.
+        data: whether there are statistics of them.
+        pixels: whether the grid is a whole image's, and not a filter's; None tells it by the size.
+    """
+
+    grid: Grid | None
+    data: bool
+    pixels: bool | None = None
+
+    @property
+    def in_space(self) -> bool:
+        """Whether inputs lie at more than one place."""
+        return self.grid is not None and self.grid.n_points > 1
+
+    @property
+    def kernel(self) -> SquaredExponential:
+        """Pixels of images are smooth over more cells than the few of a convolution's filters."""
+        large = self.grid is not None and min(self.grid.shape) > 11
+        return SquaredExponential(2.0 if (large if self.pixels is None else self.pixels) else 1.0)
+
+    @property
+    def own(self) -> Dictionary:
+        """The one that suits best where only V is counted."""
+        if self.pixels or (self.in_space and not (self.data and self._has_channels)):
+            return Kernel(self.kernel)
+        if self.in_space:
+            return ChannelCovariance(self.kernel)
+        return Covariance(selection="leading", mixing="orthonormal") if self.data else DCT()
+
+    @property
+    def stored(self) -> list[Dictionary]:
+        """Those of which any may be best where all that a file holds is counted."""
+        found = [RandomConnections(), SingularVectors(), self.own]
+        if self.in_space:
+            found += [DCT(), Kernel(self.kernel, selection="leading", mixing="orthonormal")]
+        return found
+
+    @property
+    def probed(self) -> dict[str, Dictionary]:
+        """Those that are compared by name, the paper's."""
+        found: dict[str, Dictionary] = {"Kernel": Kernel(self.kernel)} if self.in_space else {}
+        found["DCT"] = DCT(selection="leading")
+        return {**found, "Covariance": Covariance()} if self.data else found
+
+    @property
+    def _has_channels(self) -> bool:
+        return self.grid is not None and self.grid.channels > FEW_CHANNELS

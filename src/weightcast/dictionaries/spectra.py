@@ -1,0 +1,50 @@
+"""Spectra: eigenvectors that are the same on every machine, and the leading ones as atoms."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from weightcast.dictionaries.operators import DenseBase
+from weightcast.dictionaries.selection import deal_leading
+from weightcast.dictionaries.site import Site
+
+
+def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) eigenvalues, not below zero, and (n, n) eigenvectors of a symmetric K, largest first.
+
+    Eigenvectors are determined up to sign, and within the space of equal eigenvalues (which a
+    square grid always has) up to rotation; what ``eigh`` returns there depends on the number of
+    threads. Here such a space's basis is the one that diagonalises a fixed matrix, and each vector
+    has a positive product with a fixed one. (Its largest entry would not settle the sign: an
+    antisymmetric vector has two, of either sign.)
+    """
+    values, vectors = torch.linalg.eigh(K)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    # Equal up to rounding: relative to each other, and to what eigh resolves at all.
+    closeness = 1e-8 * values[:-1] + 1e-14 * len(K) * values[0]
+    starts = torch.cat([values.new_ones(1), (values[:-1] - values[1:] > closeness).double()])
+    fixed = torch.sin(12.9898 * torch.arange(1, len(K) + 1, dtype=K.dtype)).unsqueeze(1)
+    borders = [*starts.nonzero().flatten().tolist(), len(K)]
+    for first, last in itertools.pairwise(borders):
+        if last - first > 1:
+            space = vectors[:, first:last]
+            vectors[:, first:last] = (
+                space @ torch.linalg.eigh(space.t() @ (fixed * space)).eigenvectors
+            )
+    return values, vectors * (fixed * vectors).sum(dim=0).sign()
+
+
+def leading_atoms(vectors: Tensor, site: Site) -> tuple[DenseBase, Tensor]:
+    """The leading vectors that a site's columns are dealt, and (columns, n_atoms) which of them.
+
+    Args:
+        vectors: (n_visible, n_visible), the most important columns first; no others are kept.
+        site: whose columns they are for.
+    """
+    kept = min(len(vectors), site.columns * site.n_atoms)
+    order = torch.arange(kept)
+    indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))
+    return DenseBase(vectors[:, :kept].t()), indices
