@@ -233,33 +233,21 @@ class PredictedConvolution(PredictedLayer):
 
 
 class PredictedConv1d(PredictedConvolution):
-    """A 1-d convolution with predicted filters, in place of ``nn.Conv1d``.
-
-    Takes the arguments of ``nn.Conv1d`` in its order, then those of :class:`PredictedLinear` by
-    name; what they mean and what is refused is at :class:`PredictedConvolution`.
-    """
+    """In place of ``nn.Conv1d``; see :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv1d
     n_axes = 1
 
 
 class PredictedConv2d(PredictedConvolution):
-    """A 2-d convolution with predicted filters, in place of ``nn.Conv2d``.
-
-    Takes the arguments of ``nn.Conv2d`` in its order, then those of :class:`PredictedLinear` by
-    name; what they mean and what is refused is at :class:`PredictedConvolution`.
-    """
+    """In place of ``nn.Conv2d``; see :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv2d
     n_axes = 2
 
 
 class PredictedConv3d(PredictedConvolution):
-    """A 3-d convolution with predicted filters, in place of ``nn.Conv3d``.
-
-    Takes the arguments of ``nn.Conv3d`` in its order, then those of :class:`PredictedLinear` by
-    name; what they mean and what is refused is at :class:`PredictedConvolution`.
-    """
+    """In place of ``nn.Conv3d``; see :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv3d
     n_axes = 3

@@ -71,9 +71,6 @@ class PredictedTable(PredictedLayer):
     multiplies these by U; the table is computed only where that costs less, which is when more
     tokens are looked up than it has rows. A linear layer that is tied to the embedding has the same
     units and filters, and shares V.
-
-    The layer selects rows and multiplies nothing by W, so it has no inputs of which a dictionary
-    could be made.
     """
 
     view_class = TableView
@@ -86,10 +83,17 @@ class PredictedTable(PredictedLayer):
         self,
         num_embeddings: int,
         embedding_dim: int,
-        padding_idx: int | None,
-        scale_grad_by_freq: bool,
+        padding_idx: int | None = None,
+        scale_grad_by_freq: bool = False,
         **options: Unpack[LayerOptions],
     ) -> None:
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(
+                f"padding_idx is {padding_idx}, the table has {num_embeddings} rows: it must lie "
+                f"between {-num_embeddings} and {num_embeddings - 1}"
+            )
+        if padding_idx is not None:
+            padding_idx %= num_embeddings
         super().__init__(embedding_dim, num_embeddings, bias=False, variance=1.0, **options)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx, self.scale_grad_by_freq = padding_idx, scale_grad_by_freq
@@ -104,14 +108,10 @@ class PredictedTable(PredictedLayer):
 
     def look_up(self, tokens: Tensor) -> Tensor:
         """Rows of the table: (...) int64 to (..., embedding_dim)."""
-        options = {
-            "padding_idx": self.padding_idx,
-            "scale_grad_by_freq": self.scale_grad_by_freq,
-        }
+        padding, scaled = self.padding_idx, self.scale_grad_by_freq
+        options = {"padding_idx": padding, "scale_grad_by_freq": scaled}
         # What torch does to a row's gradient reaches a learned U only by way of W.
-        whole = self.atoms.base.is_learned and (
-            self.padding_idx is not None or self.scale_grad_by_freq
-        )
+        whole = self.atoms.base.is_learned and (padding is not None or scaled)
         if whole or self.choose_path(tokens.numel()) == "materialised":
             return nn.functional.embedding(tokens, self.weight, **options)
         flat = tokens.reshape(-1)
@@ -172,23 +172,6 @@ class PredictedEmbedding(PredictedTable):
 
     dense_class = nn.Embedding
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        scale_grad_by_freq: bool = False,
-        **options: Unpack[LayerOptions],
-    ) -> None:
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(
-                f"padding_idx is {padding_idx}, the table has {num_embeddings} rows: it must lie "
-                f"between {-num_embeddings} and {num_embeddings - 1}"
-            )
-        if padding_idx is not None and padding_idx < 0:
-            padding_idx += num_embeddings
-        super().__init__(num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, **options)
-
     @override
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Look up: (...) int64 to (..., embedding_dim)."""
@@ -233,12 +216,8 @@ class PredictedEmbeddingBag(PredictedTable):
         padding_idx: int | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
-        torchs = nn.EmbeddingBag(  # checks its own arguments
-            num_embeddings, embedding_dim, padding_idx=padding_idx, device="meta"
-        )
         if mode not in ("sum", "mean", "max"):
             raise ValueError(f"mode is {mode!r}: take 'sum', 'mean' or 'max'")
-        padding_idx = torchs.padding_idx
         super().__init__(num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, **options)
         self.mode, self.include_last_offset = mode, include_last_offset
 

@@ -47,8 +47,8 @@ class DenseParameter(nn.Module):
     def forward(self, x: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
         """x W: (..., n_visible) to (..., n_units), by all matrices.
 
-        Of the packed projection of an attention x are the queries where keys and values differ.
-        Each then meets a third of the units, and they become rows side by side.
+        An attention's packed projection takes queries x, keys and values, where these differ. Each
+        meets a third of the units then, and they become rows side by side.
         """
         return _multiply(x, key, value, ParameterView(self, PredictedParameter).filters())
 

@@ -11,12 +11,11 @@ from weightcast.layers.attention import PredictedMultiheadAttention
 from weightcast.layers.composite import PredictedModule
 from weightcast.layers.experts import PredictedExperts
 from weightcast.layers.recurrent import PredictedRecurrent
+from weightcast.layers.view import Refusal
 
 SPLIT: dict[type[nn.Module], type[PredictedModule]] = {
     nn.MultiheadAttention: PredictedMultiheadAttention,
-    nn.LSTM: PredictedRecurrent,
-    nn.GRU: PredictedRecurrent,
-    nn.RNN: PredictedRecurrent,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), PredictedRecurrent),
 }
 """What stands in for modules of torch that read their weights themselves."""
 
@@ -38,19 +37,22 @@ def split_module(module: nn.Module) -> PredictedModule | None:
     return None if found is None or split_refusal(module) else found(module)
 
 
-def split_refusal(module: nn.Module) -> str | None:
-    """Why a module that reads its weights itself cannot be split, and the remedy, or None."""
+def split_refusal(module: nn.Module) -> Refusal | None:
+    """Why a module that reads its weights itself cannot be split; None if it can."""
     found = split_class(module)
-    if found is not None and "forward" in vars(module):
-        return (
+    if found is None:
+        return None
+    if "forward" in vars(module):
+        return Refusal(
             "has a forward of its own in place of its class's, which reads the weights of this "
-            "very module: delete that attribute first, or leave the module dense"
+            "very module",
+            "delete that attribute first, or leave the module dense",
+            predicate=True,
         )
     try:
-        if found is not None:
-            found.weights_of(module)
+        found.weights_of(module)
     except ValueError as error:
-        return str(error)
+        return Refusal(str(error))
     return None
 
 

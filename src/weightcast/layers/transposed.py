@@ -126,30 +126,21 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
 
 class PredictedConvTranspose1d(PredictedTransposedConvolution):
-    """A 1-d transposed convolution with predicted filters, in place of ``nn.ConvTranspose1d``.
-
-    Arguments as for :class:`PredictedTransposedConvolution`.
-    """
+    """In place of ``nn.ConvTranspose1d``; see :class:`PredictedTransposedConvolution`."""
 
     dense_class = nn.ConvTranspose1d
     n_axes = 1
 
 
 class PredictedConvTranspose2d(PredictedTransposedConvolution):
-    """A 2-d transposed convolution with predicted filters, in place of ``nn.ConvTranspose2d``.
-
-    Arguments as for :class:`PredictedTransposedConvolution`.
-    """
+    """In place of ``nn.ConvTranspose2d``; see :class:`PredictedTransposedConvolution`."""
 
     dense_class = nn.ConvTranspose2d
     n_axes = 2
 
 
 class PredictedConvTranspose3d(PredictedTransposedConvolution):
-    """A 3-d transposed convolution with predicted filters, in place of ``nn.ConvTranspose3d``.
-
-    Arguments as for :class:`PredictedTransposedConvolution`.
-    """
+    """In place of ``nn.ConvTranspose3d``; see :class:`PredictedTransposedConvolution`."""
 
     dense_class = nn.ConvTranspose3d
     n_axes = 3

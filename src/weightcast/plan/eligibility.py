@@ -115,8 +115,8 @@ def module_refusal(module: nn.Module) -> str:
             "its weight is computed by a parametrisation (weight norm, spectral norm or the like): "
             "remove it first, torch.nn.utils.parametrize.remove_parametrizations"
         )
-    if reason := split_refusal(module):
-        return reason
+    if refusal := split_refusal(module):
+        return str(refusal)
     for kind in (*PREDICTED, *SPLIT):
         if isinstance(module, kind):
             return (
