@@ -64,16 +64,10 @@ class ConvolutionView(View[_ConvNd]):
 class PredictedConvolution(PredictedLayer):
     """A convolution whose filters are predicted; n_visible = in_channels / groups * kernel size.
 
+    Takes torch's arguments in torch's order and meaning, with n_units = out_channels; all groups
+    share the dictionary.
+
     Args:
-        in_channels: channels of the input.
-        out_channels: n_units.
-        kernel_size: extent of a filter, an integer or one per axis.
-        stride: as in torch.
-        padding: as in torch, ``'same'`` and ``'valid'`` too.
-        dilation: as in torch.
-        groups: as in torch; all groups share the dictionary.
-        bias: whether to learn a bias.
-        padding_mode: as in torch.
         options: as for :class:`PredictedLinear`.
 
     Raises:
@@ -233,21 +227,21 @@ class PredictedConvolution(PredictedLayer):
 
 
 class PredictedConv1d(PredictedConvolution):
-    """In place of ``nn.Conv1d``; see :class:`PredictedConvolution`."""
+    """In place of ``nn.Conv1d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv1d
     n_axes = 1
 
 
 class PredictedConv2d(PredictedConvolution):
-    """In place of ``nn.Conv2d``; see :class:`PredictedConvolution`."""
+    """In place of ``nn.Conv2d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv2d
     n_axes = 2
 
 
 class PredictedConv3d(PredictedConvolution):
-    """In place of ``nn.Conv3d``; see :class:`PredictedConvolution`."""
+    """In place of ``nn.Conv3d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv3d
     n_axes = 3

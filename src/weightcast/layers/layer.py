@@ -248,12 +248,7 @@ class PredictedLayer(PredictedWeight):
 
 
 def _with_weight(statistics: InputStatistics | None, filters: Tensor) -> InputStatistics:
-    """Statistics that tell the dense layer's W, unless they tell of one already.
-
-    Args:
-        statistics: of the layer's inputs, or None.
-        filters: (n_units, n_visible), W's columns as rows.
-    """
+    """Statistics with W, of which ``filters`` are the transpose, unless they hold one already."""
     statistics = statistics or InputStatistics(0)
     if statistics.weight is not None:
         return statistics

@@ -81,10 +81,8 @@ def extract_patches(x: Tensor, layer: Convolution) -> Tensor:
     Returns:
         (batch * groups * positions, channels / groups * prod(kernel_size)).
     """
-    if x.dim() == len(layer.kernel_size) + 1:
-        x = x.unsqueeze(0)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = nn.functional.pad(x, reversed_padding(layer), mode=mode)
+    x = nn.functional.pad(_batch(x, layer), reversed_padding(layer), mode=mode)
     windows = _windows(x, layer, layer.stride)
     return windows.flatten(-len(layer.kernel_size) - 1).flatten(0, -2)
 
@@ -92,16 +90,9 @@ def extract_patches(x: Tensor, layer: Convolution) -> Tensor:
 def extract_transposed_patches(x: Tensor, layer: _ConvNd) -> Tensor:
     """What the filters of a transposed convolution meet: its inputs, and zeros between them.
 
-    Args:
-        x: (batch, channels, *size) or (channels, *size).
-        layer: the transposed convolution: kernel size, stride, paddings, dilation, groups.
-
-    Returns:
-        (batch * groups * positions, channels / groups * prod(kernel_size)).
+    Shapes are those of :func:`extract_patches`.
     """
-    n_axes = len(layer.kernel_size)
-    if x.dim() == n_axes + 1:
-        x = x.unsqueeze(0)
+    x, n_axes = _batch(x, layer), len(layer.kernel_size)
     size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
     spread = x.new_zeros(*x.shape[:2], *size)
     spread[(..., *[slice(None, None, s) for s in layer.stride])] = x
@@ -114,6 +105,11 @@ def extract_transposed_patches(x: Tensor, layer: _ConvNd) -> Tensor:
     # The last place of the kernel lies on the first input.
     windows = windows.flip([-1 - axis for axis in range(n_axes)])
     return windows.flatten(-n_axes - 1).flatten(0, -2)
+
+
+def _batch(x: Tensor, layer: Convolution) -> Tensor:
+    """One example becomes a batch of one: (batch, channels, *size)."""
+    return x.unsqueeze(0) if x.dim() == len(layer.kernel_size) + 1 else x
 
 
 def _windows(x: Tensor, layer: Convolution, stride: Sequence[int]) -> Tensor:

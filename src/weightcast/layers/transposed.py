@@ -48,19 +48,10 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
     A unit is an output channel, and its filter is W[:, unit]: what every input channel of its group
     adds to it, at every place of the kernel. So n_visible = in_channels / groups * kernel size, as
-    for a convolution, although torch's weight has its input channels first.
+    for a convolution, although torch's weight has its input channels first. Takes torch's arguments
+    in torch's order and meaning.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: n_units.
-        kernel_size: extent of a filter, an integer or one per axis.
-        stride: as in torch.
-        padding: as in torch.
-        output_padding: as in torch.
-        groups: as in torch; all groups share the dictionary.
-        bias: whether to learn a bias.
-        dilation: as in torch.
-        padding_mode: ``zeros``, all that torch knows here.
         options: as for :class:`PredictedLinear`.
 
     Raises:
@@ -126,21 +117,30 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
 
 class PredictedConvTranspose1d(PredictedTransposedConvolution):
-    """In place of ``nn.ConvTranspose1d``; see :class:`PredictedTransposedConvolution`."""
+    """In place of ``nn.ConvTranspose1d``.
+
+    Arguments as for :class:`PredictedTransposedConvolution`.
+    """
 
     dense_class = nn.ConvTranspose1d
     n_axes = 1
 
 
 class PredictedConvTranspose2d(PredictedTransposedConvolution):
-    """In place of ``nn.ConvTranspose2d``; see :class:`PredictedTransposedConvolution`."""
+    """In place of ``nn.ConvTranspose2d``.
+
+    Arguments as for :class:`PredictedTransposedConvolution`.
+    """
 
     dense_class = nn.ConvTranspose2d
     n_axes = 2
 
 
 class PredictedConvTranspose3d(PredictedTransposedConvolution):
-    """In place of ``nn.ConvTranspose3d``; see :class:`PredictedTransposedConvolution`."""
+    """In place of ``nn.ConvTranspose3d``.
+
+    Arguments as for :class:`PredictedTransposedConvolution`.
+    """
 
     dense_class = nn.ConvTranspose3d
     n_axes = 3
