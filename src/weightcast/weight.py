@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import Atoms
 from weightcast.least_squares import Metric, fit_columns
 
-Path = Literal["auto", "factored", "materialised"]
+ExecutionPath = Literal["auto", "factored", "materialised"]
 """``factored``: x B, select, mix, V. ``materialised``: W = U V, then the dense operation."""
 
 
@@ -39,7 +38,7 @@ class PredictedWeight(nn.Module):
     V: nn.Parameter
 
     def __init__(
-        self, atoms: Atoms, n_units: int, *, path: Path = "auto", V: Tensor | None = None
+        self, atoms: Atoms, n_units: int, *, path: ExecutionPath = "auto", V: Tensor | None = None
     ) -> None:
         super().__init__()
         if atoms.columns > n_units:
@@ -51,7 +50,7 @@ class PredictedWeight(nn.Module):
             raise ValueError(f"path is {path!r}: take 'auto', 'factored' or 'materialised'")
         self.atoms = atoms
         self.n_units = n_units
-        self.path: Path = path
+        self.path: ExecutionPath = path
         if V is None:
             V = torch.zeros(atoms.n_atoms, n_units, dtype=torch.float64)
         self.V = nn.Parameter(V)
@@ -149,7 +148,7 @@ class PredictedWeight(nn.Module):
         return W.detach().to("cpu", torch.float64)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """X W + b.
+        """x W + b.
 
         Args:
             x: (..., n_visible).
@@ -173,7 +172,7 @@ class PredictedWeight(nn.Module):
         # which in-place operations on a view (an activation's, say) would cut off.
         return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], self.n_units))
 
-    def multiply_adds(self, batch: int, path: Path = "auto") -> int:
+    def multiply_adds(self, batch: int, path: ExecutionPath = "auto") -> int:
         """Multiply-adds of a forward pass over ``batch`` rows, along one path or the better."""
         return self._costs[self.choose_path(batch) if path == "auto" else path].of(batch)
 
@@ -204,7 +203,7 @@ class PredictedWeight(nn.Module):
             return 0, 0
         return M.numel() // self.atoms.columns * self.n_units, M.numel()
 
-    def choose_path(self, batch: int) -> Path:
+    def choose_path(self, batch: int) -> ExecutionPath:
         """The path that a forward pass over ``batch`` rows takes, ``factored`` or ``materialised``.
 
         Args:
@@ -215,7 +214,7 @@ class PredictedWeight(nn.Module):
         factored, materialised = self._costs.values()
         return "factored" if factored.time(batch) <= materialised.time(batch) else "materialised"
 
-    def fix_path(self, path: Path) -> None:
+    def fix_path(self, path: ExecutionPath) -> None:
         """Compute in one way whatever the batch, as a graph without branches has to.
 
         Args:
@@ -364,5 +363,4 @@ def dense_variance(n_visible: int) -> float:
 
 def draw_bias(n_units: int, n_visible: int, generator: torch.Generator) -> Tensor:
     """The bias that ``nn.Linear`` draws, uniform within 1 / sqrt(n_visible): (n_units,) float64."""
-    width = 1 / math.sqrt(n_visible)
-    return (torch.rand(n_units, dtype=torch.float64, generator=generator) * 2 - 1) * width
+    return (torch.rand(n_units, dtype=torch.float64, generator=generator) * 2 - 1) * n_visible**-0.5

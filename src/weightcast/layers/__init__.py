@@ -12,21 +12,15 @@ from weightcast.layers.composite import PredictedModule
 from weightcast.layers.convolution import PredictedConv1d, PredictedConv2d, PredictedConv3d
 from weightcast.layers.embedding import PredictedEmbedding, PredictedEmbeddingBag
 from weightcast.layers.experts import PredictedExperts
-from weightcast.layers.layer import PredictedLayer
+from weightcast.layers.layer import LayerOptions, PredictedLayer
 from weightcast.layers.linear import PredictedLinear, PredictedTransposedLinear
 from weightcast.layers.parameter import DenseParameter, PredictedParameter
 from weightcast.layers.recurrent import PredictedRecurrent
-from weightcast.layers.registry import (
-    PREDICTED,
-    predicted_class,
-    predicted_layers,
-)
+from weightcast.layers.registry import PREDICTED, find_view, predicted_layers, view
 from weightcast.layers.split import (
     SPLIT,
-    replace_module,
     split_class,
     split_module,
-    split_modules,
     split_refusal,
 )
 from weightcast.layers.transposed import (
@@ -34,12 +28,13 @@ from weightcast.layers.transposed import (
     PredictedConvTranspose2d,
     PredictedConvTranspose3d,
 )
-from weightcast.layers.view import Refusal, View, find_view, view
+from weightcast.layers.view import Refusal, View
 
 __all__ = [
     "PREDICTED",
     "SPLIT",
     "DenseParameter",
+    "LayerOptions",
     "PredictedBilinear",
     "PredictedConv1d",
     "PredictedConv2d",
@@ -60,12 +55,9 @@ __all__ = [
     "Refusal",
     "View",
     "find_view",
-    "predicted_class",
     "predicted_layers",
-    "replace_module",
     "split_class",
     "split_module",
-    "split_modules",
     "split_refusal",
     "view",
 ]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.composite import PredictedModule, plain_parameter
+from weightcast.layers.composite import Part, PredictedModule, plain_parameter
 from weightcast.layers.parameter import DenseParameter
 
 
-class PredictedMultiheadAttention(PredictedModule):
+class PredictedMultiheadAttention(PredictedModule[nn.MultiheadAttention]):
     """``nn.MultiheadAttention`` whose projections are layers.
 
     ``in_proj`` is the packed projection of queries, keys and values: n_visible = embed_dim,
@@ -27,17 +26,14 @@ class PredictedMultiheadAttention(PredictedModule):
 
     @classmethod
     @override
-    def weights_of(cls, module: Any) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
-        """The projections; see :meth:`PredictedModule.weights_of`."""
-        found: dict[str, tuple[nn.Module, Mapping[str, str]]] = {}
+    def weights_of(cls, module: nn.MultiheadAttention) -> dict[str, Part]:
+        """The projections, those that the module has."""
+        found: dict[str, Part] = {}
         for name in ("in_proj", "q_proj", "k_proj", "v_proj"):
             if getattr(module, f"{name}_weight") is not None:
                 weight = plain_parameter(module, f"{name}_weight")
-                variance = 2 / sum(weight.shape)  # Xavier's
-                found[name] = (
-                    DenseParameter(weight, variance=variance),
-                    {f"{name}_weight": "weight"},
-                )
+                layer = DenseParameter(weight, variance=2 / sum(weight.shape))  # Xavier's
+                found[name] = layer, {f"{name}_weight": "weight"}
         out, size = module.out_proj, module.embed_dim
         linear = nn.utils.skip_init(nn.Linear, size, size, device="meta")
         linear.weight, linear.bias = plain_parameter(out, "weight"), out.bias
@@ -58,9 +54,7 @@ class PredictedMultiheadAttention(PredictedModule):
                 layers[name](x)
         tensors = self._tensors()
         weight = tensors["out_proj.weight"]
-        tensors["out_proj.weight"] = torch.eye(
-            len(weight), dtype=weight.dtype, device=weight.device
-        )
+        tensors["out_proj.weight"] = weight.new_zeros(weight.shape).fill_diagonal_(1)
         if (bias := tensors["out_proj.bias"]) is not None:
             tensors["out_proj.bias"] = torch.zeros_like(bias)
         layers["out_proj"](self._call(tensors, query, key, value, *args, **kwargs)[0])

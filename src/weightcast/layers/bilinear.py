@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.layer import PredictedLayer, full_precision
+from weightcast.layers.layer import LayerOptions, PredictedLayer, full_precision
+from weightcast.layers.view import View
 from weightcast.weight import PredictedWeight
+
+
+class BilinearView(View[nn.Bilinear]):
+    """A bilinear layer: a unit's filter is a matrix on all products of two inputs' entries."""
+
+    attributes = ("in1_features", "in2_features", "out_features")
+
+    @override
+    def to_weight(self, filters: Tensor) -> Tensor:
+        return filters.view(self.stated_shape)
+
+    @property
+    @override
+    def stated_shape(self) -> tuple[int, ...]:
+        return self.layer.out_features, self.layer.in1_features, self.layer.in2_features
+
+    @override
+    def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """All products of the two inputs' entries: (n_rows, in1_features * in2_features)."""
+        one, two = (x.reshape(-1, x.shape[-1]) for x in inputs)
+        return (one.unsqueeze(2) * two.unsqueeze(1)).flatten(1)
 
 
 class PredictedBilinear(PredictedLayer):
@@ -22,14 +44,14 @@ class PredictedBilinear(PredictedLayer):
         in2_features: length of x_2.
         out_features: n_units.
         bias: whether to learn a bias.
-        options: how to predict: ``dictionary``, ``fraction`` and what else
-            :class:`PredictedLinear` takes by name.
+        options: as for :class:`PredictedLinear`.
 
     Raises:
         ValueError: what :class:`Rule` or the dictionary refuses.
     """
 
     dense_class = nn.Bilinear
+    view_class = BilinearView
 
     def __init__(
         self,
@@ -37,12 +59,11 @@ class PredictedBilinear(PredictedLayer):
         in2_features: int,
         out_features: int,
         bias: bool = True,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(
-            in1_features * in2_features, out_features, bias=bias,
-            variance=1 / (3 * in1_features), bias_bound=in1_features**-0.5, **options,
-        )  # fmt: skip
+            in1_features * in2_features, out_features, bias=bias, fan_in=in1_features, **options
+        )
         self.in1_features, self.in2_features = in1_features, in2_features
         self.out_features = out_features
 
@@ -60,29 +81,7 @@ class PredictedBilinear(PredictedLayer):
         n_rows = input1.shape[:-1].numel()
         if self.choose_path(n_rows) == "materialised":
             return nn.functional.bilinear(input1, input2, self.weight, self.bias)
-        rows = self.input_rows(self, input1, input2)
+        rows = self.view.input_rows(input1, input2)
         with full_precision(rows):  # as torch's own function is
             y = PredictedWeight.forward(self, rows, self.bias)
         return y.view(*input1.shape[:-1], self.out_features)
-
-    @override
-    def _torch_layout(self, rows: Tensor) -> Tensor:
-        return rows.view(self.out_features, self.in1_features, self.in2_features)
-
-    @classmethod
-    @override
-    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """All products of the two inputs' entries: (n_rows, in1_features * in2_features)."""
-        one, two = (x.reshape(-1, x.shape[-1]) for x in inputs)
-        return (one.unsqueeze(2) * two.unsqueeze(1)).flatten(1)
-
-    @classmethod
-    @override
-    def _told_shape(cls, layer: Any) -> tuple[int, ...]:
-        return layer.out_features, layer.in1_features, layer.in2_features
-
-    @classmethod
-    @override
-    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        names = ("in1_features", "in2_features", "out_features")
-        return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}

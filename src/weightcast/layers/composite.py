@@ -10,13 +10,21 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
+Part = tuple[nn.Module, Mapping[str, str]]
+"""A dense layer that holds one weight of a module, and where the module has the layer's tensors.
 
-class PredictedModule(nn.Module, ABC):
+The latter is a mapping of a path in the module to an attribute of the layer.
+"""
+
+Splittable = TypeVar("Splittable", bound=nn.Module)
+
+
+class PredictedModule(nn.Module, ABC, Generic[Splittable]):
     """A module without its weights, and the layers that it borrows them from.
 
     Attributes of the module are found here too; its weights are computed at each access.
@@ -26,9 +34,9 @@ class PredictedModule(nn.Module, ABC):
             parameters with what is made of it.
     """
 
-    module: nn.Module
+    module: Splittable
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Splittable) -> None:
         super().__init__()
         sources: dict[str, tuple[str, str]] = {}
         for name, (layer, tensors) in self.weights_of(module).items():
@@ -44,15 +52,11 @@ class PredictedModule(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def weights_of(cls, module: Any) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
-        """The weights that a module reads itself.
+    def weights_of(cls, module: Splittable) -> Mapping[str, Part]:
+        """The weights that a module reads itself, by the names of their layers.
 
         Args:
             module: of a class that this one is for.
-
-        Returns:
-            Name to a dense layer that holds the weight, and where the module has the layer's
-            tensors: path in the module to attribute of the layer.
 
         Raises:
             ValueError: a weight that is computed, and no parameter.
@@ -75,7 +79,7 @@ class PredictedModule(nn.Module, ABC):
         """The layers that the module borrows its weights from, by name."""
         return {name: child for name, child in self.named_children() if name != "module"}
 
-    def join(self) -> nn.Module:
+    def join(self) -> Splittable:
         """The module, with its layers' own parameters in their places.
 
         All layers must be dense: merge predicted ones first.
@@ -135,19 +139,17 @@ def plain_parameter(module: nn.Module, name: str) -> nn.Parameter:
     return parameter
 
 
-def _without(module: nn.Module, paths: Mapping[str, Any]) -> nn.Module:
+def _without(module: Splittable, paths: Iterable[str]) -> Splittable:
     """A shallow copy of a module that lacks the parameters at some paths."""
     bare = copy.copy(module)
     bare._parameters, bare._modules = dict(module._parameters), dict(module._modules)
-    inner: dict[str, dict[str, Any]] = {}
-    for path, value in paths.items():
+    inner: dict[str, list[str]] = {}
+    for path in paths:
         child, dot, rest = path.partition(".")
         if dot:
-            inner.setdefault(child, {})[rest] = value
+            inner.setdefault(child, []).append(rest)
         else:
             bare._parameters[child] = None
     for name, below in inner.items():
-        child = module._modules[name]
-        assert child is not None
-        bare._modules[name] = _without(child, below)
+        bare._modules[name] = _without(module.get_submodule(name), below)
     return bare

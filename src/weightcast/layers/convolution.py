@@ -3,55 +3,88 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
-from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.grid import Grid
-from weightcast.layers.layer import PredictedLayer
-from weightcast.layers.patches import extract_patches, output_size, pad_input
-from weightcast.weight import Cost, Path
+from weightcast.layers.layer import LayerOptions, PredictedLayer
+from weightcast.layers.patches import Padding, extract_patches, output_size, pad_input
+from weightcast.layers.view import View
+from weightcast.weight import Cost, ExecutionPath
 
 Size = int | tuple[int, ...]
+
+
+class ConvolutionView(View[_ConvNd]):
+    """A convolution: a unit is an output channel, a row a patch that the filters meet."""
+
+    attributes = (
+        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+        "padding_mode",
+    )  # fmt: skip
+    per_position = True
+
+    @property
+    @override
+    def grid(self) -> Grid:
+        """A filter's grid: its kernel, for every channel of its group."""
+        layer = self.layer
+        return Grid(layer.kernel_size, channels=layer.in_channels // layer.groups)
+
+    @override
+    def to_weight(self, filters: Tensor) -> Tensor:
+        layer = self.layer
+        return filters.view(-1, layer.in_channels // layer.groups, *layer.kernel_size)
+
+    @property
+    @override
+    def stated_shape(self) -> tuple[int, ...]:
+        layer = self.layer
+        return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+
+    @override
+    def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """The patches that the filters meet, one per output position and group."""
+        rows = self.patches(inputs[0])
+        if not side_by_side:
+            return rows
+        batch = 1 if inputs[0].dim() == len(self.layer.kernel_size) + 1 else len(inputs[0])
+        rows = rows.view(batch, self.layer.groups, -1, rows.shape[-1])
+        return rows.transpose(1, 2).flatten(0, 1).flatten(1)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(batch * groups * positions, n_visible)."""
+        return extract_patches(x, self.layer)
 
 
 class PredictedConvolution(PredictedLayer):
     """A convolution whose filters are predicted; n_visible = in_channels / groups * kernel size.
 
+    Takes torch's arguments in torch's order and meaning, with n_units = out_channels; all groups
+    share the dictionary.
+
     Args:
-        in_channels: channels of the input.
-        out_channels: n_units.
-        kernel_size: extent of a filter, an integer or one per axis.
-        stride: as in torch.
-        padding: as in torch, ``'same'`` and ``'valid'`` too.
-        dilation: as in torch.
-        groups: as in torch; all groups share the dictionary.
-        bias: whether to learn a bias.
-        padding_mode: as in torch.
-        dictionary: recipe of the static atoms.
-        fraction: share of the weights that is learned, in (0, 1].
-        columns: groups of units with atoms of their own.
-        grid: of a filter; None takes ``Grid(kernel_size, channels=in_channels // groups)``.
-        path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias; None leaves V and bias to be loaded.
-        statistics: of the patches, for data-driven dictionaries.
-        atoms: built earlier; None builds them.
-        device: of parameters and constants.
-        dtype: of parameters and constants.
+        options: as for :class:`PredictedLinear`.
 
     Raises:
         ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
+    view_class: ClassVar[type[ConvolutionView]] = ConvolutionView
     n_axes: ClassVar[int]
-    _facts: ClassVar[tuple[str, ...]] = (
-        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
-        "padding_mode",
-    )  # fmt: skip
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
 
     def __init__(
         self,
@@ -64,57 +97,24 @@ class PredictedConvolution(PredictedLayer):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        *,
-        dictionary: Dictionary,
-        fraction: float,
-        columns: int = 1,
-        grid: Grid | Sequence[int] | int | None = None,
-        path: Path = "auto",
-        seed: int | torch.Generator | None = 0,
-        statistics: InputStatistics | None = None,
-        atoms: Atoms | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
         # The dense layer checks its own arguments and spreads integers over the axes.
         dense: Any = self.dense_class(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device="meta",
         )  # fmt: skip
-        own_grid = self.own_grid(dense)
+        self._imitate(dense, options)
+
+    def _imitate(self, dense: _ConvNd, options: LayerOptions) -> None:
+        """Start as the counterpart of a dense layer, with V and bias drawn as it draws its own."""
+        grid = self.view_class(dense, type(self)).grid
         super().__init__(
-            own_grid.n_visible, out_channels, bias=bias, own_grid=own_grid, dictionary=dictionary,
-            fraction=fraction, columns=columns, grid=grid, path=path, seed=seed,
-            statistics=statistics, atoms=atoms, device=device, dtype=dtype,
+            grid.n_visible, dense.out_channels, bias=dense.bias is not None, own_grid=grid,
+            fan_in=dense.weight.shape[1:].numel(), **options,
         )  # fmt: skip
-        for name in self._facts:
+        for name in self.view_class.attributes:
             setattr(self, name, getattr(dense, name))
-
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-    padding_mode: str
-
-    @classmethod
-    @override
-    def own_grid(cls, layer: Any) -> Grid:
-        """A filter's grid: its kernel, for every channel of its group."""
-        return Grid(layer.kernel_size, channels=layer.in_channels // layer.groups)
-
-    @classmethod
-    @override
-    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """The patches that the filters meet, one per output position and group."""
-        rows = extract_patches(inputs[0], layer)
-        return groups_side_by_side(rows, inputs[0], layer) if side_by_side else rows
-
-    @override
-    def _torch_layout(self, rows: Tensor) -> Tensor:
-        return rows.view(-1, self.in_channels // self.groups, *self.kernel_size)
 
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
@@ -135,7 +135,7 @@ class PredictedConvolution(PredictedLayer):
         return x.dim() == self.n_axes + 1
 
     @override
-    def choose_path(self, batch: int) -> Path:
+    def choose_path(self, batch: int) -> ExecutionPath:
         """As for a linear layer; on a GPU, ``auto`` is always materialised.
 
         Its convolutions by dense filters take a small part of what it counts, and depthwise ones
@@ -145,20 +145,20 @@ class PredictedConvolution(PredictedLayer):
             return "materialised"
         return super().choose_path(batch)
 
-    def _convolve(self, x: Tensor, padding: Any, positions: int) -> Tensor:
+    def _convolve(self, x: Tensor, padding: Padding, positions: int) -> Tensor:
         """Along the path that takes less time at this many positions of the filters."""
         if self.choose_path(positions) == "materialised":
-            filters = self._torch_layout(self._weight_rows(self._mixed()))
+            filters = self.view.to_weight(self._weight_rows(self._mixed()))
             return self._filter(x, filters, self.bias, padding, self.groups)
         return self._forward_factored(x, padding)
 
     def _filter(
-        self, x: Tensor, filters: Tensor, bias: Tensor | None, padding: Any, groups: int
+        self, x: Tensor, filters: Tensor, bias: Tensor | None, padding: Padding, groups: int
     ) -> Tensor:
         """The dense operation by any filters, in torch's layout."""
         return _convolve(x, filters, bias, self.stride, padding, self.dilation, groups)
 
-    def _forward_factored(self, x: Tensor, padding: Any) -> Tensor:
+    def _forward_factored(self, x: Tensor, padding: Padding) -> Tensor:
         """Convolve with the atoms, then mix and combine them by V at every position."""
         V = self.coefficients()
         outputs = []
@@ -171,7 +171,7 @@ class PredictedConvolution(PredictedLayer):
                 outputs.append(_convolve(values, pointwise, bias, groups=n_columns))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def _convolve_atoms(self, x: Tensor, columns: slice, padding: Any) -> Tensor:
+    def _convolve_atoms(self, x: Tensor, columns: slice, padding: Padding) -> Tensor:
         """The atoms of some columns at every position: (batch, columns * n_atoms, *positions)."""
         indices = self.atoms.indices[columns].flatten()
         if self.atoms.stacked is not None:  # mixed already, and so seen first
@@ -225,45 +225,23 @@ class PredictedConvolution(PredictedLayer):
         """Outputs for each position that the filters are laid on."""
         return 1
 
-    @classmethod
-    @override
-    def _told_shape(cls, layer: Any) -> tuple[int, ...]:
-        return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
-
-    @classmethod
-    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        facts = {name: getattr(layer, name) for name in cls._facts}
-        return facts | {"bias": layer.bias is not None}
-
 
 class PredictedConv1d(PredictedConvolution):
-    """A 1-d convolution with predicted filters, in place of ``nn.Conv1d``.
-
-    Takes the arguments of ``nn.Conv1d`` in its order, then those of :class:`PredictedLinear` by
-    name; what they mean and what is refused is at :class:`PredictedConvolution`.
-    """
+    """In place of ``nn.Conv1d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv1d
     n_axes = 1
 
 
 class PredictedConv2d(PredictedConvolution):
-    """A 2-d convolution with predicted filters, in place of ``nn.Conv2d``.
-
-    Takes the arguments of ``nn.Conv2d`` in its order, then those of :class:`PredictedLinear` by
-    name; what they mean and what is refused is at :class:`PredictedConvolution`.
-    """
+    """In place of ``nn.Conv2d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv2d
     n_axes = 2
 
 
 class PredictedConv3d(PredictedConvolution):
-    """A 3-d convolution with predicted filters, in place of ``nn.Conv3d``.
-
-    Takes the arguments of ``nn.Conv3d`` in its order, then those of :class:`PredictedLinear` by
-    name; what they mean and what is refused is at :class:`PredictedConvolution`.
-    """
+    """In place of ``nn.Conv3d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv3d
     n_axes = 3
@@ -273,10 +251,3 @@ def _convolve(x: Tensor, filters: Tensor, *arguments: Any, **options: Any) -> Te
     """The convolution that the filters' axes call for."""
     functions = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
     return functions[filters.dim()](x, filters, *arguments, **options)
-
-
-def groups_side_by_side(rows: Tensor, x: Tensor, layer: Any) -> Tensor:
-    """Rows of one position's groups in one row: (n_positions, groups * n_visible)."""
-    batch = 1 if x.dim() == len(layer.kernel_size) + 1 else len(x)
-    rows = rows.view(batch, layer.groups, -1, rows.shape[-1])
-    return rows.transpose(1, 2).flatten(0, 1).flatten(1)

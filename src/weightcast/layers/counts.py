@@ -16,16 +16,7 @@ from weightcast.layers import (
     split_module,
     view,
 )
-from weightcast.layers.convolution import PredictedConvolution
 from weightcast.serialization import aligned
-
-_PER_POSITION = {
-    cls.__name__
-    for dense, predicted in PREDICTED.items()
-    if issubclass(predicted, PredictedConvolution)
-    for cls in (dense, predicted)
-}
-"""Kinds whose multiply-adds are those of one position of the filters."""
 
 _HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
 
@@ -83,7 +74,13 @@ class Ledger:
         """The sums over all layers."""
         numbers = [field.name for field in fields(LedgerRow) if field.type == "int"]
         sums = {name: sum(getattr(row, name) for row in self.rows) for name in numbers}
-        if len({row.kind in _PER_POSITION for row in self.rows if row.dense_multiply_adds}) > 1:
+        per_position = {
+            cls.__name__
+            for dense, predicted in PREDICTED.items()
+            if predicted.view_class.per_position
+            for cls in (dense, predicted)
+        }
+        if len({row.kind in per_position for row in self.rows if row.dense_multiply_adds}) > 1:
             sums["multiply_adds"] = sums["dense_multiply_adds"] = 0
         return LedgerRow(layer="total", kind="", **sums)
 

@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.layer import PredictedLayer, full_precision
+from weightcast.layers.layer import LayerOptions, PredictedLayer, full_precision
+from weightcast.layers.view import Refusal, View
 from weightcast.weight import Cost
+
+
+class TableView(View[nn.Embedding | nn.EmbeddingBag]):
+    """A table of vectors: a unit is a row, and no inputs are multiplied."""
+
+    size_arguments = ("embedding_dim", "num_embeddings")
+    attributes = ("padding_idx", "scale_grad_by_freq")
+    bias_argument = False
+
+    @property
+    @override
+    def refusal(self) -> Refusal | None:
+        """Tables that torch changes in place, or whose gradient is sparse."""
+        layer, name = self.layer, type(self.layer).__name__
+        if layer.max_norm is not None:
+            return Refusal(
+                f"{name} has max_norm={layer.max_norm:g}, which rewrites rows of the weight at "
+                "each call",
+                "predicted rows are not stored; set max_norm=None, or leave it dense",
+            )
+        if layer.sparse:
+            return Refusal(
+                f"{name} has sparse=True, and V's gradient is dense", "set sparse=False first"
+            )
+        return None  # without a bias, and of the sizes that the weight has
+
+    @property
+    @override
+    def blindness(self) -> Refusal:
+        """A look-up multiplies nothing by W."""
+        return Refusal(
+            "an embedding selects rows and multiplies no inputs, of which a dictionary could be "
+            "made",
+            "take one that needs no inputs, such as DCT, or RandomGaussian",
+        )
+
+    @override
+    def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """None: a look-up multiplies nothing by W.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(str(self.blindness))
+
+    @property
+    @override
+    def dense_multiply_adds(self) -> int:
+        """A dense table is looked up."""
+        return 0
 
 
 class PredictedTable(PredictedLayer):
@@ -20,11 +71,9 @@ class PredictedTable(PredictedLayer):
     multiplies these by U; the table is computed only where that costs less, which is when more
     tokens are looked up than it has rows. A linear layer that is tied to the embedding has the same
     units and filters, and shares V.
-
-    The layer selects rows and multiplies nothing by W, so it has no inputs of which a dictionary
-    could be made.
     """
 
+    view_class = TableView
     embedding_dim: int
     num_embeddings: int
     padding_idx: int | None
@@ -34,10 +83,17 @@ class PredictedTable(PredictedLayer):
         self,
         num_embeddings: int,
         embedding_dim: int,
-        padding_idx: int | None,
-        scale_grad_by_freq: bool,
-        **options: Any,
+        padding_idx: int | None = None,
+        scale_grad_by_freq: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(
+                f"padding_idx is {padding_idx}, the table has {num_embeddings} rows: it must lie "
+                f"between {-num_embeddings} and {num_embeddings - 1}"
+            )
+        if padding_idx is not None:
+            padding_idx %= num_embeddings
         super().__init__(embedding_dim, num_embeddings, bias=False, variance=1.0, **options)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx, self.scale_grad_by_freq = padding_idx, scale_grad_by_freq
@@ -46,59 +102,16 @@ class PredictedTable(PredictedLayer):
     @override
     @torch.no_grad()
     def clear_padding(self) -> None:
-        """Let the vector of the padding be zero, as torch draws it."""
+        """Set the vector of the padding to zero, as torch draws it."""
         if self.padding_idx is not None:
             self.V[:, self.padding_idx] = 0
 
-    @classmethod
-    @override
-    def refusal(cls, layer: Any) -> str | None:
-        """Tables that torch changes in place, or whose gradient is sparse."""
-        name = type(layer).__name__
-        if layer.max_norm is not None:
-            return (
-                f"{name} has max_norm={layer.max_norm:g}, which rewrites rows of the weight at "
-                "each call: predicted rows are not stored; set max_norm=None, or leave it dense"
-            )
-        if layer.sparse:
-            return f"{name} has sparse=True, and V's gradient is dense: set sparse=False first"
-        return None  # without a bias, and of the sizes that the weight has
-
-    @classmethod
-    @override
-    def data_refusal(cls, layer: Any) -> str | None:
-        """A look-up multiplies nothing by W."""
-        return (
-            "an embedding selects rows and multiplies no inputs, of which a dictionary could be "
-            "made: take one that needs no inputs, such as DCT, or RandomGaussian"
-        )
-
-    @classmethod
-    @override
-    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """None: a look-up multiplies nothing by W.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(cls.data_refusal(layer))
-
-    @classmethod
-    @override
-    def dense_multiply_adds(cls, layer: Any) -> int:
-        """A dense table is looked up."""
-        return 0
-
     def look_up(self, tokens: Tensor) -> Tensor:
         """Rows of the table: (...) int64 to (..., embedding_dim)."""
-        options = {
-            "padding_idx": self.padding_idx,
-            "scale_grad_by_freq": self.scale_grad_by_freq,
-        }
+        padding, scaled = self.padding_idx, self.scale_grad_by_freq
+        options = {"padding_idx": padding, "scale_grad_by_freq": scaled}
         # What torch does to a row's gradient reaches a learned U only by way of W.
-        whole = self.atoms.base.is_learned and (
-            self.padding_idx is not None or self.scale_grad_by_freq
-        )
+        whole = self.atoms.base.is_learned and (padding is not None or scaled)
         if whole or self.choose_path(tokens.numel()) == "materialised":
             return nn.functional.embedding(tokens, self.weight, **options)
         flat = tokens.reshape(-1)
@@ -151,8 +164,7 @@ class PredictedEmbedding(PredictedTable):
         embedding_dim: n_visible, length of a row.
         padding_idx: a row whose V gets no gradient, and starts at zero.
         scale_grad_by_freq: scale a row's gradient by the inverse of its frequency in the batch.
-        options: how to predict: ``dictionary``, ``fraction`` and what else
-            :class:`PredictedLinear` takes by name.
+        options: as for :class:`PredictedLinear`.
 
     Raises:
         ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
@@ -160,35 +172,16 @@ class PredictedEmbedding(PredictedTable):
 
     dense_class = nn.Embedding
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        scale_grad_by_freq: bool = False,
-        **options: Any,
-    ) -> None:
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(
-                f"padding_idx is {padding_idx}, the table has {num_embeddings} rows: it must lie "
-                f"between {-num_embeddings} and {num_embeddings - 1}"
-            )
-        if padding_idx is not None and padding_idx < 0:
-            padding_idx += num_embeddings
-        super().__init__(num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, **options)
-
     @override
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Look up: (...) int64 to (..., embedding_dim)."""
         return self.look_up(input)
 
-    @classmethod
-    @override
-    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        n_units, n_visible = cls._sizes(layer)
-        names = ("padding_idx", "scale_grad_by_freq")
-        sizes = {"num_embeddings": n_units, "embedding_dim": n_visible}
-        return sizes | {name: getattr(layer, name) for name in names}
+
+class BagView(TableView):
+    """A table whose rows are summed, averaged or maximised over bags."""
+
+    attributes = (*TableView.attributes, "mode", "include_last_offset")
 
 
 class PredictedEmbeddingBag(PredictedTable):
@@ -204,14 +197,14 @@ class PredictedEmbeddingBag(PredictedTable):
         mode: ``sum``, ``mean`` or ``max``.
         include_last_offset: as in torch.
         padding_idx: a row that no bag counts, and whose V gets no gradient.
-        options: how to predict: ``dictionary``, ``fraction`` and what else
-            :class:`PredictedLinear` takes by name.
+        options: as for :class:`PredictedLinear`.
 
     Raises:
         ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
     dense_class = nn.EmbeddingBag
+    view_class = BagView
 
     def __init__(
         self,
@@ -221,14 +214,10 @@ class PredictedEmbeddingBag(PredictedTable):
         mode: str = "mean",
         include_last_offset: bool = False,
         padding_idx: int | None = None,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        torchs = nn.EmbeddingBag(  # checks its own arguments
-            num_embeddings, embedding_dim, padding_idx=padding_idx, device="meta"
-        )
         if mode not in ("sum", "mean", "max"):
             raise ValueError(f"mode is {mode!r}: take 'sum', 'mean' or 'max'")
-        padding_idx = torchs.padding_idx
         super().__init__(num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, **options)
         self.mode, self.include_last_offset = mode, include_last_offset
 
@@ -261,14 +250,6 @@ class PredictedEmbeddingBag(PredictedTable):
             per_sample_weights=per_sample_weights, include_last_offset=self.include_last_offset,
             padding_idx=n,
         )  # fmt: skip
-
-    @classmethod
-    @override
-    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        n_units, n_visible = cls._sizes(layer)
-        names = ("scale_grad_by_freq", "mode", "include_last_offset", "padding_idx")
-        sizes = {"num_embeddings": n_units, "embedding_dim": n_visible}
-        return sizes | {name: getattr(layer, name) for name in names}
 
 
 def _by_column(products: Tensor, column: Tensor) -> Tensor:

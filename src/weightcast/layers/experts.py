@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
-from weightcast.layers.composite import PredictedModule
+from weightcast.layers.composite import Part, PredictedModule
 from weightcast.layers.parameter import DenseParameter
 
 _UP = ("gate_up_proj", "gate_proj", "up_proj")
 
 
-class PredictedExperts(PredictedModule):
+class PredictedExperts(PredictedModule[nn.Module]):
     """Experts of any class whose fused weights are layers, named as the class names them.
 
     A unit is one unit of one expert: ``gate_up_proj`` (n_experts, 2 intermediate, hidden) has
@@ -38,21 +37,16 @@ class PredictedExperts(PredictedModule):
 
     @classmethod
     @override
-    def weights_of(cls, module: Any) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
-        """The fused weights; see :meth:`PredictedModule.weights_of`."""
-        hidden = "what experts compute inside is not seen from outside their module"
-        return {
-            name: (
-                DenseParameter(
-                    weight,
-                    _transposed(module),
-                    variance=0.02**2,  # what transformers' configurations start with
-                    hidden_inputs=hidden if name == "down_proj" else None,
-                ),
-                {name: "weight"},
-            )
-            for name, weight in _fused(module).items()
-        }
+    def weights_of(cls, module: nn.Module) -> dict[str, Part]:
+        """The fused weights."""
+        transposed = _transposed(module)
+        variance = 0.02**2  # what transformers' configurations start with
+        inside = "what experts compute inside is not seen from outside their module"
+        found: dict[str, Part] = {}
+        for name, weight in _fused(module).items():
+            hidden = inside if name == "down_proj" else None
+            found[name] = DenseParameter(weight, transposed, variance, hidden), {name: "weight"}
+        return found
 
     @override
     def observe(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -78,14 +72,15 @@ def _fused(module: nn.Module) -> dict[str, nn.Parameter]:
     return {}
 
 
-def _transposed(module: Any) -> bool:
+def _transposed(module: nn.Module) -> bool:
     """Whether each matrix is (n_visible, n_units).
 
     By the module's own word where it has one, else by the width that the first projection's inputs
     and the last one's outputs share.
     """
-    if isinstance(getattr(module, "is_transposed", None), bool):
-        return module.is_transposed
+    stated = getattr(module, "is_transposed", None)
+    if isinstance(stated, bool):
+        return stated
     fused = _fused(module)
     if "down_proj" not in fused:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from typing_extensions import override
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBases
 from weightcast.grid import Grid
 from weightcast.layers.rule import Rule
-from weightcast.weight import Path, PredictedWeight, dense_variance, draw_bias
+from weightcast.layers.view import View
+from weightcast.weight import ExecutionPath, PredictedWeight, dense_variance, draw_bias
 
 
-def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Within, autocast is off: for what stands in for an operation that autocast leaves alone.
 
     Args:
@@ -29,38 +30,59 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False)
 
 
+class LayerOptions(TypedDict, total=False):
+    """What every predicted layer takes by name, beside its dense layer's own arguments.
+
+    Args:
+        dictionary: recipe of the static atoms.
+        fraction: share of the weights that is learned, in (0, 1].
+        columns: groups of units with atoms of their own; 1 if left out.
+        grid: coordinates of the inputs, such as ``(28, 28)``, in place of those that the layer
+            knows itself (a convolution: ``Grid(kernel_size, channels=in_channels // groups)``).
+        path: ``auto`` (the default), ``factored`` or ``materialised``.
+        rule: the five above as one :class:`Rule`, in their place.
+        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; 0 if left
+            out. None draws neither V nor bias: what they hold is arbitrary, and waits to be loaded.
+        statistics: of the layer's inputs, for data-driven dictionaries.
+        atoms: built earlier, to share bases between layers; None builds them from the rule.
+        device: of parameters and constants.
+        dtype: of parameters and constants, a floating-point type.
+    """
+
+    dictionary: Dictionary
+    fraction: float
+    columns: int
+    grid: Grid | Sequence[int] | int | None
+    path: ExecutionPath
+    rule: Rule
+    seed: int | torch.Generator | None
+    statistics: InputStatistics | None
+    atoms: Atoms | None
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
 class PredictedLayer(PredictedWeight):
     """What all predicted layers share: a rule, a bias, and the way from and to the dense layer.
 
-    ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U). What a class knows
-    of its dense counterpart it says in the class methods below, which take either of the two:
-    which numbers of the weight are one unit's filter, which rows the layer multiplies by W, and
-    what of the dense layer it cannot do.
+    ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U). What there is to
+    know of the dense layer and its geometry is said by the class's :class:`View`.
 
     Args:
         n_visible: inputs of one unit.
         n_units: number of units.
         bias: whether the layer has one.
         own_grid: coordinates that the layer knows of its inputs.
-        variance: of the entries that the dense layer draws; None takes that of ``nn.Linear``.
-        bias_bound: of the bias's uniform draw; None takes that of ``nn.Linear``.
-        dictionary: recipe of the static atoms.
-        fraction: share of the weights that is learned, in (0, 1].
-        columns: groups of units with atoms of their own.
-        grid: coordinates of the inputs, in place of the layer's own.
-        path: ``auto``, ``factored`` or ``materialised``.
-        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; None draws
-            neither V nor bias: what they hold is arbitrary, and waits to be loaded.
-        statistics: of the layer's inputs, for data-driven dictionaries.
-        atoms: built earlier, to share bases between layers; None builds them from the rule.
-        device: of parameters and constants.
-        dtype: of parameters and constants, a floating-point type.
+        fan_in: inputs by which the dense layer scales its draws; None takes n_visible.
+        variance: of the entries that the dense layer draws; None takes 1 / (3 fan_in).
+        options: see :class:`LayerOptions`.
 
     Raises:
         ValueError: what :class:`Rule` or the dictionary refuses, or a dtype that is no float.
     """
 
     dense_class: ClassVar[type[nn.Module]]
+    view_class: ClassVar[type[View]]
     bias: nn.Parameter | None
 
     def __init__(
@@ -70,24 +92,20 @@ class PredictedLayer(PredictedWeight):
         *,
         bias: bool,
         own_grid: Grid | None = None,
+        fan_in: int | None = None,
         variance: float | None = None,
-        bias_bound: float | None = None,
-        dictionary: Dictionary,
-        fraction: float,
-        columns: int = 1,
-        grid: Grid | Sequence[int] | int | None = None,
-        path: Path = "auto",
-        seed: int | torch.Generator | None = 0,
-        statistics: InputStatistics | None = None,
-        atoms: Atoms | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        rule = Rule(dictionary, fraction, columns, grid, path)  # pyright: ignore[reportArgumentType]
+        device, dtype = options.pop("device", None), options.pop("dtype", None)
+        generator, statistics = options.pop("seed", 0), options.pop("statistics", None)
+        atoms, rule = options.pop("atoms", None), options.pop("rule", None)
+        if rule is None:
+            rule = Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        elif options:
+            raise ValueError(f"rule= is given, and {', '.join(options)} beside it: take one")
         dtype = dtype or torch.get_default_dtype()
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
-        generator = seed
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = torch.Generator().manual_seed(generator)
         if atoms is not None:
@@ -106,19 +124,23 @@ class PredictedLayer(PredictedWeight):
             self.rule = rule
             drawn = torch.zeros(n_units, dtype=torch.float64)
             if generator is not None:
-                self.reset_V(dense_variance(n_visible) if variance is None else variance, generator)
-                bound = n_visible**-0.5 if bias_bound is None else bias_bound
-                drawn = draw_bias(n_units, 1, generator) * bound if bias else drawn
+                fan_in = fan_in or n_visible
+                self.reset_V(dense_variance(fan_in) if variance is None else variance, generator)
+                drawn = draw_bias(n_units, fan_in, generator) if bias else drawn
             self.bias = nn.Parameter(drawn) if bias else None
-        device = torch.get_default_device() if device is None else device
-        self.to(device=device, dtype=dtype)
+        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
+
+    @property
+    def view(self) -> View:
+        """This layer's geometry."""
+        return self.view_class(self, type(self))
 
     @property
     @override
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """W in the dense layer's own layout and dtype, computed anew at each access."""
         with full_precision(self.V):
-            return self._torch_layout(self._weight_rows(self._mixed()))
+            return self.view.to_weight(self._weight_rows(self._mixed()))
 
     @override
     def check_weight(self, W: Tensor) -> Tensor:
@@ -127,88 +149,12 @@ class PredictedLayer(PredictedWeight):
         Raises:
             ValueError: W of another shape, or with NaN or infinite entries.
         """
-        return super().check_weight(self.unit_rows(self, W))
-
-    @classmethod
-    def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
-        """One row per unit, its filter: (n_units, n_visible).
-
-        Args:
-            layer: dense or predicted.
-            W: in the dense layer's layout.
-        """
-        return W.reshape(W.shape[0], -1)
-
-    def _torch_layout(self, rows: Tensor) -> Tensor:
-        """The dense layer's layout of (n_units, n_visible) rows, undoing ``unit_rows``."""
-        return rows
-
-    @classmethod
-    def own_grid(cls, layer: Any) -> Grid | None:
-        """The coordinates that a layer, dense or predicted, knows of its inputs."""
-        return None
-
-    @classmethod
-    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """The rows that a layer multiplies by W: (n_rows, n_visible).
-
-        Args:
-            layer: dense or predicted.
-            inputs: what the layer is called with.
-            side_by_side: put the rows of one position's groups into one row.
-        """
-        return inputs[0].reshape(-1, inputs[0].shape[-1])
-
-    @classmethod
-    def refusal(cls, layer: Any) -> str | None:
-        """What of a dense layer cannot be predicted, and the remedy; None if nothing is in the way.
-
-        Args:
-            layer: dense.
-        """
-        shape, told = tuple(layer.weight.shape), cls._told_shape(layer)
-        if told not in (None, shape):  # torch may compute with it, but what is new would not fit
-            return (
-                f"its weight is {shape}, and its attributes say {told}: set them to what the "
-                "weight has, or leave the layer dense"
-            )
-        n_units, _ = cls.unit_rows(layer, torch.empty(shape, device="meta")).shape
-        if layer.bias is not None and tuple(layer.bias.shape) != (n_units,):
-            return (
-                f"its bias is {tuple(layer.bias.shape)}, and its weight has {n_units} units: give "
-                "it a bias of as many"
-            )
-        return None
-
-    @classmethod
-    def _told_shape(cls, layer: Any) -> tuple[int, ...] | None:
-        """A dense layer's weight's shape by its attributes, where its predicted one reads them."""
-        return None
-
-    @classmethod
-    def data_refusal(cls, layer: Any) -> str | None:
-        """Why no dictionary can be made of a layer's inputs; None if one can.
-
-        Args:
-            layer: dense or predicted.
-        """
-        return None
-
-    @classmethod
-    def dense_multiply_adds(cls, layer: Any) -> int:
-        """Multiply-adds of the dense layer per row, or per position of a convolution.
-
-        Args:
-            layer: dense or predicted.
-        """
-        if isinstance(layer, PredictedLayer):
-            return layer.n_visible * layer.n_units
-        return layer.weight.numel()
+        return super().check_weight(self.view.to_filters(W))
 
     @classmethod
     def from_dense(
         cls,
-        layer: Any,
+        layer: nn.Module,
         rule: Rule,
         *,
         seed: int | None = 0,
@@ -233,48 +179,36 @@ class PredictedLayer(PredictedWeight):
         Raises:
             ValueError: what the class, the rule or the dictionary cannot do for this layer.
         """
-        if reason := cls.refusal(layer):
-            raise ValueError(reason)
-        weight: Tensor = layer.weight
-        filters = cls.unit_rows(layer, weight)
-        n_units, n_visible = filters.shape
-        from_weight = rule.dictionary.from_weight
+        dense = cls.view_class(layer, cls)
+        if refusal := dense.refusal:
+            raise ValueError(str(refusal))
+        weight, bias = dense.weight, dense.bias
+        W = None
+        if rule.dictionary.from_weight:
+            W = dense.filters().detach().to("cpu", torch.float64).t()
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
-            n_visible,
-            n_units,
-            grid=cls.own_grid(layer),
-            statistics=statistics,
-            generator=generator,
-            bases=bases,
-            indices=indices,
-            weight=filters.detach().to("cpu", torch.float64).t() if from_weight else None,
-        )
-        predicted: Any = cls(
-            **cls._dense_arguments(layer),
-            dictionary=rule.dictionary,
-            fraction=rule.fraction,
-            columns=rule.columns,
-            grid=rule.grid,
-            path=rule.path,
-            seed=generator,
-            atoms=atoms,
-            device=weight.device,
+            *dense.sizes, grid=dense.grid, statistics=statistics, generator=generator, bases=bases,
+            indices=indices, weight=W,
+        )  # fmt: skip
+        predicted = cls(
+            **dense.arguments(), rule=rule, seed=generator, atoms=atoms, device=weight.device,
             dtype=weight.dtype,
-        )
+        )  # fmt: skip
         cast = predicted.atoms.base
         predicted.atoms.base = bases.place(atoms.base, cast, weight.device, weight.dtype)
         predicted.V.requires_grad_(weight.requires_grad)
         if predicted.bias is not None:
+            assert bias is not None
             with torch.no_grad():
-                predicted.bias.copy_(layer.bias)
-            predicted.bias.requires_grad_(layer.bias.requires_grad)
+                predicted.bias.copy_(bias)
+            predicted.bias.requires_grad_(bias.requires_grad)
         return predicted.train(layer.training)
 
     def to_dense(self) -> Any:
         """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
-        dense = self._new_dense()
+        dense: Any = self.view.new_dense(self.V.device, self.V.dtype)
         with torch.no_grad():
             dense.weight.copy_(self.weight)
             dense.weight.requires_grad_(self.V.requires_grad)
@@ -282,13 +216,6 @@ class PredictedLayer(PredictedWeight):
                 dense.bias.copy_(self.bias)
                 dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
-
-    def _new_dense(self) -> Any:
-        """A dense counterpart with any weights."""
-        # Its own initialisation would be overwritten, and would move the global random state.
-        arguments = self._dense_arguments(self)
-        device, dtype = self.V.device, self.V.dtype
-        return nn.utils.skip_init(self.dense_class, **arguments, device=device, dtype=dtype)
 
     def tie(self, other: PredictedLayer) -> None:
         """Share V and atoms with a layer of the same units and filters; biases stay apart.
@@ -299,7 +226,7 @@ class PredictedLayer(PredictedWeight):
         self.atoms, self.V, self._counted = other.atoms, other.V, None
 
     def clear_padding(self) -> None:
-        """Let units that start at zero do so; there are none but in tables of embeddings."""
+        """Set to zero what the dense layer starts at zero: the padding of an embedding."""
 
     @torch.no_grad()
     def remake(self, *, seed: int = 0, statistics: InputStatistics | None = None) -> None:
@@ -318,20 +245,3 @@ class PredictedLayer(PredictedWeight):
         fresh = self.from_dense(self.to_dense(), self.rule, seed=seed, statistics=statistics)
         self.atoms, self._counted = fresh.atoms, None
         self.V.copy_(fresh.V)
-
-    @classmethod
-    def _sizes(cls, layer: Any) -> tuple[int, int]:
-        """n_units and n_visible of a layer, dense or predicted.
-
-        A dense one's by its weight, as torch computes with it: pruning a layer or enlarging a table
-        by a new weight leaves its attributes as they were.
-        """
-        if isinstance(layer, PredictedLayer):
-            return layer.n_units, layer.n_visible
-        n_units, n_visible = cls.unit_rows(layer, layer.weight).shape
-        return n_units, n_visible
-
-    @classmethod
-    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        """The constructor's arguments that a dense layer and its predicted one share."""
-        raise NotImplementedError

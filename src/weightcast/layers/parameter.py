@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.layer import PredictedLayer
+from weightcast.layers.layer import LayerOptions, PredictedLayer
+from weightcast.layers.view import Refusal, View
+from weightcast.weight import ExecutionPath
 
 
 class DenseParameter(nn.Module):
@@ -37,17 +39,72 @@ class DenseParameter(nn.Module):
         self.transposed, self.variance = transposed, variance
         self.hidden_inputs = hidden_inputs
 
-    def forward(self, x: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
-        """X W: (..., n_visible) to (..., n_units), by all matrices.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape."""
+        return tuple(self.weight.shape)
 
-        Of the packed projection of an attention x are the queries where keys and values differ.
-        Each then meets a third of the units, and they become rows side by side.
+    def forward(self, x: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
+        """x W: (..., n_visible) to (..., n_units), by all matrices.
+
+        An attention's packed projection takes queries x, keys and values, where these differ. Each
+        meets a third of the units then, and they become rows side by side.
         """
-        return _multiply(x, key, value, PredictedParameter.unit_rows(self, self.weight))
+        return _multiply(x, key, value, ParameterView(self, PredictedParameter).filters())
 
     def extra_repr(self) -> str:
         """Shape, for printed models."""
-        return f"{tuple(self.weight.shape)}, transposed={self.transposed}"
+        return f"{self.shape}, transposed={self.transposed}"
+
+
+class ParameterView(View[DenseParameter]):
+    """A weight of one matrix or several: a unit is one output of one of them."""
+
+    attributes = ("shape", "transposed", "variance", "hidden_inputs")
+    bias_argument = False
+
+    @override
+    def to_filters(self, weight: Tensor) -> Tensor:
+        """(n_units, n_visible) over all matrices."""
+        weight = weight.transpose(-2, -1) if self.layer.transposed else weight
+        return weight.reshape(-1, weight.shape[-1])
+
+    @override
+    def to_weight(self, filters: Tensor) -> Tensor:
+        *matrices, one, two = self.layer.shape
+        if not self.layer.transposed:
+            return filters.view(self.layer.shape)
+        return filters.view(*matrices, two, one).transpose(-2, -1)
+
+    @override
+    def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
+        """Rows of all that is given, each once; side by side those of queries, keys and values.
+
+        Those of one row then have nothing to do with one another: they meet different units.
+        """
+        if side_by_side and len(inputs) > 1:
+            return _side_by_side(inputs)
+        different = {id(x): x for x in inputs}
+        return torch.cat([x.reshape(-1, x.shape[-1]) for x in different.values()])
+
+    @property
+    @override
+    def blindness(self) -> Refusal | None:
+        """What the module that holds the weight knows of its inputs."""
+        hidden = self.layer.hidden_inputs
+        return None if hidden is None else Refusal(hidden)
+
+    @property
+    @override
+    def dense_multiply_adds(self) -> int:
+        """A row is multiplied by one of the matrices."""
+        return self.layer.shape[-1] * self.layer.shape[-2]
+
+    @override
+    def new_dense(self, device: torch.device, dtype: torch.dtype) -> DenseParameter:
+        weight = nn.Parameter(torch.empty(self.layer.shape, device=device, dtype=dtype))
+        _, *others = self.arguments().values()
+        return DenseParameter(weight, *others)
 
 
 class PredictedParameter(PredictedLayer):
@@ -59,14 +116,14 @@ class PredictedParameter(PredictedLayer):
         transposed: each matrix is (n_visible, n_units) instead.
         variance: of the entries that the module draws; None takes that of ``nn.Linear``.
         hidden_inputs: why no dictionary can be made of its inputs, if so.
-        options: how to predict: ``dictionary``, ``fraction`` and what else
-            :class:`PredictedLinear` takes by name. ``path`` has no effect on the module's calls.
+        options: as for :class:`PredictedLinear`; ``path`` has no effect on the module's calls.
 
     Raises:
         ValueError: what :class:`Rule` or the dictionary refuses.
     """
 
     dense_class = DenseParameter
+    view_class = ParameterView
 
     def __init__(
         self,
@@ -74,7 +131,7 @@ class PredictedParameter(PredictedLayer):
         transposed: bool = False,
         variance: float | None = None,
         hidden_inputs: str | None = None,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         *matrices, n_units, n_visible = shape
         if transposed:
@@ -91,63 +148,12 @@ class PredictedParameter(PredictedLayer):
         """As :meth:`DenseParameter.forward`."""
         if key is None or value is None:
             return super().forward(x)
-        return _multiply(x, key, value, self.unit_rows(self, self.weight))
-
-    @classmethod
-    @override
-    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """Rows of all that is given, each once; side by side those of queries, keys and values.
-
-        Those of one row then have nothing to do with one another: they meet different units.
-        """
-        if side_by_side and len(inputs) > 1:
-            return _side_by_side(inputs)
-        different = {id(x): x for x in inputs}
-        return torch.cat([x.reshape(-1, x.shape[-1]) for x in different.values()])
-
-    @classmethod
-    @override
-    def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
-        """(n_units, n_visible) over all matrices."""
-        W = W.transpose(-2, -1) if layer.transposed else W
-        return W.reshape(-1, W.shape[-1])
+        return _multiply(x, key, value, self.view.filters())
 
     @override
-    def _torch_layout(self, rows: Tensor) -> Tensor:
-        *matrices, one, two = self.shape
-        if not self.transposed:
-            return rows.view(self.shape)
-        return rows.view(*matrices, two, one).transpose(-2, -1)
-
-    @classmethod
-    @override
-    def data_refusal(cls, layer: Any) -> str | None:
-        """What the module that holds the weight knows of its inputs."""
-        return layer.hidden_inputs
-
-    @classmethod
-    @override
-    def dense_multiply_adds(cls, layer: Any) -> int:
-        """A row is multiplied by one of the matrices."""
-        shape = layer.shape if isinstance(layer, cls) else layer.weight.shape
-        return shape[-1] * shape[-2]
-
-    @override
-    def multiply_adds(self, batch: int, path: Any = "auto") -> int:
+    def multiply_adds(self, batch: int, path: ExecutionPath = "auto") -> int:
         """W once, then the dense products; see :meth:`PredictedWeight.multiply_adds`."""
-        return self._costs["materialised"].once + batch * self.dense_multiply_adds(self)
-
-    @override
-    def _new_dense(self) -> DenseParameter:
-        weight = nn.Parameter(torch.empty(self.shape, device=self.V.device, dtype=self.V.dtype))
-        return DenseParameter(weight, self.transposed, self.variance, self.hidden_inputs)
-
-    @classmethod
-    @override
-    def _dense_arguments(cls, layer: Any) -> dict[str, Any]:
-        shape = layer.shape if isinstance(layer, cls) else tuple(layer.weight.shape)
-        names = ("transposed", "variance", "hidden_inputs")
-        return {"shape": shape} | {name: getattr(layer, name) for name in names}
+        return self._costs["materialised"].once + batch * self.view.dense_multiply_adds
 
 
 def _multiply(x: Tensor, key: Tensor | None, value: Tensor | None, W: Tensor) -> Tensor:

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+Padding = str | int | Sequence[int]
 
 
-def reversed_padding(layer: Any) -> list[int]:
+class Convolution(Protocol):
+    """What patches depend on; a convolution of torch and a predicted one have it."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def padding_mode(self) -> str:
+        """Torch's word for what lies outside the input."""
+        ...
+
+
+def reversed_padding(layer: Convolution) -> list[int]:
     """A convolution's padding as ``nn.functional.pad`` takes it: last axis first, before, after."""
     if layer.padding == "valid":
         return [0, 0] * len(layer.kernel_size)
     if layer.padding == "same":
         total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        pairs: Sequence[tuple[int, int]] = [(t // 2, t - t // 2) for t in total]
+        pairs = [(t // 2, t - t // 2) for t in total]
     else:
+        assert not isinstance(layer.padding, str)
         pairs = [(p, p) for p in layer.padding]
     return [amount for pair in reversed(pairs) for amount in pair]
 
 
-def output_size(size: Sequence[int], layer: Any) -> list[int]:
+def output_size(size: Sequence[int], layer: Convolution) -> list[int]:
     """Positions of a convolution's filters along each axis.
 
     Args:
@@ -37,7 +56,7 @@ def output_size(size: Sequence[int], layer: Any) -> list[int]:
     ]
 
 
-def pad_input(x: Tensor, layer: Any) -> tuple[Tensor, Any]:
+def pad_input(x: Tensor, layer: Convolution) -> tuple[Tensor, Padding]:
     """Pad where the convolution itself cannot (any mode but zeros).
 
     Args:
@@ -52,7 +71,7 @@ def pad_input(x: Tensor, layer: Any) -> tuple[Tensor, Any]:
     return nn.functional.pad(x, reversed_padding(layer), mode=layer.padding_mode), 0
 
 
-def extract_patches(x: Tensor, layer: Any) -> Tensor:
+def extract_patches(x: Tensor, layer: Convolution) -> Tensor:
     """All patches that a convolution's filters meet, in the order of its weight.
 
     Args:
@@ -62,33 +81,25 @@ def extract_patches(x: Tensor, layer: Any) -> Tensor:
     Returns:
         (batch * groups * positions, channels / groups * prod(kernel_size)).
     """
-    if x.dim() == len(layer.kernel_size) + 1:
-        x = x.unsqueeze(0)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = nn.functional.pad(x, reversed_padding(layer), mode=mode)
+    x = nn.functional.pad(_batch(x, layer), reversed_padding(layer), mode=mode)
     windows = _windows(x, layer, layer.stride)
     return windows.flatten(-len(layer.kernel_size) - 1).flatten(0, -2)
 
 
-def extract_transposed_patches(x: Tensor, layer: Any) -> Tensor:
+def extract_transposed_patches(x: Tensor, layer: _ConvNd) -> Tensor:
     """What the filters of a transposed convolution meet: its inputs, and zeros between them.
 
-    Args:
-        x: (batch, channels, *size) or (channels, *size).
-        layer: the transposed convolution: kernel size, stride, paddings, dilation, groups.
-
-    Returns:
-        (batch * groups * positions, channels / groups * prod(kernel_size)).
+    Shapes are those of :func:`extract_patches`.
     """
-    n_axes = len(layer.kernel_size)
-    if x.dim() == n_axes + 1:
-        x = x.unsqueeze(0)
+    x, n_axes = _batch(x, layer), len(layer.kernel_size)
     size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
     spread = x.new_zeros(*x.shape[:2], *size)
     spread[(..., *[slice(None, None, s) for s in layer.stride])] = x
-    padding = []
+    padding, cut = [], layer.padding
+    assert not isinstance(cut, str)
     for axis in reversed(range(n_axes)):
-        margin = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        margin = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - cut[axis]
         padding += [margin, margin + layer.output_padding[axis]]  # negative: cut away
     windows = _windows(nn.functional.pad(spread, padding), layer, [1] * n_axes)
     # The last place of the kernel lies on the first input.
@@ -96,7 +107,12 @@ def extract_transposed_patches(x: Tensor, layer: Any) -> Tensor:
     return windows.flatten(-n_axes - 1).flatten(0, -2)
 
 
-def _windows(x: Tensor, layer: Any, stride: Sequence[int]) -> Tensor:
+def _batch(x: Tensor, layer: Convolution) -> Tensor:
+    """One example becomes a batch of one: (batch, channels, *size)."""
+    return x.unsqueeze(0) if x.dim() == len(layer.kernel_size) + 1 else x
+
+
+def _windows(x: Tensor, layer: Convolution, stride: Sequence[int]) -> Tensor:
     """(batch, channels, *size) to (batch, groups, *positions, channels / groups, *kernel)."""
     n_axes = len(layer.kernel_size)
     x = x.unflatten(1, (layer.groups, -1))  # (batch, groups, channels, *size)

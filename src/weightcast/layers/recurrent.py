@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from typing_extensions import override
 
-from weightcast.layers.composite import PredictedModule, plain_parameter
+from weightcast.layers.composite import Part, PredictedModule, plain_parameter
 from weightcast.layers.parameter import DenseParameter
 
+Sequences = Tensor | PackedSequence
+States = Tensor | tuple[Tensor, ...]
+"""What a recurrent layer starts from; an LSTM has two, h_0 and c_0."""
 
-class PredictedRecurrent(PredictedModule):
+
+class PredictedRecurrent(PredictedModule[nn.RNNBase]):
     """A recurrent network whose weights are layers, named as torch names them, less ``weight_``.
 
     ``ih_l0`` (of the inputs, n_visible = input_size) and ``hh_l0`` (of the hidden state, n_visible
@@ -28,9 +32,9 @@ class PredictedRecurrent(PredictedModule):
 
     @classmethod
     @override
-    def weights_of(cls, module: Any) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
-        """The weights of all layers and directions; see :meth:`PredictedModule.weights_of`."""
-        found: dict[str, tuple[nn.Module, Mapping[str, str]]] = {}
+    def weights_of(cls, module: nn.RNNBase) -> dict[str, Part]:
+        """The weights of all layers and directions."""
+        found: dict[str, Part] = {}
         for name in module._flat_weights_names:
             if name.startswith("weight_"):
                 hidden = "the projected cell outputs are seen by torch's own function only"
@@ -45,23 +49,22 @@ class PredictedRecurrent(PredictedModule):
     @override
     def _lend(self, tensors: Mapping[str, Tensor]) -> None:
         super()._lend(tensors)
-        module: Any = self.module
-        module._init_flat_weights()  # the list that torch's function is given
+        self.module._init_flat_weights()  # the list that torch's function is given
 
     @override
-    def observe(self, input: Tensor | PackedSequence, hx: Any = None) -> None:
+    def observe(self, input: Sequences, hx: States | None = None) -> None:
         """Layer by layer: its inputs, and the hidden states that its steps start from."""
-        module: Any = self.module
+        module = self.module
         layers, directions = self.layers(), 2 if module.bidirectional else 1
         if not isinstance(input, PackedSequence):
             if input.dim() == 2:
                 input = input.unsqueeze(0 if module.batch_first else 1)
-                hx = _with_batch(hx)
+                hx = _each(hx, lambda h: h.unsqueeze(1))
             if module.batch_first:
                 input = input.transpose(0, 1)
         for number in range(module.num_layers):
             part = slice(number * directions, (number + 1) * directions)
-            start = None if hx is None else _part(hx, part)
+            start = _each(hx, lambda h, part=part: h[part])
             output = self._run_layer(number, input, start)
             rows, (states, valid) = _data(input), _padded(output)
             h_0 = start[0] if isinstance(start, tuple) else start
@@ -72,16 +75,17 @@ class PredictedRecurrent(PredictedModule):
                 layers[f"hh_l{number}{suffix}"](_previous(h, first, valid, reverse=direction == 1))
             input = output
 
-    def _run_layer(self, number: int, x: Any, start: Any) -> Any:
+    def _run_layer(self, number: int, x: Sequences, start: States | None) -> Sequences:
         """One layer's outputs, time first, all directions side by side."""
-        module: Any = self.module
-        options = {"bias": module.bias, "bidirectional": module.bidirectional}
+        module = self.module
+        options: dict[str, Any] = {"bias": module.bias, "bidirectional": module.bidirectional}
         if module.proj_size:
             options["proj_size"] = module.proj_size
         if module.mode.startswith("RNN"):
             options["nonlinearity"] = module.mode.removeprefix("RNN_").lower()
         size = _data(x).shape[-1]
-        single = type(module)(size, module.hidden_size, **options, device="meta")
+        kind: Any = type(module)  # LSTM, GRU or RNN, whose arguments differ from their base's
+        single = kind(size, module.hidden_size, **options, device="meta")
         tensors = self._tensors() | dict(module.named_parameters())
         mine = {n: n.replace("_l0", f"_l{number}") for n in single._flat_weights_names}
         return torch.func.functional_call(
@@ -89,21 +93,16 @@ class PredictedRecurrent(PredictedModule):
         )[0]
 
 
-def _with_batch(hx: Any) -> Any:
-    if hx is None:
-        return None
-    return tuple(h.unsqueeze(1) for h in hx) if isinstance(hx, tuple) else hx.unsqueeze(1)
+def _each(hx: States | None, change: Callable[[Tensor], Tensor]) -> States | None:
+    """A state, or both states of an LSTM, changed in one way; none stays none."""
+    return tuple(map(change, hx)) if isinstance(hx, tuple) else None if hx is None else change(hx)
 
 
-def _part(hx: Any, part: slice) -> Any:
-    return tuple(h[part] for h in hx) if isinstance(hx, tuple) else hx[part]
-
-
-def _data(x: Tensor | PackedSequence) -> Tensor:
+def _data(x: Sequences) -> Tensor:
     return x.data if isinstance(x, PackedSequence) else x
 
 
-def _padded(x: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
+def _padded(x: Sequences) -> tuple[Tensor, Tensor]:
     """(time, batch, ...) and how many steps of each sequence count, (batch,)."""
     if isinstance(x, PackedSequence):
         return pad_packed_sequence(x)

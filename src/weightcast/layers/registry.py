@@ -1,4 +1,4 @@
-"""Which predicted layer stands in for which dense one, and what the two say of themselves."""
+"""Which predicted layer stands in for which dense one, and so which view a layer has."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from weightcast.layers.transposed import (
     PredictedConvTranspose2d,
     PredictedConvTranspose3d,
 )
+from weightcast.layers.view import View
 
 PREDICTED: dict[type[nn.Module], type[PredictedLayer]] = {
     layer.dense_class: layer
@@ -34,20 +35,37 @@ PREDICTED: dict[type[nn.Module], type[PredictedLayer]] = {
         PredictedParameter,
     )
 }
-"""The predicted layer of every dense class of torch that can be converted."""
+"""The predicted layer of every dense class that can be converted; it names their view.
+
+Read at every look-up, so that an entry made at run time counts from then on.
+"""
 
 
-def predicted_class(layer: nn.Module) -> type[PredictedLayer] | None:
-    """The predicted class of a layer, dense or predicted; None if it has none.
+def find_view(layer: nn.Module) -> View | None:
+    """The view of a layer, dense or predicted; None if it is none that can be predicted.
 
     Exact types only: what a subclass computes is not known.
     """
-    if isinstance(layer, PredictedLayer):
-        return type(layer)
     transformers = sys.modules.get("transformers.pytorch_utils")
-    if transformers is not None and type(layer) is transformers.Conv1D:
-        return PredictedTransposedLinear
-    return PREDICTED.get(type(layer))
+    if isinstance(layer, PredictedLayer):
+        counterpart = type(layer)
+    elif transformers is not None and type(layer) is transformers.Conv1D:
+        counterpart = PredictedTransposedLinear
+    else:
+        counterpart = PREDICTED.get(type(layer))
+    return None if counterpart is None else counterpart.view_class(layer, counterpart)
+
+
+def view(layer: nn.Module) -> View:
+    """The view of a layer, dense or predicted.
+
+    Raises:
+        ValueError: it is none that can be predicted.
+    """
+    found = find_view(layer)
+    if found is None:
+        raise ValueError(f"{type(layer).__name__} is no layer that can be predicted")
+    return found
 
 
 def predicted_layers(model: nn.Module) -> dict[str, PredictedLayer]:

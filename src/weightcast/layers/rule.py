@@ -18,7 +18,7 @@ from weightcast.dictionaries import (
     count_atoms,
 )
 from weightcast.grid import Grid
-from weightcast.weight import Path
+from weightcast.weight import ExecutionPath
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Rule:
     fraction: float
     columns: int = 1
     grid: Grid | tuple[int, ...] | int | None = None
-    path: Path = "auto"
+    path: ExecutionPath = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.dictionary, Dictionary):

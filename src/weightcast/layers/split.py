@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
 from weightcast.layers.attention import PredictedMultiheadAttention
@@ -14,9 +12,7 @@ from weightcast.layers.view import Refusal
 
 SPLIT: dict[type[nn.Module], type[PredictedModule]] = {
     nn.MultiheadAttention: PredictedMultiheadAttention,
-    nn.LSTM: PredictedRecurrent,
-    nn.GRU: PredictedRecurrent,
-    nn.RNN: PredictedRecurrent,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), PredictedRecurrent),
 }
 """What stands in for modules of torch that read their weights themselves."""
 
@@ -39,9 +35,11 @@ def split_module(module: nn.Module) -> PredictedModule | None:
 
 
 def split_refusal(module: nn.Module) -> Refusal | None:
-    """Why a module that reads its weights itself cannot be split, or None."""
+    """Why a module that reads its weights itself cannot be split; None if it can."""
     found = split_class(module)
-    if found is not None and "forward" in vars(module):
+    if found is None:
+        return None
+    if "forward" in vars(module):
         return Refusal(
             "has a forward of its own in place of its class's, which reads the weights of this "
             "very module",
@@ -49,37 +47,7 @@ def split_refusal(module: nn.Module) -> Refusal | None:
             predicate=True,
         )
     try:
-        if found is not None:
-            found.weights_of(module)
+        found.weights_of(module)
     except ValueError as error:
         return Refusal(str(error))
     return None
-
-
-def split_modules(
-    root: nn.Module, chosen: Callable[[str, PredictedModule], bool] = lambda *_: True
-) -> list[tuple[nn.Module, nn.Module]]:
-    """Split the modules below ``root``, in place.
-
-    Args:
-        root: holds the modules; is none itself.
-        chosen: by a module's first name and its split form, which ones; all, if left out.
-
-    Returns:
-        What was replaced by what, to undo it.
-    """
-    replaced: list[tuple[nn.Module, nn.Module]] = []
-    for name, module in list(root.named_modules()):
-        split = split_module(module)
-        if split is not None and chosen(name, split):
-            replace_module(root, module, split)
-            replaced.append((module, split))
-    return replaced
-
-
-def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is a child below ``root``, so that shared layers stay shared."""
-    for parent in list(root.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new

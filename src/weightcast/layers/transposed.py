@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from weightcast.layers.convolution import PredictedConvolution, Size, groups_side_by_side
-from weightcast.layers.layer import PredictedLayer
-from weightcast.layers.patches import extract_transposed_patches
+from weightcast.layers.convolution import ConvolutionView, PredictedConvolution, Size
+from weightcast.layers.layer import LayerOptions
+from weightcast.layers.patches import Padding, extract_transposed_patches
+
+
+class TransposedConvolutionView(ConvolutionView):
+    """A transposed convolution, whose weight has its input channels first."""
+
+    attributes = (*ConvolutionView.attributes, "output_padding")
+
+    @override
+    def to_filters(self, weight: Tensor) -> Tensor:
+        """(n_units, n_visible): every output channel's filter."""
+        filters = weight.unflatten(0, (self.layer.groups, -1)).transpose(1, 2)
+        return filters.reshape(self.layer.out_channels, -1)
+
+    @override
+    def to_weight(self, filters: Tensor) -> Tensor:
+        layer = self.layer
+        shape = (layer.in_channels // layer.groups, *layer.kernel_size)
+        grouped = filters.view(layer.groups, -1, *shape)  # groups, units, channels
+        return grouped.transpose(1, 2).flatten(0, 1)
+
+    @property
+    @override
+    def stated_shape(self) -> tuple[int, ...]:
+        layer = self.layer
+        return layer.in_channels, layer.out_channels // layer.groups, *layer.kernel_size
+
+    @override
+    def patches(self, x: Tensor) -> Tensor:
+        """What meets the filters at every output position, zeros between the inputs included."""
+        return extract_transposed_patches(x, self.layer)
 
 
 class PredictedTransposedConvolution(PredictedConvolution):
@@ -18,27 +48,17 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
     A unit is an output channel, and its filter is W[:, unit]: what every input channel of its group
     adds to it, at every place of the kernel. So n_visible = in_channels / groups * kernel size, as
-    for a convolution, although torch's weight has its input channels first.
+    for a convolution, although torch's weight has its input channels first. Takes torch's arguments
+    in torch's order and meaning.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: n_units.
-        kernel_size: extent of a filter, an integer or one per axis.
-        stride: as in torch.
-        padding: as in torch.
-        output_padding: as in torch.
-        groups: as in torch; all groups share the dictionary.
-        bias: whether to learn a bias.
-        dilation: as in torch.
-        padding_mode: ``zeros``, all that torch knows here.
-        options: how to predict: ``dictionary``, ``fraction`` and what else
-            :class:`PredictedLinear` takes by name.
+        options: as for :class:`PredictedLinear`.
 
     Raises:
         ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
-    _facts: ClassVar[tuple[str, ...]] = (*PredictedConvolution._facts, "output_padding")
+    view_class = TransposedConvolutionView
     output_padding: tuple[int, ...]
     padding: tuple[int, ...]
 
@@ -54,20 +74,13 @@ class PredictedTransposedConvolution(PredictedConvolution):
         bias: bool = True,
         dilation: Size = 1,
         padding_mode: str = "zeros",
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         dense: Any = self.dense_class(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias,
             dilation, padding_mode, device="meta",
         )  # fmt: skip
-        grid = self.own_grid(dense)
-        fan_in = dense.weight[0].numel()  # as torch counts it, by the outputs
-        PredictedLayer.__init__(
-            self, grid.n_visible, out_channels, bias=bias, own_grid=grid,
-            variance=1 / (3 * fan_in), bias_bound=fan_in**-0.5, **options,
-        )  # fmt: skip
-        for name in self._facts:
-            setattr(self, name, getattr(dense, name))
+        self._imitate(dense, options)
 
     @override
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -88,7 +101,7 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
     @override
     def _filter(
-        self, x: Tensor, filters: Tensor, bias: Tensor | None, padding: Any, groups: int
+        self, x: Tensor, filters: Tensor, bias: Tensor | None, padding: Padding, groups: int
     ) -> Tensor:
         convolve = getattr(nn.functional, f"conv_transpose{self.n_axes}d")
         return convolve(x, filters, bias, self.stride, self.padding, padding, groups, self.dilation)
@@ -102,33 +115,9 @@ class PredictedTransposedConvolution(PredictedConvolution):
     def _outputs_per_position(self) -> int:
         return math.prod(self.stride)
 
-    @classmethod
-    @override
-    def unit_rows(cls, layer: Any, W: Tensor) -> Tensor:
-        """(n_units, n_visible): every output channel's filter."""
-        return W.unflatten(0, (layer.groups, -1)).transpose(1, 2).reshape(layer.out_channels, -1)
-
-    @classmethod
-    @override
-    def _told_shape(cls, layer: Any) -> tuple[int, ...]:
-        return layer.in_channels, layer.out_channels // layer.groups, *layer.kernel_size
-
-    @override
-    def _torch_layout(self, rows: Tensor) -> Tensor:
-        shape = (self.in_channels // self.groups, *self.kernel_size)
-        filters = rows.view(self.groups, -1, *shape)  # groups, units, channels
-        return filters.transpose(1, 2).flatten(0, 1)
-
-    @classmethod
-    @override
-    def input_rows(cls, layer: Any, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """What meets the filters at every output position, zeros between the inputs included."""
-        rows = extract_transposed_patches(inputs[0], layer)
-        return groups_side_by_side(rows, inputs[0], layer) if side_by_side else rows
-
 
 class PredictedConvTranspose1d(PredictedTransposedConvolution):
-    """A 1-d transposed convolution with predicted filters, in place of ``nn.ConvTranspose1d``.
+    """In place of ``nn.ConvTranspose1d``.
 
     Arguments as for :class:`PredictedTransposedConvolution`.
     """
@@ -138,7 +127,7 @@ class PredictedConvTranspose1d(PredictedTransposedConvolution):
 
 
 class PredictedConvTranspose2d(PredictedTransposedConvolution):
-    """A 2-d transposed convolution with predicted filters, in place of ``nn.ConvTranspose2d``.
+    """In place of ``nn.ConvTranspose2d``.
 
     Arguments as for :class:`PredictedTransposedConvolution`.
     """
@@ -148,7 +137,7 @@ class PredictedConvTranspose2d(PredictedTransposedConvolution):
 
 
 class PredictedConvTranspose3d(PredictedTransposedConvolution):
-    """A 3-d transposed convolution with predicted filters, in place of ``nn.ConvTranspose3d``.
+    """In place of ``nn.ConvTranspose3d``.
 
     Arguments as for :class:`PredictedTransposedConvolution`.
     """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from weightcast.grid import Grid
-from weightcast.layers.layer import PredictedLayer
-from weightcast.layers.registry import predicted_class
 from weightcast.layers.rule import Rule
+from weightcast.weight import PredictedWeight
+
+if TYPE_CHECKING:
+    from weightcast.layers.layer import PredictedLayer
 
 
 @dataclass(frozen=True)
@@ -36,35 +39,79 @@ class Refusal:
         return f"{subject}{' ' if self.predicate else ': '}{self}"
 
 
-class View:
-    """One layer, dense or predicted: its filters, inputs, coordinates, sizes, and refusals.
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class View(Generic[Layer]):
+    """One layer, dense or predicted: its filters, inputs, coordinates, sizes and refusals.
+
+    A type of layers has a subclass, which a predicted class names as its ``view_class``. This class
+    itself fits layers whose weight holds one unit's filter along its first axis, and which multiply
+    the last axis of their first input. A predicted layer has the dense one's attributes, so that
+    one code reads both.
 
     Args:
         layer: that can be predicted, or is.
+        counterpart: the predicted class, or the layer's own where it is predicted.
     """
 
-    def __init__(self, layer: nn.Module, counterpart: type[PredictedLayer]) -> None:
-        self.layer: Any = layer
-        self.counterpart = counterpart
+    attributes: ClassVar[tuple[str, ...]] = ()
+    """Arguments of both constructors that both layers keep as attributes."""
+
+    size_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments that are n_visible and n_units, where these are read off the weight.
+
+    Pruning a layer, or enlarging a table, by a new weight leaves the attributes as they were; torch
+    computes with the weight.
+    """
+
+    bias_argument: ClassVar[bool] = True
+    """Whether both constructors are told if there is a bias."""
+
+    per_position: ClassVar[bool] = False
+    """Whether a row is a position of the filters, not a row of the input."""
+
+    def __init__(self, layer: Layer, counterpart: type[PredictedLayer]) -> None:
+        self.layer, self.counterpart = layer, counterpart
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight in the dense layer's layout; a predicted layer computes it."""
+        weight = self.layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        bias = getattr(self.layer, "bias", None)
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
 
     @property
     def sizes(self) -> tuple[int, int]:
         """(n_visible, n_units)."""
-        if isinstance(self.layer, PredictedLayer):
+        if isinstance(self.layer, PredictedWeight):
             return self.layer.n_visible, self.layer.n_units
-        n_units, n_visible = self.filters().shape
+        n_units, n_visible = self.filters(torch.empty(self.weight.shape, device="meta")).shape
         return n_visible, n_units
 
     @property
     def grid(self) -> Grid | None:
         """The coordinates that the layer knows of its inputs."""
-        return self.counterpart.own_grid(self.layer)
+        return None
 
     def filters(self, weight: Tensor | None = None) -> Tensor:
         """(n_units, n_visible): filters of the layer's weight, or of one laid out alike."""
-        return self.counterpart.unit_rows(
-            self.layer, self.layer.weight if weight is None else weight
-        )
+        return self.to_filters(self.weight if weight is None else weight)
+
+    def to_filters(self, weight: Tensor) -> Tensor:
+        """One row per unit, its filter, (n_units, n_visible), from the dense layer's layout."""
+        return weight.reshape(weight.shape[0], -1)
+
+    def to_weight(self, filters: Tensor) -> Tensor:
+        """The dense layer's layout of (n_units, n_visible) filters."""
+        return filters
 
     def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
         """The rows that the layer multiplies by W when it is called with these inputs.
@@ -80,43 +127,55 @@ class View:
         Raises:
             ValueError: a layer that multiplies no inputs, such as an embedding.
         """
-        return self.counterpart.input_rows(self.layer, *inputs, side_by_side=side_by_side)
+        return inputs[0].reshape(-1, inputs[0].shape[-1])
 
     @property
     def refusal(self) -> Refusal | None:
         """What of a dense layer cannot be predicted; None if nothing is in the way."""
-        text = self.counterpart.refusal(self.layer)
-        return None if text is None else Refusal(text)
+        shape, stated = tuple(self.weight.shape), self.stated_shape
+        if stated not in (None, shape):  # torch may compute with it, but what is new would not fit
+            return Refusal(
+                f"its weight is {shape}, and its attributes say {stated}",
+                "set them to what the weight has, or leave the layer dense",
+            )
+        _, n_units = self.sizes
+        if self.bias is not None and tuple(self.bias.shape) != (n_units,):
+            return Refusal(
+                f"its bias is {tuple(self.bias.shape)}, and its weight has {n_units} units",
+                "give it a bias of as many",
+            )
+        return None
+
+    @property
+    def stated_shape(self) -> tuple[int, ...] | None:
+        """The weight's shape by the attributes, where the predicted layer is made from these."""
+        return None
 
     @property
     def blindness(self) -> Refusal | None:
         """Why no dictionary can be made of the layer's inputs; None if one can."""
-        text = self.counterpart.data_refusal(self.layer)
-        return None if text is None else Refusal(text)
+        return None
 
     @property
     def dense_multiply_adds(self) -> int:
         """Multiply-adds of the dense layer per row, or per position of a convolution."""
-        return self.counterpart.dense_multiply_adds(self.layer)
+        if isinstance(self.layer, PredictedWeight):
+            return self.layer.n_visible * self.layer.n_units
+        return self.weight.numel()
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments that the dense layer and its predicted one share."""
+        found = {name: getattr(self.layer, name) for name in self.attributes}
+        found |= zip(self.size_arguments, self.sizes, strict=False)
+        return found | ({"bias": self.bias is not None} if self.bias_argument else {})
+
+    def new_dense(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """A dense layer of the same arguments, with any weights."""
+        # Its own initialisation would be overwritten, and would move the global random state.
+        return nn.utils.skip_init(
+            self.counterpart.dense_class, **self.arguments(), device=device, dtype=dtype
+        )
 
     def predict(self, rule: Rule, **how: Any) -> PredictedLayer:
         """A predicted layer in the layer's place; arguments as for ``from_dense``."""
         return self.counterpart.from_dense(self.layer, rule, **how)
-
-
-def find_view(layer: nn.Module) -> View | None:
-    """The view of a layer, dense or predicted; None if it is none that can be predicted."""
-    counterpart = predicted_class(layer)
-    return None if counterpart is None else View(layer, counterpart)
-
-
-def view(layer: nn.Module) -> View:
-    """The view of a layer, dense or predicted.
-
-    Raises:
-        ValueError: it is none that can be predicted.
-    """
-    found = find_view(layer)
-    if found is None:
-        raise ValueError(f"{type(layer).__name__} is no layer that can be predicted")
-    return found

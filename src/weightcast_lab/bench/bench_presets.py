@@ -8,14 +8,14 @@ from typing import Literal
 
 from weightcast.dictionaries import check_fraction
 from weightcast.serialization import nearest
-from weightcast.weight import Path
+from weightcast.weight import ExecutionPath
 from weightcast_lab.bench.block import BenchBlock, Say
 from weightcast_lab.bench.cases import Case, cases, find_case
 from weightcast_lab.bench.contenders import PREDICTED, Contender
 from weightcast_lab.bench.peers import find_peer, peers
 from weightcast_lab.bench.recipes import check, find_recipe
 
-PATHS: tuple[Path, ...] = ("auto", "factored", "materialised")
+PATHS: tuple[ExecutionPath, ...] = ("auto", "factored", "materialised")
 NO_PEERS = ("none",)
 
 

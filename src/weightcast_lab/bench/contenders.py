@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weightcast.layers import predicted_layers
 from weightcast.plan.plan import Plan
 from weightcast.transform.convert import convert
-from weightcast.weight import Path
+from weightcast.weight import ExecutionPath
 from weightcast_lab.bench.cases import Case
 from weightcast_lab.bench.peers import build_peer, find_peer
 from weightcast_lab.bench.recipes import make_plan
@@ -40,7 +40,7 @@ class Contender:
     fraction: float | None = None
     dictionary: str | None = None
     columns: int | None = None
-    path: Path | None = None
+    path: ExecutionPath | None = None
 
     @property
     def label(self) -> str:
@@ -100,7 +100,7 @@ def build(
     return model.to(device), seconds
 
 
-def force_path(model: nn.Module, path: Path) -> nn.Module:
+def force_path(model: nn.Module, path: ExecutionPath) -> nn.Module:
     """Let all predicted layers of a model compute along one path; the model is returned."""
     for layer in predicted_layers(model).values():
         layer.path = path

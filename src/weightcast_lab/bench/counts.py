@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.layers import PredictedLayer
-from weightcast.weight import Path
+from weightcast.weight import ExecutionPath
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Counts:
 
     total: int
     dense: int
-    chosen: Mapping[str, Path]
+    chosen: Mapping[str, ExecutionPath]
 
     @property
     def choice(self) -> str:
@@ -34,7 +34,7 @@ class Counts:
         return paths.pop() if len(paths) == 1 else "mixed"
 
 
-def count(model: nn.Module, x: Tensor, path: Path = "auto") -> Counts:
+def count(model: nn.Module, x: Tensor, path: ExecutionPath = "auto") -> Counts:
     """Count a forward pass of a dense or predicted network.
 
     Args:
@@ -43,7 +43,7 @@ def count(model: nn.Module, x: Tensor, path: Path = "auto") -> Counts:
         path: what predicted layers are counted along.
     """
     total, dense = 0, 0
-    chosen: dict[str, Path] = {}
+    chosen: dict[str, ExecutionPath] = {}
 
     def take(name: str, layer: nn.Module, _: object, y: Tensor) -> None:
         nonlocal total, dense

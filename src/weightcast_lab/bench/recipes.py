@@ -21,7 +21,7 @@ from weightcast.kernels import SquaredExponential
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast.serialization import nearest
-from weightcast.weight import Path
+from weightcast.weight import ExecutionPath
 from weightcast_lab.bench.cases import Case
 
 
@@ -79,7 +79,9 @@ def find_recipe(name: str) -> Recipe:
     return known[name]
 
 
-def make_plan(case: Case, recipe: str, fraction: float, columns: int, path: Path = "auto") -> Plan:
+def make_plan(
+    case: Case, recipe: str, fraction: float, columns: int, path: ExecutionPath = "auto"
+) -> Plan:
     """The plan that predicts a case's layers.
 
     Args:
