@@ -116,13 +116,12 @@ __all__ = [
 ]
 
 
-_MOVED = {
-    "weightcast.benchmark": "weightcast_lab.bench",
-    "weightcast.experiments": "weightcast_lab.sweeps or weightcast_lab.studies",
-    "weightcast.hub": "weightcast.integrations.hub",
-    "weightcast.report": "weightcast_lab.report",
-    "weightcast.training": "weightcast_lab.training; SafetensorsCheckpointIO, RandomState are in "
-    "weightcast.integrations.lightning",
+_MOVED = {  # the name behind "weightcast.", and now behind "weightcast"
+    "benchmark": "_lab.bench",
+    "experiments": "_lab.sweeps, or weightcast_lab.studies",
+    "hub": ".integrations.hub",
+    "report": "_lab.report",
+    "training": "_lab.training, or weightcast.integrations.lightning",
 }
 
 
@@ -136,8 +135,11 @@ class _Moved:
         Raises:
             ModuleNotFoundError: one that has, with its new name.
         """
-        if name in _MOVED:
-            raise ModuleNotFoundError(f"{name} has moved: import {_MOVED[name]}", name=name)
+        parent, _dot, last = name.rpartition(".")
+        if parent == "weightcast" and last in _MOVED:
+            raise ModuleNotFoundError(
+                f"{name} has moved: import weightcast{_MOVED[last]}", name=name
+            )
 
 
 sys.meta_path.append(_Moved)

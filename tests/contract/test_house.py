@@ -14,8 +14,6 @@ import pytest
 import weightcast
 from tests.contract import house
 
-UNTIL_MERGED = "until the branches are merged"
-
 LIBRARY, LABORATORY = house.files("weightcast"), house.files("weightcast_lab")
 BOTH = LIBRARY | LABORATORY
 PACKAGES = {"weightcast": LIBRARY, "weightcast_lab": LABORATORY}
@@ -59,7 +57,6 @@ PUTS_MODULES = {
 }
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_one_file_puts_a_module_in_anothers_place():
     check(broken(house.replaced_modules, BOTH, tuple(PUTS_MODULES)))
 
@@ -115,7 +112,6 @@ ASKS_WHICH = {
 }
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_nobody_asks_which_dictionary_or_base_it_is():
     check(broken(told_apart, BOTH, ("weightcast/dictionaries/", *ASKS_WHICH)))
 
@@ -167,14 +163,12 @@ def test_families_and_other_peoples_classes_may_be_asked_for(snippet):
 # Rule 4
 
 READS_WORDS = {
-    "weightcast/cli/main.py": "argparse and jsonargparse tell what was wrong in words alone",
     "weightcast/storage/tracing.py": "torch.export tells what it cannot trace in words alone",
     "weightcast/cli/sources.py": "torch.load tells a file that it will not unpickle in words alone",
     "weightcast/testing/": "checks that a message names the numbers, which users read",
 }
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_no_decision_is_taken_from_a_messages_words():
     check(broken(house.words_read, BOTH, tuple(READS_WORDS)))
 
@@ -217,7 +211,6 @@ def test_saying_words_is_no_decision(snippet):
     assert not finds(house.words_read, snippet)
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 @pytest.mark.parametrize(
     ("rule", "excused"),
     [
@@ -251,7 +244,7 @@ def of_standard_library(files: dict[str, Path]) -> list[str]:
 
 @pytest.mark.parametrize("package", [
     "weightcast",
-    pytest.param("weightcast_lab", marks=pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)),
+    "weightcast_lab",
 ])  # fmt: skip
 def test_a_file_name_occurs_once(package):
     assert duplicates(PACKAGES[package]) == {}
@@ -281,7 +274,6 @@ def names(package: str) -> Rule:
     )
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_the_library_never_names_the_laboratory():
     check(broken(names("weightcast_lab"), LIBRARY))
 
@@ -345,7 +337,6 @@ def untested(files: Iterable[str], tests: set[str]) -> list[str]:
     ]
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_every_module_has_a_test_file_of_its_name():
     tests = {path.relative_to(UNITS).as_posix() for path in UNITS.rglob("test_*.py")}
     check(untested((name.removeprefix("weightcast/") for name in LIBRARY), tests))
@@ -360,7 +351,6 @@ def test_a_module_without_a_test_file_is_found():
 # Counts
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_the_library_has_few_names():
     assert len(weightcast.__all__) <= 40
 
@@ -372,13 +362,11 @@ def test_the_library_has_few_entries():
     assert len(entries) <= 20, sorted(entries)
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_the_library_is_small():
     n_lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in LIBRARY.items()}
     assert sum(n_lines.values()) <= 15_200
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_functions_are_short():
     check(broken(partial(house.long_functions, most=45), LIBRARY))
 
@@ -390,7 +378,6 @@ def test_a_long_function_is_found_and_a_long_docstring_is_none():
     assert not finds(partial(house.long_functions, most=46), f"def f():\n{text}{body}")
 
 
-@pytest.mark.xfail(strict=False, reason=UNTIL_MERGED)
 def test_layers_say_what_they_take():
     files = [path for name, path in LIBRARY.items() if name.startswith("weightcast/layers/")]
     assert sum(house.count_any(house.parse(path)) for path in files) < 40

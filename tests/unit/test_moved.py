@@ -6,7 +6,7 @@ import pytest
 
 import weightcast
 
-MOVED = weightcast._MOVED
+MOVED = [f"weightcast.{name}" for name in weightcast._MOVED]
 
 
 @pytest.mark.parametrize("name", MOVED)
