@@ -7,6 +7,9 @@ from torch import Tensor
 
 from weightcast.least_squares import Metric
 
+RIDGE = 1e-3
+"""Added to C unless told otherwise, in units of its mean diagonal."""
+
 
 class Moments:
     """C = E[x^T x] and D = E[x^T x~] of rows x in one network and x~ in another.
@@ -48,7 +51,7 @@ class Moments:
         K = self._own[0] / (self.n_rows - 1)
         return (K + K.t()) / 2
 
-    def metric(self, ridge: float) -> Metric:
+    def metric(self, ridge: float = RIDGE) -> Metric:
         """C plus ``ridge`` times its mean diagonal; the identity where no input varies."""
         C = (self._own + self._own.mT) / (2 * self.n_rows)
         level = C.diagonal(dim1=1, dim2=2).mean(dim=1).view(-1, 1, 1)

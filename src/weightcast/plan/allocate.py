@@ -17,17 +17,13 @@ import torch
 from torch import Tensor
 
 from weightcast.dictionaries import Dictionary
-from weightcast.grid import Grid
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One way to predict a layer.
+    """One way to predict a layer; without a dictionary it stays dense.
 
     Args:
-        dictionary: its atoms; None leaves the layer dense.
-        columns: groups of units.
-        grid: coordinates of the inputs.
         losses: (n,) share of the layer's output that is lost with 1, 2, ... n atoms.
         per_atom: numbers that each atom costs.
         fixed: numbers that the dictionary costs, however many atoms there are.
@@ -35,7 +31,6 @@ class Offer:
 
     dictionary: Dictionary | None
     columns: int
-    grid: Grid | None
     losses: Tensor
     per_atom: int
     fixed: int = 0
@@ -69,14 +64,9 @@ class Choice:
 
 
 def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, Choice]:
-    """The choice of every layer that together are worth most and cost at most ``budget``.
+    """The layers' choices that together are worth most and cost at most ``budget`` numbers.
 
-    Args:
-        offers: of every layer, at least one.
-        budget: numbers.
-
-    Raises:
-        ValueError: the cheapest offers cost more than that, naming the costliest layer.
+    Raises ValueError where the cheapest offers cost more than that, naming the costliest layer.
     """
     cheapest = {name: _least(own, math.inf) for name, own in offers.items()}
     least = sum(choice.cost for choice in cheapest.values())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from weightcast.dictionaries import Dictionary, InputStatistics
+from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.progress import Progress
@@ -41,23 +40,19 @@ def plan_for_budget(
     """The plan of least loss that a budget allows; arguments as for ``suggest``.
 
     ``grids`` has every layer that may be predicted, with a grid where the layer itself knows none.
-
-    Raises:
-        ValueError: a budget that is no share and no number, or too small.
     """
     if count not in ("learned", "stored"):
         raise ValueError(f"count is {count!r}: take 'learned' or 'stored'")
-    own = {name: grid for name, grid in grids.items() if grid is not None}
-    sites = find_sites(model, list(grids), own)
+    known = {name: grid for name, grid in grids.items() if grid is not None}
+    sites = find_sites(model, list(grids), known)
     left = _left_for(model, sites, budget, count)
-    offers: dict[str, list[Offer]] = {}
-    layers = convertible_layers(model)
+    offers, layers = {}, convertible_layers(model)
     with Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
             if batches is not None and not view(layers[name]).blindness:
                 site = observe(model, site, batches, ("covariance",), seed)
-            maker = _Offers(site, min(columns, site.n_units), count, left, layer_seed(seed, name))
-            offers[name] = [*maker.all(), maker.dense()]
+            groups, own_seed = min(columns, site.n_units), layer_seed(seed, name)
+            offers[name] = list(_offers(site, groups, count, left, own_seed))
             shown.step()
             shown.say(f"{name}: {len(offers[name]) - 1} dictionaries compared")
     rules: dict[str, Rule | None] = {}
@@ -80,7 +75,7 @@ class TooMuchDenseError(ValueError):
 def _left_for(
     model: nn.Module, sites: Mapping[str, ProbeSite], budget: float | int, count: Count
 ) -> int:
-    """Numbers that are left for the layers to be predicted; raises TooMuchDenseError for none."""
+    """Numbers that are left for the layers to be predicted; TooMuchDenseError for none."""
     counts = ledger(model)
     total = counts.total.dense
     is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
@@ -93,11 +88,8 @@ def _left_for(
     weights = sum(site.W.numel() for site in sites.values())
     rest = (counts.total.stored if count == "stored" else counts.total.learned) - weights
     if rest >= number:
-        dense = max(
-            (row for row in counts.rows if row.layer not in sites),
-            key=lambda row: row.dense,
-            default=counts.rows[0],
-        )
+        others = [row for row in counts.rows if row.layer not in sites] or counts.rows[:1]
+        dense = max(others, key=lambda row: row.dense)
         share = math.ceil(1e3 * rest / total) / 1e3
         raise TooMuchDenseError(
             f"budget {budget} is {number:,} of {total:,} weights, but {rest:,} stay dense (the "
@@ -107,56 +99,41 @@ def _left_for(
     return number - rest
 
 
-@dataclass(frozen=True)
-class _Offers:
-    """Makes one layer's offers.
+def _offers(site: ProbeSite, columns: int, count: Count, left: int, seed: int) -> Iterator[Offer]:
+    """One offer per dictionary that can be built, and that to leave the layer dense, at full cost.
 
     ``left`` is the whole budget: more atoms than it pays for need not be looked at.
     """
+    # The family's own; where everything stored counts, all that could be cheaper too.
+    family = Family(site.grid, site.statistics is not None)
+    for dictionary in [family.own] if count == "learned" else family.stored:
+        # Atoms that a file must hold are held once, for all units.
+        held = count == "stored" and not dictionary.rebuildable
+        groups = 1 if held else columns
+        per_atom = site.n_units
+        if count == "stored":
+            per_atom += groups
+        if held and not dictionary.factored:
+            per_atom += site.n_visible
+        n_atoms = min(site.n_visible - 1, max(1, left // per_atom))
+        atoms = _build(site, dictionary, n_atoms, seed)
+        fixed = atoms.base.n_static if held and dictionary.factored else 0
+        # Where a file names its atoms, those that explain most may be taken.
+        order = None if count == "stored" else atoms.indices[0].tolist()
+        losses = loss_curve(atoms.base, site.W, atoms.n_atoms, site.metric, order)
+        yield Offer(dictionary, groups, losses, per_atom, fixed)
+    yield Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.W.numel())
 
-    site: ProbeSite
-    columns: int
-    count: Count
-    left: int
-    seed: int
 
-    def dense(self) -> Offer:
-        """To leave the layer as it is, at full cost."""
-        return Offer(None, 1, None, torch.zeros(1, dtype=torch.float64), self.site.W.numel())
-
-    def all(self) -> Iterator[Offer]:
-        """One offer per dictionary that can be built."""
-        for dictionary in self._dictionaries():
-            # Atoms that a file must hold are held once, for all units.
-            held = self.count == "stored" and not dictionary.rebuildable
-            columns = 1 if held else self.columns
-            per_atom = self.site.n_units
-            if self.count == "stored":
-                per_atom += columns
-            if held and not dictionary.factored:
-                per_atom += self.site.n_visible
-            n_atoms = min(self.site.n_visible - 1, max(1, self.left // per_atom))
-            atoms = self._build(dictionary, n_atoms)
-            fixed = atoms.base.n_static if held and dictionary.factored else 0
-            # Where a file names its atoms, those that explain most may be taken.
-            order = None if self.count == "stored" else atoms.indices[0].tolist()
-            losses = loss_curve(atoms.base, self.site.W, atoms.n_atoms, self.site.metric, order)
-            yield Offer(dictionary, columns, self.site.grid, losses, per_atom, fixed)
-
-    def _build(self, dictionary: Dictionary, n_atoms: int) -> Any:
-        statistics = self.site.statistics
-        if dictionary.from_weight:
-            C = None if self.site.metric is None else self.site.metric.moments.mean(dim=0)
-            statistics = InputStatistics(0, covariance=C)
-        return Rule(dictionary, n_atoms / self.site.n_visible, 1, self.site.grid).build(
-            self.site.n_visible,
-            self.site.n_units,
-            statistics=statistics,
-            generator=torch.Generator().manual_seed(self.seed),
-            weight=self.site.W.t(),
-        )
-
-    def _dictionaries(self) -> Sequence[Dictionary]:
-        """The family's own; where everything stored counts, all that could be cheaper too."""
-        family = Family(self.site.grid, self.site.statistics is not None)
-        return [family.own] if self.count == "learned" else family.stored
+def _build(site: ProbeSite, dictionary: Dictionary, n_atoms: int, seed: int) -> Atoms:
+    statistics = site.statistics
+    if dictionary.from_weight:
+        C = None if site.metric is None else site.metric.moments.mean(dim=0)
+        statistics = InputStatistics(0, covariance=C)
+    return Rule(dictionary, n_atoms / site.n_visible, 1, site.grid).build(
+        site.n_visible,
+        site.n_units,
+        statistics=statistics,
+        generator=torch.Generator().manual_seed(seed),
+        weight=site.W.t(),
+    )

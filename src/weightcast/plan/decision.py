@@ -17,6 +17,7 @@ from weightcast.plan.eligibility import (
     module_refusal,
     other_refusals,
     owners_of_parts,
+    predicate,
     refusals,
 )
 from weightcast.plan.keys import STAR, deciding_keys, did_you_mean, is_name, match
@@ -65,9 +66,10 @@ class Explanation:
     def __str__(self) -> str:
         lines = [("layer", "kind", "rule, or why it stays dense")]
         for row in self.rows:
-            rule = row.rule
-            says = "" if rule is None else f"{type(rule.dictionary).__name__} {rule.fraction:g}"
-            lines.append((row.layer or "(the model)", row.kind, says or row.reason))
+            rule, says = row.rule, row.reason
+            if rule is not None:
+                says = f"{type(rule.dictionary).__name__} {rule.fraction:g}"
+            lines.append((row.layer or "(the model)", row.kind, says))
         return aligned(lines, n_names=3)
 
 
@@ -93,7 +95,8 @@ def explain(rules: Rules, model: nn.Module) -> Explanation:
     for name, layer in layers.items():
         owner = model.get_submodule(owners[name]) if name in owners else layer
         kind = type(owner.module if isinstance(owner, PredictedModule) else owner).__name__
-        rows.append(PlanRow(name, kind, decisions[name].rule, decisions[name].reason))
+        decision = decisions[name]
+        rows.append(PlanRow(name, kind, decision.rule, str(decision.refusal or "")))
     for name, refusal in other_refusals(model, layers).items():
         rows.append(PlanRow(name, type(model.get_submodule(name)).__name__, None, str(refusal)))
     return Explanation(tuple(rows))
@@ -101,7 +104,7 @@ def explain(rules: Rules, model: nn.Module) -> Explanation:
 
 @dataclass(frozen=True)
 class _Decision:
-    """The key that decides on a layer, if any, the rule it gives, or why it gives none."""
+    """The key that decides on a layer, if any; the rule it gives, or why it gives none."""
 
     key: str | None
     rule: Rule | None
@@ -111,11 +114,6 @@ class _Decision:
     def exact(self) -> bool:
         """Whether the user named the layer, or the module it is a weight of."""
         return self.key is not None and is_name(self.key)
-
-    @property
-    def reason(self) -> str:
-        """The refusal for people, or ""."""
-        return "" if self.refusal is None else str(self.refusal)
 
     def without_rule(self, name: str, refusal: Refusal) -> _Decision:
         """Dense after all; an error where the user named the layer."""
@@ -144,7 +142,7 @@ def _too_small(rule: Rule, layer: nn.Module) -> Refusal | None:
     n_visible, n_units = view(layer).sizes
     if rule.columns > n_units:
         few = f"has {n_units} units, and columns is {rule.columns}"
-        return Refusal(few, "every column needs a unit", predicate=True)
+        return predicate(few, "every column needs a unit")
     try:
         count_atoms(rule.fraction, n_visible)
     except ValueError as error:
@@ -157,9 +155,9 @@ def _refuse_idle(
 ) -> None:
     """Raise ValueError for a rule that meets only layers which it cannot predict."""
     for key, rule in rules.items():
-        met = {n: decisions[n].reason for n in matches[key] if decisions[n].key == key}
+        met = {n: decisions[n].refusal for n in matches[key] if decisions[n].key == key}
         if rule is not None and met and all(met.values()):
-            listed = "; ".join(f"layer {name!r}: {reason}" for name, reason in met.items())
+            listed = "; ".join(f"layer {name!r}: {refusal}" for name, refusal in met.items())
             raise ValueError(f"rule {key!r} matches no layer that can be predicted; {listed}")
 
 
@@ -178,17 +176,16 @@ def _settle(decisions: dict[str, _Decision], group: list[str]) -> None:
         for name in group:
             if rules[name] is not None:
                 other = next(other for other in group if rules[other] != rules[name])
-                tied = f"is tied to {other!r}, for which there is another rule, or none"
-                refusal = Refusal(tied, predicate=True)
-                decisions[name] = replace(decisions[name], rule=None, refusal=refusal)
+                tied = predicate(f"is tied to {other!r}, for which there is another rule, or none")
+                decisions[name] = replace(decisions[name], rule=None, refusal=tied)
 
 
 def _check_data(
     decisions: dict[str, _Decision], group: list[str], layers: Mapping[str, nn.Module]
 ) -> None:
-    """No dictionary made from data where none of the layers of one weight has inputs.
+    """Refuse a dictionary made from data where no layer of one weight has inputs that can be seen.
 
-    One made from the weights does without, as SingularVectors: inputs would only tell it more.
+    One made from the weights, as SingularVectors, does without.
     """
     rule = decisions[group[0]].rule  # that of them all
     if rule is None or not rule.dictionary.needs or rule.dictionary.from_weight:
@@ -215,11 +212,9 @@ def _refuse_predicted(rules: Rules, model: nn.Module) -> None:
 def _no_match(key: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> str:
     """The message for a key that matches no layer."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    could = (
-        f"; layers that can be predicted: {', '.join(map(repr, layers))}"
-        if layers
-        else f"; the model has no layer of type {', '.join(KINDS)}"
-    )
+    could = f"; layers that can be predicted: {', '.join(map(repr, layers))}"
+    if not layers:
+        could = f"; the model has no layer of type {', '.join(KINDS)}"
     if key in modules:
         shared = next((n for n in layers if modules.get(n) is modules[key]), None)
         if shared is not None:

@@ -48,8 +48,8 @@ def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
         if find_view(module) is not None:
             layers |= {} if isinstance(module, PredictedLayer) else {name: module}
         elif (split := split_module(module)) is not None:
-            own = split.layers()
-            layers |= {f"{name}.{part}".lstrip("."): layer for part, layer in own.items()}
+            parts = split.layers().items()
+            layers |= {f"{name}.{part}".lstrip("."): layer for part, layer in parts}
     return layers
 
 
@@ -120,9 +120,8 @@ def module_refusal(module: nn.Module) -> Refusal:
     """Why a module that is none of the :func:`convertible_layers` stays as it is."""
     own = {name: p for name, p in module._parameters.items() if p is not None}
     if any(map(is_lazy, own.values())):
-        return predicate(
-            "is lazy, its shape is not known yet", "run the model once on example inputs first"
-        )
+        lazy = "is lazy, its shape is not known yet"
+        return predicate(lazy, "run the model once on example inputs first")
     if is_quantised(module):
         return predicate("is quantised", "convert the model before quantising it")
     if parametrize.is_parametrized(module):
@@ -138,12 +137,10 @@ def module_refusal(module: nn.Module) -> Refusal:
                 f"is a subclass of {kind.__name__}, and what it computes is not known",
                 f"leave it dense, or put nn.{kind.__name__} in its place",
             )
-    matrices = [f"{name} {tuple(p.shape)}" for name, p in own.items() if p.dim() > 1]
+    matrices = ", ".join(f"{name} {tuple(p.shape)}" for name, p in own.items() if p.dim() > 1)
     if not matrices:
         return predicate("holds no matrix")
-    return predicate(
-        f"uses {', '.join(matrices)} itself, in a way that is not known", "it stays dense"
-    )
+    return predicate(f"uses {matrices} itself, in a way that is not known", "it stays dense")
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -152,13 +149,12 @@ def is_quantised(module: nn.Module) -> bool:
     if ".quantized" in package or package.split(".")[0] in ("bitsandbytes", "torchao"):
         return True
     if parametrize.is_parametrized(module):
-        return False  # and its weight, if read, would be computed, by one more step of a norm's
+        return False  # reading the weight would compute it, and move a spectral norm's estimate
     weight = getattr(module, "weight", None)
     if callable(weight) or not isinstance(weight, torch.Tensor):
         return False
-    return weight.is_quantized or (
-        not isinstance(module, nn.Embedding) and weight.dtype in (torch.int8, torch.uint8)
-    )
+    integers = weight.dtype in (torch.int8, torch.uint8) and not isinstance(module, nn.Embedding)
+    return weight.is_quantized or integers
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -182,8 +178,8 @@ def weight_refusal(layer: Any) -> Refusal | None:
     if not weight.is_floating_point() or weight.element_size() < 2:
         return Refusal(f"its weight is {weight.dtype}, not floating point of 16 bits or more")
     if weight.numel() == 0:
-        empty = f"its weight is {tuple(weight.shape)} and holds nothing"
-        return Refusal(empty, "leave the layer dense")
+        shape = tuple(weight.shape)
+        return Refusal(f"its weight is {shape} and holds nothing", "leave the layer dense")
     return view(layer).refusal
 
 

@@ -30,10 +30,7 @@ def is_name(key: str) -> bool:
 def match(
     keys: Iterable[str], layers: Iterable[str], owners: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """The layers that each key matches, by their own name or that of the module they belong to.
-
-    ``owners`` has the modules that some of the layers are weights of, by layer.
-    """
+    """The layers that each key matches, by their own name or that of their owner, a module."""
     names = {layer: (layer, owners.get(layer, layer)) for layer in layers}
     found = {}
     for key in keys:
@@ -48,7 +45,7 @@ def match(
 
 
 def deciding_keys(matches: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The key that decides on each layer, of those in ``matches``, which has the plan's order."""
+    """The key that decides on each layer; ``matches`` has the plan's order."""
 
     def strength(key: str) -> int:
         if not is_name(key):

@@ -10,12 +10,9 @@ from typing import Any
 from torch import nn
 
 from weightcast.layers.rule import Rule
-from weightcast.plan.decision import Explanation, PlanRow, explain
-from weightcast.plan.eligibility import convertible_layers
+from weightcast.plan.decision import Explanation, explain
 from weightcast.plan.keys import check_key
 from weightcast.serialization import decode, encode, nearest
-
-__all__ = ["Explanation", "Plan", "PlanRow", "convertible_layers"]
 
 VERSION = 1
 
@@ -40,9 +37,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rules, Mapping):
-            raise ValueError(
-                f"a plan is {self.rules!r}: give rules by layer name, such as {{'*': rule}}"
-            )
+            remedy = "give rules by layer name, such as {'*': rule}"
+            raise ValueError(f"a plan is {self.rules!r}: {remedy}")
         object.__setattr__(self, "rules", dict(self.rules))
         for key, rule in self.rules.items():
             check_key(key)
@@ -94,12 +90,11 @@ class Plan:
         rules = data.get("rules")
         if not isinstance(rules, Mapping):
             raise ValueError(f"plan: 'rules' must map layer names to rules, got {rules!r}")
-        return cls(
-            {
-                str(key): None if rule is None else decode(Rule, rule, f"rule {str(key)!r}")
-                for key, rule in rules.items()
-            }
-        )
+        read = {
+            str(key): None if rule is None else decode(Rule, rule, f"rule {str(key)!r}")
+            for key, rule in rules.items()
+        }
+        return cls(read)
 
     def to_json(self) -> str:
         """The plan as JSON text."""

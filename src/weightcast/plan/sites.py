@@ -18,21 +18,10 @@ from weightcast.least_squares import Metric
 from weightcast.plan.eligibility import convertible_layers, weight_refusal
 from weightcast.serialization import nearest
 
-RIDGE = 1e-3
-"""Of the outputs' least squares, in units of the inputs' mean variance; compress has the same."""
-
 
 @dataclass(frozen=True)
 class ProbeSite:
-    """One layer's weights, and what is known of their inputs: None where nothing is.
-
-    Args:
-        name: of the layer.
-        W: (n_units, n_visible) float64.
-        grid: coordinates of the inputs.
-        statistics: of the inputs.
-        metric: of the inputs.
-    """
+    """One layer's weights W, (n_units, n_visible) float64, and what is known of their inputs."""
 
     name: str
     W: Tensor
@@ -56,13 +45,7 @@ def find_sites(
     layers: Sequence[str] | None,
     grids: Mapping[str, Grid | tuple[int, ...]],
 ) -> dict[str, ProbeSite]:
-    """The layers to probe, by name.
-
-    Raises:
-        ValueError: none at all, a name that is none of them, or weights that are not finite.
-    """
-    if isinstance(model, nn.Module):
-        check_values(model)
+    """The layers to probe, by name; ValueError for a name that is none of them."""
     found = dict(_layers(model) if isinstance(model, nn.Module) else _tensors(model))
     if not found:
         raise ValueError("there is nothing to probe: no weights of linear layers or convolutions")
@@ -85,7 +68,8 @@ def find_sites(
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:
-    """Weights that can be read, whether they may be predicted or, if frozen, may not."""
+    """Weights that can be read, frozen ones too."""
+    check_values(model)
     for name, layer in convertible_layers(model).items():
         if weight_refusal(layer) is None:
             seen = view(layer)
@@ -103,7 +87,7 @@ def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid
 
 
 def checked(name: str, check: Any, *arguments: Any) -> Any:
-    """What a check returns; its errors name the layer."""
+    """Call a check; its errors name the layer."""
     try:
         return check(*arguments)
     except ValueError as error:
@@ -113,12 +97,7 @@ def checked(name: str, check: Any, *arguments: Any) -> Any:
 def observe(
     model: nn.Module, site: ProbeSite, batches: list[Any], needs: Sequence[Any], seed: int
 ) -> ProbeSite:
-    """A site with statistics and metric of its inputs, when the model is run over the batches.
-
-    Raises:
-        ValueError: inputs that give no statistics, or on which the model fails.
-    """
-    moments, statistics = moments_and_statistics(model, {site.name: needs}, batches, seed)[
-        site.name
-    ]
-    return replace(site, statistics=statistics, metric=moments.metric(RIDGE))
+    """A site with statistics and metric of its inputs; the model is run over the batches."""
+    found = moments_and_statistics(model, {site.name: needs}, batches, seed)
+    moments, statistics = found[site.name]
+    return replace(site, statistics=statistics, metric=moments.metric())

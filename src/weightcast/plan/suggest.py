@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Dictionary, check_fraction
+from weightcast.dictionaries import check_fraction
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
@@ -39,8 +39,8 @@ def suggest(
     With a fraction, every predicted layer learns this share of its weights. With a budget, layers
     share what the network may learn: the loss of every layer's output is counted for every number
     of atoms, as :func:`probe` counts it, and the next number goes where it adds most to the product
-    of what the layers keep. So a layer whose inputs vary in few directions gets few atoms; of a
-    network with random weights this is all that can be told.
+    of what the layers keep. So a layer whose inputs vary in few directions gets few atoms; where
+    weights are random, nothing else tells layers apart.
 
     With a budget, images and patches take kernels (flattened images, the first convolution or patch
     embedding), convolutions above those the covariance of their channels times a kernel on space,
@@ -55,16 +55,15 @@ def suggest(
         model: dense.
         fraction: share of each predicted layer's weights that is learned, in (0, 1]; 0.05 where
             neither it nor a budget is given.
-        inputs: example batches as for ``convert``. With them the layers' order is that in
-            which the model runs them, the first layer's grid is that of the images it is given,
-            layers without coordinates take the covariance of their inputs, and convolutions of more
-            than 4 channels that of their channels times a kernel on space. Without them, layers
-            are taken in the order of their registration, and those take DCT atoms and kernels.
+        inputs: example batches as for ``convert``. With them layers come in the order in which the
+            model runs them, the first has the grid of the images it is given, layers without
+            coordinates take the covariance of their inputs, and convolutions of more than 4
+            channels that of their channels times a kernel on space. Without them layers come in the
+            order of registration, and those take DCT atoms and kernels.
         columns: groups of units with atoms of their own, fewer where a layer has fewer units.
         budget: numbers that the whole network learns (or stores) at most, what stays dense
             included: a share of all its weights in (0, 1), or a whole number.
-        count: ``learned``, or ``stored``: what a saved folder holds, with indices, and with the
-            dictionaries that cannot be rebuilt.
+        count: ``learned``, or ``stored``: what a saved folder holds, indices and all.
         seed: of draws of atoms, as ``convert`` makes them.
         progress: whether to show a bar, or lines, while a budget is shared.
 
@@ -94,29 +93,27 @@ def suggest(
         )
     rules: dict[str, Rule | None] = {}
     for name, grid in found.items():
-        n_visible, n_units = view(layers[name]).sizes
+        seen = view(layers[name])
+        n_visible, n_units = seen.sizes
         if round(fraction * n_visible) < 1:
             continue
-        have_rows = inputs is not None and not view(layers[name]).blindness
-        dictionary = _dictionary(layers[name], grid, have_rows)
-        rules[name] = Rule(dictionary, fraction, min(columns, n_units), grid)
+        pixels = grid is not None and isinstance(layers[name], nn.Linear)
+        have_rows = inputs is not None and not seen.blindness
+        family = Family(grid if pixels else seen.grid, have_rows, pixels)
+        rules[name] = Rule(family.own, fraction, min(columns, n_units), grid)
     if not rules:
         raise _nothing_left(layers, order, found, None if budget else fraction)
     return Plan({**rules, "*": None})
 
 
 def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, Any], Sequence[str]]:
-    """Layers that multiply their inputs, and the order in which they run, or are registered.
+    """Layers that multiply their inputs, as embeddings do not, and the order in which they run.
 
-    Embeddings only look up. A layer whose inputs are hidden runs after the other weights of its
-    module.
+    Without batches it is that of their registration. A layer whose inputs are hidden runs after the
+    other weights of its module.
     """
-    tables = (nn.Embedding, nn.EmbeddingBag)
-    layers: dict[str, Any] = {
-        name: layer
-        for name, layer in convertible_layers(model).items()
-        if not isinstance(layer, tables)
-    }
+    tables, every = (nn.Embedding, nn.EmbeddingBag), convertible_layers(model)
+    layers: Any = {name: x for name, x in every.items() if not isinstance(x, tables)}
     if batches is None:
         return layers, list(layers)
     own = [name for name, layer in layers.items() if not view(layer).blindness]
@@ -130,10 +127,7 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
 
 
 def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:
-    """The layers that may be predicted, in their order: none that is tied to another, or refused.
-
-    Nor the classifier, which is what runs last, whether it could be predicted or not.
-    """
+    """The layers that may be predicted: not the last, the classifier, nor tied or refused ones."""
     every = convertible_layers(model)
     alone = {group[0] for group in groups_of_one_weight(every) if len(group) == 1}
     free = alone - refusals(model, every).keys()
@@ -141,15 +135,9 @@ def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:
 
 
 def _nothing_left(
-    layers: Mapping[str, Any],
-    order: Sequence[str],
-    large: Collection[str],
-    fraction: float | None,
+    layers: Mapping[str, Any], order: Sequence[str], large: Collection[str], fraction: float | None
 ) -> ValueError:
-    """The error that says why no layer is left to predict, and the remedy.
-
-    ``large`` names those that are too small only for this fraction; a budget has none.
-    """
+    """The error where no layer is left; ``large`` are too small only for a fraction, if given."""
     if not large or fraction is None:
         return TooMuchDenseError(
             f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply "
@@ -180,9 +168,3 @@ def _grid(layer: Any, image: tuple[int, ...]) -> Grid | None:
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(layer.kernel_size) == 1:
         return Grid((n_visible,))  # its channels on a line, for atoms that need one
     return None
-
-
-def _dictionary(layer: nn.Module, grid: Grid | None, have_inputs: bool) -> Dictionary:
-    if grid is not None and isinstance(layer, nn.Linear):
-        return Family(grid, have_inputs, pixels=True).own
-    return Family(view(layer).grid, have_inputs, pixels=False).own

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from torch import nn
 
 from weightcast.layers import PredictedLayer
-from weightcast.plan.plan import convertible_layers
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.storage.allowance import Allowance
 from weightcast.storage.format_error import BAD_DATA, FormatError, excerpt, naming
 from weightcast.storage.manifest import JSON_NAME, Manifest, max_bytes, read_manifest

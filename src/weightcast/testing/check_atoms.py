@@ -10,9 +10,9 @@ from weightcast.testing.tried import Checks, TriedDictionary
 
 
 def _has_shapes(tried: TriedDictionary) -> None:
+    n = tried.n_atoms
     for columns in (1, 3):
         atoms = tried.first.atoms if columns == 1 else tried.atoms(columns=columns)
-        n = tried.n_atoms
         require(isinstance(atoms, Atoms), f"build returns a {type(atoms).__name__}, not Atoms")
         shape = tuple(atoms.indices.shape)
         require(shape == (columns, n), f"indices are {shape}, expected {(columns, n)}")
@@ -86,12 +86,8 @@ ATOM_CHECKS: Checks = {
 }
 """What must hold of all atoms."""
 
-FULL_RANK: Checks = {
-    "all atoms together span every filter": _spans,
-}
+FULL_RANK: Checks = {"all atoms together span every filter": _spans}
 """Promised by ``full_rank``."""
 
-ORTHONORMAL: Checks = {
-    "atoms are orthonormal": _is_orthonormal,
-}
+ORTHONORMAL: Checks = {"atoms are orthonormal": _is_orthonormal}
 """Promised by ``orthonormal``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from weightcast.dictionaries import Dictionary, InputStatistics
 from weightcast.grid import Grid
@@ -51,5 +50,4 @@ def check_dictionary(
     checks = VALUE_CHECKS | ATOM_CHECKS | BUILD_CHECKS | USE_CHECKS
     checks |= FULL_RANK if full_rank else {}
     checks |= ORTHONORMAL if orthonormal else {}
-    for name, check in checks.items():
-        run(f"check_dictionary({dictionary!r})", partial(check, tried), name)
+    run(f"check_dictionary({dictionary!r})", checks, tried)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from torch import nn
 
 from weightcast.storage import load, save
-from weightcast.testing.require import require, require_close
+from weightcast.testing.require import require, require_close, require_copies
 from weightcast.testing.tried import Checks, TriedDictionary
 
 
@@ -54,15 +52,7 @@ def _starts_well(tried: TriedDictionary) -> None:
 
 
 def _copies(tried: TriedDictionary) -> None:
-    layer, twin, x = tried.layer(seed=1), tried.layer(seed=2), tried.rows()
-    twin.load_state_dict(layer.state_dict())
-    twins = {
-        "its deep copy": copy.deepcopy(layer),
-        "its pickle": pickle.loads(pickle.dumps(layer)),
-        "a layer that loads its state": twin,
-    }
-    for name, other in twins.items():
-        require_close(other(x), layer(x), 0, f"the output of {name}")
+    require_copies(tried.layer(seed=1), tried.layer(seed=2), [tried.rows()])
 
 
 def _saves(tried: TriedDictionary) -> None:

@@ -32,11 +32,7 @@ def example_statistics(n_visible: int) -> InputStatistics:
 
 
 def example_layer(kind: type[nn.Module]) -> tuple[nn.Module, tuple[Any, ...]] | None:
-    """A small layer of this kind and its inputs, or None where no example is known.
-
-    Args:
-        kind: one of torch's classes.
-    """
+    """A small layer of one of torch's classes and its inputs; None where no example is known."""
     if kind not in _LAYERS:
         return None
     arguments, options, shapes = _LAYERS[kind]
@@ -49,17 +45,22 @@ def example_layer(kind: type[nn.Module]) -> tuple[nn.Module, tuple[Any, ...]] | 
     return layer, tuple(torch.randn(shape, generator=generator) for shape in shapes)
 
 
+def is_real(x: Any) -> bool:
+    """Whether an input is a tensor of real numbers, and can have a gradient."""
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
 def cast(x: Any, dtype: torch.dtype) -> Any:
-    """Floating-point tensors in another type; indices stay as they are."""
-    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+    """Real inputs in another type; indices stay as they are."""
+    return x.to(dtype) if is_real(x) else x
 
 
 def in_double(x: Any) -> Any:
-    """Floating-point tensors in double precision, with numbers that no smaller type holds.
+    """Real inputs in double precision, with numbers that no smaller type holds.
 
     Each is made smaller, by at most a millionth of itself, so that rounding to float32 shows.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not is_real(x):
         return x
     generator = torch.Generator().manual_seed(0)
     share = torch.rand(x.shape, dtype=torch.float64, generator=generator)
@@ -67,31 +68,19 @@ def in_double(x: Any) -> Any:
 
 
 def other_shapes(layer: nn.Module, inputs: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Inputs with one more leading axis and one fewer, where the layer takes these.
-
-    Args:
-        layer: dense.
-        inputs: what it is called with.
-    """
-    made = {
-        "one more leading axis": [_with_axis(x) for x in inputs],
-        "one leading axis fewer": [_without_axis(x) for x in inputs],
+    """Inputs with one more leading axis and one fewer, where the dense layer takes these."""
+    changes = {
+        "one more leading axis": lambda x: torch.stack([x, x.flip(0)]),
+        "one leading axis fewer": lambda x: x[0],
     }
-    for name, candidate in made.items():
+    for name, change in changes.items():
+        changed = [change(x) if isinstance(x, Tensor) and x.dim() else x for x in inputs]
         try:
             with torch.no_grad():
-                layer(*candidate)
+                layer(*changed)
         except Exception:  # its own refusal, which may be of any kind
             continue
-        yield name, candidate
-
-
-def _with_axis(x: Any) -> Any:
-    return torch.stack([x, x.flip(0)]) if isinstance(x, Tensor) and x.dim() else x
-
-
-def _without_axis(x: Any) -> Any:
-    return x[0] if isinstance(x, Tensor) and x.dim() else x
+        yield name, changed
 
 
 _LAYERS: dict[type[nn.Module], tuple[tuple[int, ...], dict[str, Any], tuple[Any, ...]]] = {

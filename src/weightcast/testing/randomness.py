@@ -32,14 +32,7 @@ _OTHER_SEED = 987_654_321
 
 @contextmanager
 def unmoved_randomness(remedy: str = GENERATOR) -> Iterator[None]:
-    """A block that must leave the global random state of torch, NumPy and Python alone.
-
-    Args:
-        remedy: what to do instead.
-
-    Raises:
-        AssertionError: one has moved.
-    """
+    """A block that must leave the global random state of torch, NumPy and Python alone."""
     before = {name: read() for name, (read, _, _) in _STATES.items()}
     yield
     for name, (read, _, _) in _STATES.items():
@@ -71,18 +64,11 @@ def other_surroundings() -> Iterator[None]:
 def watched_generators(
     given: torch.Generator, reseeded: AbstractSet[Source] = frozenset()
 ) -> Iterator[set[Source]]:
-    """Note the generators other than ``given`` that a block draws from.
+    """Note the generators other than ``given`` that a block draws from, while it runs.
 
-    Seen are those of torch's operations, and NumPy's as they are made. One that is made elsewhere
-    by NumPy, and Python's own, are not seen.
-
-    Args:
-        given: the one that is meant for the block.
-        reseeded: those that get another seed, to show whether anything depends on them.
-
-    Yields:
-        The generators, filled in while the block runs. One that is seeded from the given one has
-        another seed where that has.
+    These are the generators of torch's operations, and those that ``np.random.default_rng`` and
+    ``RandomState`` make; others are not seen. Those in ``reseeded`` get another seed, to show
+    whether anything depends on them.
     """
     seen: set[Source] = set()
     make = np.random.default_rng
@@ -108,11 +94,9 @@ def watched_generators(
 
 
 class _Draws(TorchDispatchMode):
-    """Note the generators that torch's operations are called with.
+    """Note the generators, but for ``given``, that torch's operations are called with.
 
-    Args:
-        given: not this one.
-        noted: takes kind and seed, and says which seed to draw from instead.
+    ``noted`` takes kind and seed, and says which seed to draw from instead.
     """
 
     def __init__(self, given: torch.Generator, noted: Callable[[str, int], int]) -> None:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def run(subject: str, check: Callable[[], None], name: str) -> None:
-    """Run one check.
-
-    Args:
-        subject: what is checked, as a user would write it.
-        check: raises AssertionError where it fails; any other error is a failure too.
-        name: what must hold, as a sentence.
-
-    Raises:
-        AssertionError: naming subject and check.
-    """
-    try:
-        check()
-    except Exception as error:
-        raised = "" if isinstance(error, AssertionError) else f"it raises {type(error).__name__}: "
-        raise AssertionError(f"{subject}: {name}: {raised}{error}") from error
+def run(subject: str, checks: Mapping[str, Callable[..., None]], *arguments: Any) -> None:
+    """Run checks by name; any error becomes an AssertionError that names subject and check."""
+    for name, check in checks.items():
+        try:
+            check(*arguments)
+        except Exception as error:
+            kind = type(error).__name__
+            raised = "" if isinstance(error, AssertionError) else f"it raises {kind}: "
+            raise AssertionError(f"{subject}: {name}: {raised}{error}") from error
 
 
 def require(holds: bool, otherwise: str) -> None:
@@ -33,17 +29,7 @@ def require(holds: bool, otherwise: str) -> None:
 
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """Two tensors of one shape whose largest difference is small beside the expected numbers.
-
-    Args:
-        found: any shape and floating-point type.
-        expected: what it should be.
-        tolerance: share of the largest expected number.
-        what: how the message names ``found``.
-
-    Raises:
-        AssertionError: another shape, or a larger difference.
-    """
+    """Require one shape, and differences within ``tolerance`` of the largest expected number."""
     shape, wanted = tuple(found.shape), tuple(expected.shape)
     require(shape == wanted, f"{what} is {shape}, expected {wanted}")
     if found.numel() == 0:
@@ -62,3 +48,15 @@ def require_same_indices(found: Tensor, expected: Tensor, than: str = "") -> Non
     """Indices of one shape that are all equal; ``than`` ends the message."""
     different = int((found != expected).sum())
     require(different == 0, f"{different} of {expected.numel()} indices differ{than}")
+
+
+def require_copies(layer: nn.Module, twin: nn.Module, inputs: Sequence[Any]) -> None:
+    """Require the same outputs of a layer, its copies, and a twin that loads its state."""
+    twin.load_state_dict(layer.state_dict())
+    twins = {
+        "its deep copy": copy.deepcopy(layer),
+        "its pickle": pickle.loads(pickle.dumps(layer)),
+        "a layer that loads its state": twin,
+    }
+    for name, other in twins.items():
+        require_close(other(*inputs), layer(*inputs), 0, f"the output of {name}")

@@ -20,42 +20,26 @@ STATISTICS = ("covariance", "squared_covariance", "sample", "weight")
 
 @dataclass(frozen=True)
 class Build:
-    """One call of ``build``.
-
-    Args:
-        atoms: what it returned.
-        U: their dictionaries.
-        before: the generator's state.
-        after: the generator's state afterwards.
-    """
+    """What one call of ``build`` returned, the generator's state after it, and whether it moved."""
 
     atoms: Atoms
     U: Tensor
-    before: Tensor
     after: Tensor
-
-    @property
-    def draws(self) -> bool:
-        """Whether it has drawn from the generator."""
-        return not torch.equal(self.before, self.after)
+    draws: bool
 
     def is_like(self, other: Build) -> bool:
         """Whether both took the same atoms, up to rounding."""
-        same = torch.equal(self.atoms.indices, other.atoms.indices)
-        same = same and self.U.shape == other.U.shape
+        if not torch.equal(self.atoms.indices, other.atoms.indices):
+            return False
+        same = self.U.shape == other.U.shape
         return same and bool((self.U - other.U).abs().max() <= 1e-9 * other.U.abs().max())
 
 
 class TriedDictionary:
-    """A dictionary on one grid.
+    """A dictionary on one grid; without statistics it takes those of correlated Gaussian rows.
 
     Every build gets statistics of its own, so that one which changes them spoils no other check,
     and not the caller's numbers.
-
-    Args:
-        dictionary: that is checked.
-        grid: of the inputs.
-        statistics: of the inputs; None takes those of correlated Gaussian rows.
     """
 
     def __init__(
@@ -74,8 +58,7 @@ class TriedDictionary:
 
     def site(self, n_atoms: int | None = None, columns: int = 1, seed: int = 0) -> Site:
         """A site of its own."""
-        generator = torch.Generator().manual_seed(seed)
-        count = n_atoms or self.n_atoms
+        generator, count = torch.Generator().manual_seed(seed), n_atoms or self.n_atoms
         return Site(self.n_visible, count, columns, self.grid, self.statistics, generator)
 
     def atoms(self, n_atoms: int | None = None, columns: int = 1, seed: int = 0) -> Atoms:
@@ -85,11 +68,12 @@ class TriedDictionary:
         return self.dictionary.atoms(self.n_visible, count, columns=columns, **given)
 
     def build(self, site: Site) -> Build:
-        """Call ``build``, and keep what the generator shows of it."""
+        """Call ``build``, and note what it does to the generator."""
         before = site.generator.get_state()
         with torch.device("cpu"):
             atoms = self.dictionary.build(site)
-        return Build(atoms, atoms.dictionaries(), before, site.generator.get_state())
+        U, after = atoms.dictionaries(), site.generator.get_state()
+        return Build(atoms, U, after, draws=not torch.equal(before, after))
 
     @cached_property
     def first(self) -> Build:

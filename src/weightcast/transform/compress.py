@@ -16,7 +16,7 @@ from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import moments_and_statistics
 from weightcast.inputs.hooks import layers_run
-from weightcast.inputs.moments import Moments
+from weightcast.inputs.moments import RIDGE, Moments
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.models import check_values
@@ -37,7 +37,7 @@ def compress(
     *,
     selection: AtomChoice = "fitted",
     target: Target = "dense",
-    ridge: float = 1e-3,
+    ridge: float = RIDGE,
     seed: int = 0,
     progress: bool = True,
 ) -> nn.Module:

@@ -15,7 +15,7 @@ DICTIONARY = d.DCT()
 
 
 def _offer(losses, per_atom, fixed=0, dictionary: d.Dictionary | None = DICTIONARY) -> Offer:
-    return Offer(dictionary, 1, None, torch.tensor(losses, dtype=torch.float64), per_atom, fixed)
+    return Offer(dictionary, 1, torch.tensor(losses, dtype=torch.float64), per_atom, fixed)
 
 
 def _layers(seed: int) -> dict[str, list[Offer]]:

@@ -17,7 +17,7 @@ from weightcast.inputs.hooks import execution_order
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, predicted_layers
 from weightcast.layers.rule import layer_seed
-from weightcast.plan.plan import convertible_layers
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.serialization import nearest
 from weightcast.transform.pretrain.activations import find_activations
 from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
