@@ -21,9 +21,8 @@ def parameter_groups(
     learning rate then carries over. The decay of W per step is kept too: it is the product of
     learning rate and weight decay. Equivalently, U is scaled to rows of unit norm on average.
 
-    A scheduler must keep the groups' ratios. ``OneCycleLR`` sets one rate for all unless it is
-    given ``max_lr=[group["lr"] for group in groups]``; ``LambdaLR`` and its kin multiply, and are
-    safe.
+    A scheduler must keep the groups' ratios. ``OneCycleLR`` sets one rate for all, unless given
+    ``max_lr=[group["lr"] for group in groups]``; those that multiply, as ``LambdaLR``, are safe.
 
     Args:
         model: with or without predicted layers.
@@ -32,8 +31,8 @@ def parameter_groups(
 
     Returns:
         Groups with ``params``, ``lr``, ``weight_decay`` and ``name``: one for all parameters but
-        V, one for each scale among the dictionaries; optimisers take their time by the group, so
-        scales within a hundredth share the first one's.
+        V, one for each scale of the dictionaries. Since each group costs an optimiser time, scales
+        within a hundredth share the first one's.
     """
     by_scale: dict[float, dict[str, Any]] = {}
     scaled: set[int] = set()

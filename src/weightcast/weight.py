@@ -1,4 +1,4 @@
-"""PredictedWeight: static atoms and learned V, for x -> x U V and W = U V."""
+"""PredictedWeight: W = U V from static atoms U and a learned V, and x W along two paths."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class PredictedWeight(nn.Module):
     Args:
         atoms: the dictionary of every column.
         n_units: number of units (columns of W).
-        path: how to compute x W. ``auto`` takes the path that takes less time, as :class:`Cost`
-            counts it.
+        path: how to compute x W; ``auto`` takes the faster path, by :class:`Cost`.
         V: (n_atoms, n_units), to hold as it is; None makes zeros, in float64.
 
     Raises:
@@ -121,22 +120,13 @@ class PredictedWeight(nn.Module):
 
     @torch.no_grad()
     def fit_filters(self, filters: Tensor, metric: Metric | None = None) -> float:
-        """:meth:`fit` to one row per unit, whatever the dense layer's layout.
-
-        Args:
-            filters: (n_units, n_visible) float64, on the CPU.
-            metric: as for :meth:`fit`.
-        """
+        """As :meth:`fit`, but to filters: (n_units, n_visible) float64 on the CPU."""
         V, residual = fit_columns(self.atoms, self.unit_slices(), filters, metric)
         self.V.copy_(V)
         return residual
 
     def check_weight(self, W: Tensor) -> Tensor:
-        """A dense layer's weight as (n_units, n_visible) float64 on the CPU.
-
-        Raises:
-            ValueError: W of another shape, or with NaN or infinite entries.
-        """
+        """A dense layer's weight, checked, as (n_units, n_visible) float64 on the CPU."""
         W = W.reshape(W.shape[0], -1)
         if tuple(W.shape) != (self.n_units, self.n_visible):
             raise ValueError(
@@ -148,15 +138,7 @@ class PredictedWeight(nn.Module):
         return W.detach().to("cpu", torch.float64)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W + b.
-
-        Args:
-            x: (..., n_visible).
-            bias: (n_units,), added to the result.
-
-        Returns:
-            (..., n_units).
-        """
+        """x W + b: (..., n_visible) to (..., n_units), with a bias of (n_units,)."""
         if x.shape[-1] != self.n_visible:
             raise ValueError(
                 f"the input is {tuple(x.shape)}: its last axis must have the layer's "
@@ -168,8 +150,8 @@ class PredictedWeight(nn.Module):
         y = self._predict(self.atoms.project(rows), bias)
         if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
             return y
-        # No view, as nn.functional.linear gives none: fully_shard hooks into the output's gradient,
-        # which in-place operations on a view (an activation's, say) would cut off.
+        # No view, as from nn.functional.linear: fully_shard hooks into the output's gradient, which
+        # in-place operations on a view (an activation's, say) would cut off.
         return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], self.n_units))
 
     def multiply_adds(self, batch: int, path: ExecutionPath = "auto") -> int:
@@ -204,21 +186,16 @@ class PredictedWeight(nn.Module):
         return M.numel() // self.atoms.columns * self.n_units, M.numel()
 
     def choose_path(self, batch: int) -> ExecutionPath:
-        """The path that a forward pass over ``batch`` rows takes, ``factored`` or ``materialised``.
-
-        Args:
-            batch: rows of a linear layer; examples times output positions of a convolution.
-        """
+        """The path for ``batch`` rows, of a convolution examples times output positions."""
         if self.path != "auto":
             return self.path
         factored, materialised = self._costs.values()
         return "factored" if factored.time(batch) <= materialised.time(batch) else "materialised"
 
     def fix_path(self, path: ExecutionPath) -> None:
-        """Compute in one way whatever the batch, as a graph without branches has to.
+        """Compute in one way whatever the batch, for a graph without branches.
 
-        Args:
-            path: ``factored``, with mixing applied to V and never to the rows, or ``materialised``.
+        That is ``factored``, with mixing applied to V and never to the rows, or ``materialised``.
         """
         self.path = path
         cost = self._costs["factored"]
@@ -231,17 +208,11 @@ class PredictedWeight(nn.Module):
                 yield slice(start, start + run.size)
 
     def coefficients(self) -> Tensor:
-        """M_j V_j, what every filter takes of its column's atoms before mixing: V's shape.
-
-        Where U is stacked it holds M, and this is V.
-        """
+        """M_j V_j, of V's shape: coefficients of the atoms before mixing; V if U is stacked."""
         return torch.cat([A.transpose(0, 1).flatten(1) for A in self._mixed()], dim=1)
 
     def _mixed(self) -> list[Tensor]:
-        """M_j V_j for every run of columns, (columns of the run, n_atoms, units of each).
-
-        Where U is stacked it holds M, and these are V_j.
-        """
+        """M_j V_j (V_j if U is stacked) per run, (columns of the run, n_atoms, units of each)."""
         parts = self._unmixed()
         return [self.atoms.mix(V, run.columns) for run, V in zip(self._runs, parts, strict=True)]
 
@@ -287,11 +258,11 @@ class PredictedWeight(nn.Module):
 
 
 PLANE = 300
-"""Multiply-adds of a product that take as long as one value which a depthwise convolution writes.
+"""Multiply-adds of a product that take as long as one value written by a depthwise convolution.
 
-Whatever its taps: gathering the channel, writing the value, and reading it again for the pointwise
-product take the time. Between 250 and 410 fit the two paths' measured times for 3 x 3 and 5 x 5
-filters at 16 to 4,600 atoms, on two cores of a CPU (docs/performance.md).
+The number of taps does not matter: gathering the channel, writing the value and reading it again
+take the time. 250 to 410 fit the measured times of both paths for 3 x 3 and 5 x 5 filters, 16 to
+4,600 atoms and two cores of a CPU (docs/performance.md).
 """
 
 
@@ -300,11 +271,10 @@ class Cost:
     """Multiply-adds of a forward pass.
 
     Args:
-        once: whatever the number of rows; what mixing costs in all, at most.
+        once: whatever the number of rows; all of mixing, at most.
         per_row: for each row.
-        mix_per_row: of mixing row by row, where few rows make that cheaper than ``once``.
-        planes: values that depthwise convolutions write for each row; their multiply-adds are in
-            ``per_row``.
+        mix_per_row: of mixing row by row, which for few rows is cheaper than ``once``.
+        planes: values that depthwise convolutions write for each row, beside ``per_row``.
     """
 
     once: int
@@ -313,7 +283,7 @@ class Cost:
     planes: int = 0
 
     def folds(self, batch: int) -> bool:
-        """Whether mixing costs no more by ``once`` than for each of ``batch`` rows."""
+        """Whether mixing once costs no more than mixing each of ``batch`` rows."""
         return self.mix_per_row is None or self.once <= batch * self.mix_per_row
 
     def of(self, batch: int) -> int:
@@ -322,7 +292,7 @@ class Cost:
         return once + batch * self.per_row
 
     def time(self, batch: int) -> int:
-        """What they take, in multiply-adds of a large product, in which processors are fastest."""
+        """The time for ``batch`` rows, in multiply-adds of a large product that take as long."""
         return self.of(batch) + batch * PLANE * self.planes
 
 

@@ -1,9 +1,9 @@
 """Predicted layers: a dense layer's interface around one PredictedWeight.
 
 Each mirrors its dense counterpart: the same arguments first, the same output, and ``.weight`` in
-torch's layout; ``from_dense`` and ``to_dense`` lead from one to the other. Modules that read
-several weights themselves (attention, recurrent layers, experts) are taken apart first, so that
-each weight is a layer: ``composite``.
+torch's layout; ``from_dense`` and ``to_dense`` convert one to the other. Modules that read several
+weights themselves (attention, recurrent layers, experts) are split first, so that each weight is a
+layer: ``composite``.
 """
 
 from weightcast.layers.attention import PredictedMultiheadAttention
@@ -17,12 +17,7 @@ from weightcast.layers.linear import PredictedLinear, PredictedTransposedLinear
 from weightcast.layers.parameter import DenseParameter, PredictedParameter
 from weightcast.layers.recurrent import PredictedRecurrent
 from weightcast.layers.registry import PREDICTED, find_view, predicted_layers, view
-from weightcast.layers.split import (
-    SPLIT,
-    split_class,
-    split_module,
-    split_refusal,
-)
+from weightcast.layers.split import SPLIT, split_class, split_module, split_refusal
 from weightcast.layers.transposed import (
     PredictedConvTranspose1d,
     PredictedConvTranspose2d,
@@ -30,34 +25,10 @@ from weightcast.layers.transposed import (
 )
 from weightcast.layers.view import Refusal, View
 
-__all__ = [
-    "PREDICTED",
-    "SPLIT",
-    "DenseParameter",
-    "LayerOptions",
-    "PredictedBilinear",
-    "PredictedConv1d",
-    "PredictedConv2d",
-    "PredictedConv3d",
-    "PredictedConvTranspose1d",
-    "PredictedConvTranspose2d",
-    "PredictedConvTranspose3d",
-    "PredictedEmbedding",
-    "PredictedEmbeddingBag",
-    "PredictedExperts",
-    "PredictedLayer",
-    "PredictedLinear",
-    "PredictedModule",
-    "PredictedMultiheadAttention",
-    "PredictedParameter",
-    "PredictedRecurrent",
-    "PredictedTransposedLinear",
-    "Refusal",
-    "View",
-    "find_view",
-    "predicted_layers",
-    "split_class",
-    "split_module",
-    "split_refusal",
-    "view",
-]
+__all__ = ["LayerOptions", "PredictedLayer", "PredictedLinear", "PredictedTransposedLinear"]
+__all__ += ["PredictedBilinear", "PredictedConv1d", "PredictedConv2d", "PredictedConv3d"]
+__all__ += ["PredictedConvTranspose1d", "PredictedConvTranspose2d", "PredictedConvTranspose3d"]
+__all__ += ["DenseParameter", "PredictedEmbedding", "PredictedEmbeddingBag", "PredictedParameter"]
+__all__ += ["PredictedExperts", "PredictedMultiheadAttention", "PredictedRecurrent"]
+__all__ += ["SPLIT", "PredictedModule", "split_class", "split_module", "split_refusal"]
+__all__ += ["PREDICTED", "Refusal", "View", "find_view", "predicted_layers", "view"]

@@ -18,7 +18,7 @@ class PredictedMultiheadAttention(PredictedModule[nn.MultiheadAttention]):
     ``in_proj`` is the packed projection of queries, keys and values: n_visible = embed_dim,
     n_units = 3 embed_dim. Where keys or values have a width of their own there are ``q_proj``,
     ``k_proj`` and ``v_proj`` instead. ``out_proj`` is a linear layer. Torch's own function runs on
-    the weights computed from these, in its fast path as well.
+    the weights that these compute, in its fast path too.
 
     Args:
         module: the ``nn.MultiheadAttention``.
@@ -27,7 +27,7 @@ class PredictedMultiheadAttention(PredictedModule[nn.MultiheadAttention]):
     @classmethod
     @override
     def weights_of(cls, module: nn.MultiheadAttention) -> dict[str, Part]:
-        """The projections, those that the module has."""
+        """The projections that the module has."""
         found: dict[str, Part] = {}
         for name in ("in_proj", "q_proj", "k_proj", "v_proj"):
             if getattr(module, f"{name}_weight") is not None:
@@ -42,7 +42,7 @@ class PredictedMultiheadAttention(PredictedModule[nn.MultiheadAttention]):
 
     @override
     def observe(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Projections of what is given, and of what the heads make of it."""
+        """The projections' inputs: what is given, and the heads' outputs."""
         if query.is_nested:
             return
         layers = self.layers()

@@ -13,7 +13,7 @@ from weightcast.weight import PredictedWeight
 
 
 class BilinearView(View[nn.Bilinear]):
-    """A bilinear layer: a unit's filter is a matrix on all products of two inputs' entries."""
+    """A bilinear layer: a unit's filter is a matrix, one entry for each product of two inputs."""
 
     attributes = ("in1_features", "in2_features", "out_features")
 
@@ -36,7 +36,7 @@ class BilinearView(View[nn.Bilinear]):
 class PredictedBilinear(PredictedLayer):
     """y_u = x_1^T A_u x_2 + b_u, in place of ``nn.Bilinear``.
 
-    A unit's filter is its matrix A_u, a function on all products of an entry of x_1 and one of
+    A unit's filter is its matrix A_u, with one entry for each product of an entry of x_1 and one of
     x_2: n_visible = in1_features * in2_features.
 
     Args:
@@ -45,9 +45,6 @@ class PredictedBilinear(PredictedLayer):
         out_features: n_units.
         bias: whether to learn a bias.
         options: as for :class:`PredictedLinear`.
-
-    Raises:
-        ValueError: what :class:`Rule` or the dictionary refuses.
     """
 
     dense_class = nn.Bilinear

@@ -1,9 +1,8 @@
-"""PredictedModule: a module that reads its weights itself, with these weights as layers beside it.
+"""PredictedModule: a module that reads its weights itself, split so that these weights are layers.
 
 ``nn.MultiheadAttention``, the recurrent layers and fused experts hand their weights to functions of
-their own. A layer put in a weight's place would never be called, or would be read once and frozen.
-So such a module is split: every weight becomes a layer of its own (dense, or predicted), and for
-each call the module is lent the weights that these layers compute, once.
+their own. A layer in a weight's place would never be called. So every weight becomes a layer of its
+own (dense, or predicted), and each call lends the module the weights that these compute, once.
 """
 
 from __future__ import annotations
@@ -16,10 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 from torch import Tensor, nn
 
 Part = tuple[nn.Module, Mapping[str, str]]
-"""A dense layer that holds one weight of a module, and where the module has the layer's tensors.
-
-The latter is a mapping of a path in the module to an attribute of the layer.
-"""
+"""A dense layer that holds a weight of a module; paths in the module to the layer's attributes."""
 
 Splittable = TypeVar("Splittable", bound=nn.Module)
 
@@ -27,45 +23,36 @@ Splittable = TypeVar("Splittable", bound=nn.Module)
 class PredictedModule(nn.Module, ABC, Generic[Splittable]):
     """A module without its weights, and the layers that it borrows them from.
 
-    Attributes of the module are found here too; its weights are computed at each access.
-
-    Args:
-        module: any that :meth:`weights_of` finds weights in; it is left as it is, and shares all
-            parameters with what is made of it.
+    Attributes of the module are found here too; its weights are computed at each access. The given
+    module is left as it is, and shares all parameters with this one.
     """
 
     module: Splittable
+    _sources: dict[str, tuple[str, str]]
+    """A path in the module, to the layer and its attribute that give the tensor there."""
 
     def __init__(self, module: Splittable) -> None:
         super().__init__()
-        sources: dict[str, tuple[str, str]] = {}
+        self._sources = {}
         for name, (layer, tensors) in self.weights_of(module).items():
             self.add_module(name, layer.train(module.training))
-            sources |= {path: (name, attribute) for path, attribute in tensors.items()}
-        self._sources = sources
+            self._sources |= {path: (name, attribute) for path, attribute in tensors.items()}
         self.module = _without(module, self._sources)
         self.training = module.training
         self._lend({})
-
-    _sources: dict[str, tuple[str, str]]
-    """Where the module has a tensor, to the layer and the attribute that give it."""
 
     @classmethod
     @abstractmethod
     def weights_of(cls, module: Splittable) -> Mapping[str, Part]:
         """The weights that a module reads itself, by the names of their layers.
 
-        Args:
-            module: of a class that this one is for.
-
-        Raises:
-            ValueError: a weight that is computed, and no parameter.
+        ``ValueError`` for a weight that is computed, and no parameter.
         """
 
     def observe(self, *args: Any, **kwargs: Any) -> None:
-        """Call each layer on the inputs that its weight meets, for the sake of the layer's hooks.
+        """Call the layers on their weights' inputs, where these are known, so that hooks see them.
 
-        Arguments as for the module. Layers whose inputs are not known are not called.
+        Arguments as for the module.
         """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -80,10 +67,7 @@ class PredictedModule(nn.Module, ABC, Generic[Splittable]):
         return {name: child for name, child in self.named_children() if name != "module"}
 
     def join(self) -> Splittable:
-        """The module, with its layers' own parameters in their places.
-
-        All layers must be dense: merge predicted ones first.
-        """
+        """The module with its parameters back; the layers must be dense: merge predicted ones."""
         self._lend(self._tensors())
         return self.module
 
@@ -125,11 +109,7 @@ class PredictedModule(nn.Module, ABC, Generic[Splittable]):
 
 
 def plain_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """A module's own parameter.
-
-    Raises:
-        ValueError: it is computed instead.
-    """
+    """A module's own parameter; ``ValueError`` if it is computed instead."""
     parameter = module._parameters.get(name)
     if parameter is None:
         raise ValueError(

@@ -20,7 +20,7 @@ Size = int | tuple[int, ...]
 
 
 class ConvolutionView(View[_ConvNd]):
-    """A convolution: a unit is an output channel, a row a patch that the filters meet."""
+    """A convolution: a unit is an output channel, and a row is a patch of the input."""
 
     attributes = (
         "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
@@ -48,7 +48,7 @@ class ConvolutionView(View[_ConvNd]):
 
     @override
     def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """The patches that the filters meet, one per output position and group."""
+        """The patches of the input, one per output position and group."""
         rows = self.patches(inputs[0])
         if not side_by_side:
             return rows
@@ -69,14 +69,10 @@ class PredictedConvolution(PredictedLayer):
 
     Args:
         options: as for :class:`PredictedLinear`.
-
-    Raises:
-        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
     view_class: ClassVar[type[ConvolutionView]] = ConvolutionView
-    n_axes: ClassVar[int]
-
+    n_axes: int
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
@@ -107,7 +103,7 @@ class PredictedConvolution(PredictedLayer):
         self._imitate(dense, options)
 
     def _imitate(self, dense: _ConvNd, options: LayerOptions) -> None:
-        """Start as the counterpart of a dense layer, with V and bias drawn as it draws its own."""
+        """Initialise with a dense layer's sizes and attributes, and with draws of its scale."""
         grid = self.view_class(dense, type(self)).grid
         super().__init__(
             grid.n_visible, dense.out_channels, bias=dense.bias is not None, own_grid=grid,
@@ -115,6 +111,7 @@ class PredictedConvolution(PredictedLayer):
         )  # fmt: skip
         for name in self.view_class.attributes:
             setattr(self, name, getattr(dense, name))
+        self.n_axes = len(self.kernel_size)
 
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Convolve: (batch, in_channels, *size) or (in_channels, *size), as torch's own."""
@@ -124,7 +121,7 @@ class PredictedConvolution(PredictedLayer):
         return self._convolve(*pad_input(input, self), positions)
 
     def _has_no_batch(self, x: Tensor) -> bool:
-        """Whether the input is one example without a batch axis; refuses what is no input."""
+        """Whether the input is one example without a batch axis; other shapes are refused."""
         if x.dim() not in (self.n_axes + 1, self.n_axes + 2) or (
             x.shape[-1 - self.n_axes] != self.in_channels
         ):
@@ -138,15 +135,15 @@ class PredictedConvolution(PredictedLayer):
     def choose_path(self, batch: int) -> ExecutionPath:
         """As for a linear layer; on a GPU, ``auto`` is always materialised.
 
-        Its convolutions by dense filters take a small part of what it counts, and depthwise ones
-        much more: factored steps were 1.3 to 19 times slower (docs/performance.md).
+        There, depthwise convolutions take much longer than their multiply-adds suggest, and dense
+        ones much less: factored steps were 1.3 to 19 times slower (docs/performance.md).
         """
         if self.path == "auto" and self.V.is_cuda:
             return "materialised"
         return super().choose_path(batch)
 
     def _convolve(self, x: Tensor, padding: Padding, positions: int) -> Tensor:
-        """Along the path that takes less time at this many positions of the filters."""
+        """Convolve along the path that takes less time at this many output positions."""
         if self.choose_path(positions) == "materialised":
             filters = self.view.to_weight(self._weight_rows(self._mixed()))
             return self._filter(x, filters, self.bias, padding, self.groups)
@@ -155,7 +152,7 @@ class PredictedConvolution(PredictedLayer):
     def _filter(
         self, x: Tensor, filters: Tensor, bias: Tensor | None, padding: Padding, groups: int
     ) -> Tensor:
-        """The dense operation by any filters, in torch's layout."""
+        """The dense layer's operation with other filters, in torch's layout."""
         return _convolve(x, filters, bias, self.stride, padding, self.dilation, groups)
 
     def _forward_factored(self, x: Tensor, padding: Padding) -> Tensor:
@@ -190,10 +187,10 @@ class PredictedConvolution(PredictedLayer):
         return filters
 
     def _segments(self, group: int) -> list[tuple[slice, slice]]:
-        """What one group of the convolution can do at once: columns, and their units.
+        """The columns that one group can compute at once, and their units in it.
 
-        Without groups that is a run of columns with equally many units. With groups it is one
-        column, since groups and columns share out the units each in their own way.
+        Without groups a run of columns with equally many units; with groups one column, since
+        groups and columns divide the units independently.
         """
         if self.groups == 1:
             return [(run.columns, run.units) for run in self._runs]
@@ -206,7 +203,7 @@ class PredictedConvolution(PredictedLayer):
         return segments
 
     def _count_costs(self) -> dict[str, Cost]:
-        """As for a linear layer, but per position, and with convolutions by the atoms."""
+        """As for a linear layer, but per position, and with the atoms as filters."""
         fold, _ = self._mixing_costs()
         segments = [segment for group in range(self.groups) for segment in self._segments(group)]
         n_columns = sum(columns.stop - columns.start for columns, _ in segments)
@@ -222,7 +219,7 @@ class PredictedConvolution(PredictedLayer):
 
     @property
     def _outputs_per_position(self) -> int:
-        """Outputs for each position that the filters are laid on."""
+        """Outputs for each position of the filters."""
         return 1
 
 
@@ -230,21 +227,18 @@ class PredictedConv1d(PredictedConvolution):
     """In place of ``nn.Conv1d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv1d
-    n_axes = 1
 
 
 class PredictedConv2d(PredictedConvolution):
     """In place of ``nn.Conv2d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv2d
-    n_axes = 2
 
 
 class PredictedConv3d(PredictedConvolution):
     """In place of ``nn.Conv3d``; arguments as for :class:`PredictedConvolution`."""
 
     dense_class = nn.Conv3d
-    n_axes = 3
 
 
 def _convolve(x: Tensor, filters: Tensor, *arguments: Any, **options: Any) -> Tensor:

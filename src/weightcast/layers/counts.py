@@ -1,4 +1,4 @@
-"""ledger: what each layer learns, holds, stores, sends and computes, beside the dense one."""
+"""ledger: what each layer learns, holds, stores, sends and computes, next to the dense one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from weightcast.layers import (
-    PREDICTED,
-    PredictedLayer,
-    find_view,
-    predicted_layers,
-    split_module,
-    view,
-)
+from weightcast.layers import PREDICTED, PredictedLayer, find_view, predicted_layers, split_module
 from weightcast.serialization import aligned
 
 _HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
@@ -34,11 +27,10 @@ class LedgerRow:
             out because that costs less; a shared base counts once.
         stored: numbers that a saved folder holds: the learned ones, the indices, and bases and
             mixing that cannot be rebuilt from the plan.
-        sent_per_step: numbers that data-parallel training exchanges at each step: the gradients.
+        sent_per_step: gradients that data-parallel training exchanges at each step.
         optimiser_state: numbers that Adam keeps: two per learned weight.
         multiply_adds: of a forward pass, per row (a token, a step of a recurrent layer), or per
-            position that a convolution's filters are laid on; a total over both kinds has no
-            meaning, and is 0.
+            position of a convolution's filters; a total over both kinds means nothing, and is 0.
         dense_multiply_adds: the same for the dense layer.
     """
 
@@ -61,7 +53,7 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Rows of all layers that hold parameters, and their total; printed as a table.
+    """A table of all layers that hold parameters, and their total.
 
     Args:
         rows: one per layer.
@@ -161,7 +153,7 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
         static=base + mixing + indices + stacked,
         stored=learned + indices + fixed,
         multiply_adds=-(-layer.multiply_adds(batch) // batch),
-        dense_multiply_adds=view(layer).dense_multiply_adds,
+        dense_multiply_adds=layer.view.dense_multiply_adds,
     )
 
 
@@ -192,7 +184,7 @@ def _row(name: str, module: nn.Module, *, learned: int, **counts: int) -> Ledger
 
 
 def _dense_multiply_adds(module: nn.Module) -> int:
-    """Per row, or per step of a recurrent layer; 0 where that is not known."""
+    """Multiply-adds per row, or per step of a recurrent layer; 0 where they are not known."""
     if (seen := find_view(module)) is not None:
         return seen.dense_multiply_adds if "weight" in module._parameters else 0
     if (split := split_module(module)) is not None:

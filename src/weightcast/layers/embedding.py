@@ -1,4 +1,4 @@
-"""Predicted embeddings: a table of W^T = (U V)^T, of which only the rows looked up are computed."""
+"""Predicted embeddings: the table W^T = (U V)^T, of which only the rows looked up are computed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TableView(View[nn.Embedding | nn.EmbeddingBag]):
     @property
     @override
     def blindness(self) -> Refusal:
-        """A look-up multiplies nothing by W."""
+        """Always: a look-up multiplies nothing by W."""
         return Refusal(
             "an embedding selects rows and multiplies no inputs, of which a dictionary could be "
             "made",
@@ -49,11 +49,7 @@ class TableView(View[nn.Embedding | nn.EmbeddingBag]):
 
     @override
     def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """None: a look-up multiplies nothing by W.
-
-        Raises:
-            ValueError: always.
-        """
+        """A ``ValueError``: a look-up multiplies nothing by W."""
         raise ValueError(str(self.blindness))
 
     @property
@@ -66,11 +62,10 @@ class TableView(View[nn.Embedding | nn.EmbeddingBag]):
 class PredictedTable(PredictedLayer):
     """A table of vectors, one unit each: what ``nn.Embedding`` and ``nn.EmbeddingBag`` share.
 
-    A unit is a row of the table, the vector of one token, and its filter is that vector:
-    n_visible = embedding_dim, n_units = num_embeddings. So a look-up takes some columns of V and
-    multiplies these by U; the table is computed only where that costs less, which is when more
-    tokens are looked up than it has rows. A linear layer that is tied to the embedding has the same
-    units and filters, and shares V.
+    A unit is a row of the table, and its filter is that row, the vector of one token: n_visible =
+    embedding_dim, n_units = num_embeddings. So a look-up multiplies U by some columns of V; the
+    whole table is computed only where that costs less, for more tokens than it has rows. A linear
+    layer that is tied to the embedding has the same units and filters, and shares V.
     """
 
     view_class = TableView
@@ -165,9 +160,6 @@ class PredictedEmbedding(PredictedTable):
         padding_idx: a row whose V gets no gradient, and starts at zero.
         scale_grad_by_freq: scale a row's gradient by the inverse of its frequency in the batch.
         options: as for :class:`PredictedLinear`.
-
-    Raises:
-        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
     dense_class = nn.Embedding
@@ -198,9 +190,6 @@ class PredictedEmbeddingBag(PredictedTable):
         include_last_offset: as in torch.
         padding_idx: a row that no bag counts, and whose V gets no gradient.
         options: as for :class:`PredictedLinear`.
-
-    Raises:
-        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
     dense_class = nn.EmbeddingBag
@@ -228,17 +217,14 @@ class PredictedEmbeddingBag(PredictedTable):
         offsets: Tensor | None = None,
         per_sample_weights: Tensor | None = None,
     ) -> Tensor:
-        """Look up and reduce, as torch's own.
+        """Look up and reduce to (n_bags, embedding_dim), as torch's own.
 
         Args:
             input: (n_bags, size) tokens, or (n_tokens,) with ``offsets``.
             offsets: (n_bags,), where each bag starts.
             per_sample_weights: the input's shape, weights of a sum.
-
-        Returns:
-            (n_bags, embedding_dim).
         """
-        # The rows of these tokens become a table of their own, one more row being the padding.
+        # The rows of these tokens become a table of their own, with one more row for the padding.
         rows = self.look_up(input.reshape(-1))
         n = rows.shape[0]
         table = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
@@ -253,10 +239,9 @@ class PredictedEmbeddingBag(PredictedTable):
 
 
 def _by_column(products: Tensor, column: Tensor) -> Tensor:
-    """Of every column's product with all rows, (columns, n, b), the one of each row: (n, b).
+    """Of every column's product with all rows, (columns, n, b), that of each row's column: (n, b).
 
-    The rows of one column are not known beforehand, and gathering a matrix for each row would take
-    far more memory.
+    To gather a matrix for each row instead would take far more memory.
     """
     if len(products) == 1:
         return products[0]

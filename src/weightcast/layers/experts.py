@@ -19,15 +19,13 @@ class PredictedExperts(PredictedModule[nn.Module]):
 
     A unit is one unit of one expert: ``gate_up_proj`` (n_experts, 2 intermediate, hidden) has
     n_visible = hidden and n_units = n_experts * 2 intermediate, ``down_proj`` n_visible =
-    intermediate and n_units = n_experts * hidden. All experts share the
-    dictionary; with ``columns`` a multiple of n_experts each has atoms of its own. The module's own
-    forward runs on the weights, which are computed once for each call, those of experts that no
-    token takes included.
+    intermediate and n_units = n_experts * hidden. All experts share the dictionary; with
+    ``columns`` a multiple of n_experts each has atoms of its own. The module's own forward runs on
+    the weights, which are computed once for each call, for unused experts too.
 
     Args:
-        module: of a class that holds ``gate_up_proj`` or ``up_proj``, and ``down_proj``, as
-            parameters of three axes, as transformers' mixtures do; or one such ``weight`` of as
-            many matrices as the class has ``num_experts``.
+        module: with parameters ``gate_up_proj`` or ``up_proj``, and ``down_proj``, of three axes,
+            as transformers' mixtures have; or one such ``weight`` of ``num_experts`` matrices.
     """
 
     @classmethod
@@ -50,7 +48,7 @@ class PredictedExperts(PredictedModule[nn.Module]):
 
     @override
     def observe(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The first projections meet the tokens, whichever experts these are sent to."""
+        """All tokens, for the first projections, whichever experts they are sent to."""
         for name, layer in self.layers().items():
             if name != "down_proj":
                 layer(hidden_states)
@@ -75,8 +73,7 @@ def _fused(module: nn.Module) -> dict[str, nn.Parameter]:
 def _transposed(module: nn.Module) -> bool:
     """Whether each matrix is (n_visible, n_units).
 
-    By the module's own word where it has one, else by the width that the first projection's inputs
-    and the last one's outputs share.
+    As the module says, else by the width that the first inputs and the last outputs share.
     """
     stated = getattr(module, "is_transposed", None)
     if isinstance(stated, bool):

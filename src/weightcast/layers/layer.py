@@ -1,4 +1,4 @@
-"""PredictedLayer: a rule and a bias around one PredictedWeight, and the way to and from dense."""
+"""PredictedLayer: a PredictedWeight with a rule and a bias, converted from and to a dense layer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ from weightcast.weight import ExecutionPath, PredictedWeight, dense_variance, dr
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """Within, autocast is off: for what stands in for an operation that autocast leaves alone.
-
-    Args:
-        tensor: on the device in question.
-    """
+    """Switch autocast off on a tensor's device, for operations that autocast leaves alone."""
     kind = tensor.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return nullcontext()
@@ -31,18 +27,18 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 class LayerOptions(TypedDict, total=False):
-    """What every predicted layer takes by name, beside its dense layer's own arguments.
+    """Keyword arguments of every predicted layer, besides those of its dense layer.
 
     Args:
         dictionary: recipe of the static atoms.
         fraction: share of the weights that is learned, in (0, 1].
         columns: groups of units with atoms of their own; 1 if left out.
-        grid: coordinates of the inputs, such as ``(28, 28)``, in place of those that the layer
-            knows itself (a convolution: ``Grid(kernel_size, channels=in_channels // groups)``).
+        grid: coordinates of the inputs, such as ``(28, 28)``; a convolution has its own,
+            ``Grid(kernel_size, channels=in_channels // groups)``.
         path: ``auto`` (the default), ``factored`` or ``materialised``.
         rule: the five above as one :class:`Rule`, in their place.
-        seed: of the draws of atoms, V and bias, in this order, or their CPU generator; 0 if left
-            out. None draws neither V nor bias: what they hold is arbitrary, and waits to be loaded.
+        seed: of the draws of atoms, V and bias, in this order, or a CPU generator; 0 if left out.
+            With None, V and bias are not drawn: they are arbitrary until they are loaded.
         statistics: of the layer's inputs, for data-driven dictionaries.
         atoms: built earlier, to share bases between layers; None builds them from the rule.
         device: of parameters and constants.
@@ -63,22 +59,19 @@ class LayerOptions(TypedDict, total=False):
 
 
 class PredictedLayer(PredictedWeight):
-    """What all predicted layers share: a rule, a bias, and the way from and to the dense layer.
+    """What all predicted layers share: a rule, a bias, and conversion from and to the dense layer.
 
-    ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U). What there is to
-    know of the dense layer and its geometry is said by the class's :class:`View`.
+    ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U). The class's
+    :class:`View` knows the dense layer and its geometry.
 
     Args:
         n_visible: inputs of one unit.
         n_units: number of units.
         bias: whether the layer has one.
-        own_grid: coordinates that the layer knows of its inputs.
+        own_grid: the layer's own coordinates of its inputs.
         fan_in: inputs by which the dense layer scales its draws; None takes n_visible.
         variance: of the entries that the dense layer draws; None takes 1 / (3 fan_in).
         options: see :class:`LayerOptions`.
-
-    Raises:
-        ValueError: what :class:`Rule` or the dictionary refuses, or a dtype that is no float.
     """
 
     dense_class: ClassVar[type[nn.Module]]
@@ -144,11 +137,7 @@ class PredictedLayer(PredictedWeight):
 
     @override
     def check_weight(self, W: Tensor) -> Tensor:
-        """W, in the dense layer's layout, as (n_units, n_visible) float64 on the CPU.
-
-        Raises:
-            ValueError: W of another shape, or with NaN or infinite entries.
-        """
+        """W, in the dense layer's layout, as (n_units, n_visible) float64 on the CPU."""
         return super().check_weight(self.view.to_filters(W))
 
     @classmethod
@@ -170,7 +159,7 @@ class PredictedLayer(PredictedWeight):
         Args:
             layer: the dense counterpart, such as ``nn.Linear``.
             rule: how to predict its weights.
-            seed: of the draws of atoms and V; None leaves V arbitrary, to be loaded.
+            seed: of the draws of atoms and V; None leaves V arbitrary until it is loaded.
             statistics: of the layer's inputs, for data-driven dictionaries.
             bases: bases of other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
@@ -218,29 +207,17 @@ class PredictedLayer(PredictedWeight):
         return dense.train(self.training)
 
     def tie(self, other: PredictedLayer) -> None:
-        """Share V and atoms with a layer of the same units and filters; biases stay apart.
-
-        Args:
-            other: predicted by the same rule.
-        """
+        """Share V and atoms with a layer of the same rule, units and filters, but not the bias."""
         self.atoms, self.V, self._counted = other.atoms, other.V, None
 
     def clear_padding(self) -> None:
-        """Set to zero what the dense layer starts at zero: the padding of an embedding."""
+        """Set the units to zero that the dense layer starts at zero: an embedding's padding."""
 
     @torch.no_grad()
     def remake(self, *, seed: int = 0, statistics: InputStatistics | None = None) -> None:
-        """Make the atoms anew from the rule and draw V anew, in place; the bias stays.
+        """Make the atoms and draw V anew, in place, as :meth:`from_dense` does; the bias stays.
 
-        The layer becomes what :meth:`from_dense` would have made with these arguments. V stays the
-        same parameter, so that an optimiser keeps hold of it.
-
-        Args:
-            seed: of the draws of atoms and V.
-            statistics: of the layer's inputs, for data-driven dictionaries.
-
-        Raises:
-            ValueError: what the rule or the dictionary cannot do for this layer.
+        V stays the same parameter, so that an optimiser keeps it.
         """
         fresh = self.from_dense(self.to_dense(), self.rule, seed=seed, statistics=statistics)
         self.atoms, self._counted = fresh.atoms, None

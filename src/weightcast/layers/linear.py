@@ -25,7 +25,7 @@ class PredictedLinear(PredictedLayer):
         in_features: n_visible.
         out_features: n_units.
         bias: whether to learn a bias.
-        options: how to predict: ``dictionary``, ``fraction`` and the others of
+        options: ``dictionary``, ``fraction`` and the others of
             :class:`~weightcast.layers.LayerOptions`.
 
     Raises:
@@ -79,9 +79,6 @@ class PredictedTransposedLinear(PredictedLayer):
         nf: n_units.
         nx: n_visible.
         options: as for :class:`PredictedLinear`.
-
-    Raises:
-        ValueError: what :class:`Rule` or the dictionary refuses.
     """
 
     view_class = TransposedLinearView

@@ -1,4 +1,4 @@
-"""A whole model: its deep copy, and whether its weights are there."""
+"""Whole models: copy one, and check that its weights have values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from torch import nn
 
 
 def copied(model: nn.Module, sharing: Iterable[torch.Tensor] = ()) -> nn.Module:
-    """A deep copy of a model, which has the tensors ``sharing`` in common with it.
+    """A deep copy of a model that shares the tensors ``sharing`` with it.
 
-    Raises:
-        ValueError: a module keeps a tensor that was computed from others, which torch does not
-            copy: by pruning or weight norm of the old style, for example.
+    ``ValueError`` if a module keeps a tensor that was computed from others, which torch does not
+    copy: by pruning or weight norm of the old style, for example.
     """
     try:
         return copy.deepcopy(model, {id(tensor): tensor for tensor in sharing})
@@ -32,11 +31,7 @@ def copied(model: nn.Module, sharing: Iterable[torch.Tensor] = ()) -> nn.Module:
 
 
 def check_values(model: nn.Module) -> None:
-    """Refuse a model whose weights are wanted and are not there.
-
-    Raises:
-        ValueError: a parameter or buffer on the meta device.
-    """
+    """Refuse a model that has parameters or buffers on the meta device, by a ``ValueError``."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""PredictedParameter: a weight that the module around it reads, in place of an ``nn.Parameter``."""
+"""PredictedParameter: W = U V in place of an ``nn.Parameter`` that its module reads itself."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class DenseParameter(nn.Module):
     def forward(self, x: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
         """x W: (..., n_visible) to (..., n_units), by all matrices.
 
-        An attention's packed projection takes queries x, keys and values, where these differ. Each
-        meets a third of the units then, and they become rows side by side.
+        An attention's packed projection takes queries x, keys and values where these differ, each
+        for a third of the units, as rows side by side.
         """
         return _multiply(x, key, value, ParameterView(self, PredictedParameter).filters())
 
@@ -78,10 +78,7 @@ class ParameterView(View[DenseParameter]):
 
     @override
     def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """Rows of all that is given, each once; side by side those of queries, keys and values.
-
-        Those of one row then have nothing to do with one another: they meet different units.
-        """
+        """Rows of all inputs, each once; side by side those of queries, keys and values."""
         if side_by_side and len(inputs) > 1:
             return _side_by_side(inputs)
         different = {id(x): x for x in inputs}
@@ -90,7 +87,7 @@ class ParameterView(View[DenseParameter]):
     @property
     @override
     def blindness(self) -> Refusal | None:
-        """What the module that holds the weight knows of its inputs."""
+        """As the module that holds the weight says."""
         hidden = self.layer.hidden_inputs
         return None if hidden is None else Refusal(hidden)
 
@@ -110,16 +107,9 @@ class ParameterView(View[DenseParameter]):
 class PredictedParameter(PredictedLayer):
     """W = U V of a module that reads its weight itself, computed once for each of its calls.
 
-    Args:
-        shape: (n_units, n_visible), or (n_matrices, n_units_each, n_visible): all matrices share
-            the dictionary, and n_units counts the units of all.
-        transposed: each matrix is (n_visible, n_units) instead.
-        variance: of the entries that the module draws; None takes that of ``nn.Linear``.
-        hidden_inputs: why no dictionary can be made of its inputs, if so.
-        options: as for :class:`PredictedLinear`; ``path`` has no effect on the module's calls.
-
-    Raises:
-        ValueError: what :class:`Rule` or the dictionary refuses.
+    All matrices share the dictionary, and n_units counts the units of all. ``shape`` is the
+    weight's; other arguments as for :class:`DenseParameter` and :class:`PredictedLinear`, where
+    ``path`` has no effect on the module's calls.
     """
 
     dense_class = DenseParameter
@@ -152,7 +142,7 @@ class PredictedParameter(PredictedLayer):
 
     @override
     def multiply_adds(self, batch: int, path: ExecutionPath = "auto") -> int:
-        """W once, then the dense products; see :meth:`PredictedWeight.multiply_adds`."""
+        """Those of W once, and of the dense product for each row."""
         return self._costs["materialised"].once + batch * self.view.dense_multiply_adds
 
 
@@ -165,7 +155,7 @@ def _multiply(x: Tensor, key: Tensor | None, value: Tensor | None, W: Tensor) ->
 
 
 def _side_by_side(inputs: Sequence[Tensor]) -> Tensor:
-    """(n_rows, n_inputs * n_visible): shorter inputs are gone through again and again."""
+    """(n_rows, n_inputs * n_visible): shorter inputs are repeated."""
     rows = [x.reshape(-1, x.shape[-1]) for x in inputs]
     places = torch.arange(max(map(len, rows)), device=rows[0].device)
     return torch.cat([x[places % max(1, len(x))] for x in rows], dim=1)

@@ -12,7 +12,7 @@ Padding = str | int | Sequence[int]
 
 
 class Convolution(Protocol):
-    """What patches depend on; a convolution of torch and a predicted one have it."""
+    """The attributes that patches depend on; torch's convolutions and predicted ones have them."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -22,7 +22,7 @@ class Convolution(Protocol):
 
     @property
     def padding_mode(self) -> str:
-        """Torch's word for what lies outside the input."""
+        """Torch's name for what lies outside the input."""
         ...
 
 
@@ -40,12 +40,7 @@ def reversed_padding(layer: Convolution) -> list[int]:
 
 
 def output_size(size: Sequence[int], layer: Convolution) -> list[int]:
-    """Positions of a convolution's filters along each axis.
-
-    Args:
-        size: of the input, along each axis.
-        layer: the convolution: kernel size, stride, padding, dilation.
-    """
+    """Positions of a convolution's filters along each axis, for an input of some size."""
     padding = reversed_padding(layer)[::-1]
     added = [before + after for before, after in zip(padding[::2], padding[1::2], strict=True)]
     return [
@@ -57,29 +52,17 @@ def output_size(size: Sequence[int], layer: Convolution) -> list[int]:
 
 
 def pad_input(x: Tensor, layer: Convolution) -> tuple[Tensor, Padding]:
-    """Pad where the convolution itself cannot (any mode but zeros).
-
-    Args:
-        x: (batch, channels, *size).
-        layer: a convolution, dense or predicted.
-
-    Returns:
-        The input, and the padding that is left for the convolution to do.
-    """
+    """The input, padded in every mode but zeros, and the padding left for the convolution."""
     if layer.padding_mode == "zeros":
         return x, layer.padding
     return nn.functional.pad(x, reversed_padding(layer), mode=layer.padding_mode), 0
 
 
 def extract_patches(x: Tensor, layer: Convolution) -> Tensor:
-    """All patches that a convolution's filters meet, in the order of its weight.
+    """All patches of a convolution's input, in the order of its weight.
 
-    Args:
-        x: (batch, channels, *size) or (channels, *size).
-        layer: the convolution: kernel size, stride, padding and its mode, dilation, groups.
-
-    Returns:
-        (batch * groups * positions, channels / groups * prod(kernel_size)).
+    ([batch,] channels, *size) to
+    (batch * groups * positions, channels / groups * prod(kernel_size)).
     """
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = nn.functional.pad(_batch(x, layer), reversed_padding(layer), mode=mode)
@@ -88,10 +71,7 @@ def extract_patches(x: Tensor, layer: Convolution) -> Tensor:
 
 
 def extract_transposed_patches(x: Tensor, layer: _ConvNd) -> Tensor:
-    """What the filters of a transposed convolution meet: its inputs, and zeros between them.
-
-    Shapes are those of :func:`extract_patches`.
-    """
+    """As :func:`extract_patches`, for a transposed convolution: inputs with zeros between them."""
     x, n_axes = _batch(x, layer), len(layer.kernel_size)
     size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
     spread = x.new_zeros(*x.shape[:2], *size)

@@ -19,12 +19,12 @@ States = Tensor | tuple[Tensor, ...]
 
 
 class PredictedRecurrent(PredictedModule[nn.RNNBase]):
-    """A recurrent network whose weights are layers, named as torch names them, less ``weight_``.
+    """A recurrent network whose weights are layers, named as in torch without ``weight_``.
 
     ``ih_l0`` (of the inputs, n_visible = input_size) and ``hh_l0`` (of the hidden state, n_visible
     = hidden_size) hold the units of all gates, 4 hidden_size for an LSTM, 3 for a GRU; ``hr_l0`` is
     an LSTM's projection; ``_reverse`` is the other direction. W is computed once for each call, not
-    at every step in time, and given to torch's own function.
+    at every time step, and given to torch's own function.
 
     Args:
         module: the ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``.

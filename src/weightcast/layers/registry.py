@@ -35,14 +35,14 @@ PREDICTED: dict[type[nn.Module], type[PredictedLayer]] = {
         PredictedParameter,
     )
 }
-"""The predicted layer of every dense class that can be converted; it names their view.
+"""The predicted class of every dense class that can be converted.
 
-Read at every look-up, so that an entry made at run time counts from then on.
+Read at every look-up: an entry made at run time counts from then on.
 """
 
 
 def find_view(layer: nn.Module) -> View | None:
-    """The view of a layer, dense or predicted; None if it is none that can be predicted.
+    """The view of a layer, dense or predicted; None if it cannot be predicted.
 
     Exact types only: what a subclass computes is not known.
     """
@@ -57,11 +57,7 @@ def find_view(layer: nn.Module) -> View | None:
 
 
 def view(layer: nn.Module) -> View:
-    """The view of a layer, dense or predicted.
-
-    Raises:
-        ValueError: it is none that can be predicted.
-    """
+    """The view of a layer, dense or predicted; ``ValueError`` if it cannot be predicted."""
     found = find_view(layer)
     if found is None:
         raise ValueError(f"{type(layer).__name__} is no layer that can be predicted")

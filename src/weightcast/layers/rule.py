@@ -30,8 +30,7 @@ class Rule:
         fraction: share of the layer's weights that is learned, in (0, 1]:
             n_atoms = round(fraction * n_visible), whatever the number of columns.
         columns: groups of units, each with its own draw of atoms; at least 1.
-        grid: coordinates of the layer's inputs, a ``Grid`` or a shape such as ``(28, 28)``. A
-            convolution knows its own.
+        grid: a ``Grid`` of the layer's inputs or a shape (``(28, 28)``); a convolution has its own.
         path: ``auto``, ``factored`` or ``materialised``: how to compute x W.
 
     Raises:
@@ -77,16 +76,12 @@ class Rule:
         Args:
             n_visible: the layer's number of inputs.
             n_units: the layer's number of units.
-            grid: the layer's own grid, where the rule names none.
+            grid: the layer's own grid, used if the rule has none.
             statistics: of the layer's inputs, for data-driven dictionaries.
             generator: a CPU generator of every draw; None takes seed 0.
             bases: bases built so far for other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
             weight: (n_visible, n_units) float64, the dense layer's, for dictionaries made from it.
-
-        Raises:
-            ValueError: more columns than units, less than one atom, a grid of another size, or
-                what the dictionary lacks.
         """
         if n_visible < 1 or n_units < 1:
             raise ValueError(

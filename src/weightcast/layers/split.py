@@ -1,4 +1,4 @@
-"""split: modules that read their weights themselves, made to borrow them of layers instead."""
+"""split: modules that read their weights themselves become modules whose weights are layers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SPLIT: dict[type[nn.Module], type[PredictedModule]] = {
     nn.MultiheadAttention: PredictedMultiheadAttention,
     **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), PredictedRecurrent),
 }
-"""What stands in for modules of torch that read their weights themselves."""
+"""The split class of torch's modules that read their weights themselves."""
 
 
 def split_class(module: nn.Module) -> type[PredictedModule] | None:
-    """What a module turns into when it is split; None if it does not read its weights itself."""
+    """The class that a module is split into; None if it does not read its weights itself."""
     if isinstance(module, PredictedModule):
         return None
     fused = PredictedExperts if PredictedExperts.fits(module) else None
@@ -26,10 +26,7 @@ def split_class(module: nn.Module) -> type[PredictedModule] | None:
 
 
 def split_module(module: nn.Module) -> PredictedModule | None:
-    """The module with its weights as layers, all dense; None if it is none that can be split.
-
-    It shares every parameter with the module, which is left as it is.
-    """
+    """The module with its parameters in dense layers of their own; None if it cannot be split."""
     found = split_class(module)
     return None if found is None or split_refusal(module) else found(module)
 

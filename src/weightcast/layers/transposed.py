@@ -39,23 +39,20 @@ class TransposedConvolutionView(ConvolutionView):
 
     @override
     def patches(self, x: Tensor) -> Tensor:
-        """What meets the filters at every output position, zeros between the inputs included."""
+        """The patch of every output position, zeros between the inputs included."""
         return extract_transposed_patches(x, self.layer)
 
 
 class PredictedTransposedConvolution(PredictedConvolution):
     """A transposed convolution whose filters are predicted.
 
-    A unit is an output channel, and its filter is W[:, unit]: what every input channel of its group
-    adds to it, at every place of the kernel. So n_visible = in_channels / groups * kernel size, as
-    for a convolution, although torch's weight has its input channels first. Takes torch's arguments
-    in torch's order and meaning.
+    A unit is an output channel, and its filter is W[:, unit], over the input channels of its group
+    and the kernel: n_visible = in_channels / groups * kernel size, as for a convolution, although
+    torch's weight has its input channels first. Takes torch's arguments in torch's order and
+    meaning.
 
     Args:
         options: as for :class:`PredictedLinear`.
-
-    Raises:
-        ValueError: what the dense layer, :class:`Rule` or the dictionary refuses.
     """
 
     view_class = TransposedConvolutionView
@@ -84,11 +81,9 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
     @override
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Convolve transposed, as torch's own.
+        """Convolve transposed: ([batch,] in_channels, *size), as torch's own.
 
-        Args:
-            input: (batch, in_channels, *size) or (in_channels, *size).
-            output_size: of the output, where the stride leaves a choice.
+        ``output_size`` chooses among the sizes that the stride allows.
         """
         if self._has_no_batch(input):
             return self.forward(input.unsqueeze(0), output_size).squeeze(0)
@@ -117,30 +112,18 @@ class PredictedTransposedConvolution(PredictedConvolution):
 
 
 class PredictedConvTranspose1d(PredictedTransposedConvolution):
-    """In place of ``nn.ConvTranspose1d``.
-
-    Arguments as for :class:`PredictedTransposedConvolution`.
-    """
+    """For ``nn.ConvTranspose1d``; arguments as for :class:`PredictedTransposedConvolution`."""
 
     dense_class = nn.ConvTranspose1d
-    n_axes = 1
 
 
 class PredictedConvTranspose2d(PredictedTransposedConvolution):
-    """In place of ``nn.ConvTranspose2d``.
-
-    Arguments as for :class:`PredictedTransposedConvolution`.
-    """
+    """For ``nn.ConvTranspose2d``; arguments as for :class:`PredictedTransposedConvolution`."""
 
     dense_class = nn.ConvTranspose2d
-    n_axes = 2
 
 
 class PredictedConvTranspose3d(PredictedTransposedConvolution):
-    """In place of ``nn.ConvTranspose3d``.
-
-    Arguments as for :class:`PredictedTransposedConvolution`.
-    """
+    """For ``nn.ConvTranspose3d``; arguments as for :class:`PredictedTransposedConvolution`."""
 
     dense_class = nn.ConvTranspose3d
-    n_axes = 3

@@ -1,4 +1,4 @@
-"""View: what a dense layer, or the predicted one in its place, is to us."""
+"""View: filters, inputs and sizes of a layer, read alike from a dense and a predicted one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Refusal:
     """Why something cannot be done with a layer, and what to do about it.
 
     Args:
-        reason: what is in the way: a predicate of the layer (``is frozen``, ``has hooks``), or a
-            sentence of its own.
+        reason: a sentence, or a predicate of the layer (``is frozen``, ``has hooks``).
         remedy: what to do.
-        predicate: whether the reason goes on from the layer's name.
+        predicate: whether the reason continues the layer's name.
     """
 
     reason: str
@@ -45,14 +44,10 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class View(Generic[Layer]):
     """One layer, dense or predicted: its filters, inputs, coordinates, sizes and refusals.
 
-    A type of layers has a subclass, which a predicted class names as its ``view_class``. This class
-    itself fits layers whose weight holds one unit's filter along its first axis, and which multiply
-    the last axis of their first input. A predicted layer has the dense one's attributes, so that
-    one code reads both.
-
-    Args:
-        layer: that can be predicted, or is.
-        counterpart: the predicted class, or the layer's own where it is predicted.
+    A predicted class names its subclass of this one as ``view_class``. This class itself fits
+    layers whose weight holds one filter per unit along its first axis, and which multiply the last
+    axis of their first input. A predicted layer has the dense one's attributes, so that the same
+    code reads both. ``counterpart`` is the predicted class, of a predicted layer its own.
     """
 
     attributes: ClassVar[tuple[str, ...]] = ()
@@ -114,24 +109,16 @@ class View(Generic[Layer]):
         return filters
 
     def input_rows(self, *inputs: Tensor, side_by_side: bool = False) -> Tensor:
-        """The rows that the layer multiplies by W when it is called with these inputs.
+        """(n_rows, n_visible): the rows that the layer multiplies by W, called with these inputs.
 
-        Args:
-            inputs: what it is called with; a convolution's patches become rows, one per output
-                position (and group).
-            side_by_side: put the rows of one position's groups into one row.
-
-        Returns:
-            (n_rows, n_visible), or (n_positions, groups * n_visible).
-
-        Raises:
-            ValueError: a layer that multiplies no inputs, such as an embedding.
+        With ``side_by_side`` the rows of one position's groups become one row: (n_positions,
+        groups * n_visible). ``ValueError`` for a layer without such rows, such as an embedding.
         """
         return inputs[0].reshape(-1, inputs[0].shape[-1])
 
     @property
     def refusal(self) -> Refusal | None:
-        """What of a dense layer cannot be predicted; None if nothing is in the way."""
+        """Why a dense layer cannot be predicted; None if it can."""
         shape, stated = tuple(self.weight.shape), self.stated_shape
         if stated not in (None, shape):  # torch may compute with it, but what is new would not fit
             return Refusal(
