@@ -69,9 +69,6 @@ class DCT(_Frequencies):
     Args:
         selection: ``random`` frequencies, or ``leading``: lowest first.
         positions: frequencies drawn ``per_channel``, or ``shared`` by all channels.
-
-    Raises:
-        ValueError: another selection.
     """
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:

@@ -47,9 +47,6 @@ class RandomConnections(Dictionary):
         selection: ``random``: each column sees inputs drawn at random. ``grouped``: column after
             column takes the next inputs in their order, so that units which share a column in the
             layer below are seen together; nothing is drawn, and selecting is free.
-
-    Raises:
-        ValueError: another selection.
     """
 
     selection: Literal["random", "grouped"] = "random"
