@@ -45,7 +45,6 @@ class Grid:
                 f"grid {self.shape} with {self.channels} channel(s): a grid has at least one axis, "
                 "and every extent counts points and must be at least 1"
             )
-
         if len(self.shape) > MOST_AXES:
             raise ValueError(
                 f"a grid of {len(self.shape)} axes: at most {MOST_AXES}; leave out those of one "
@@ -89,11 +88,7 @@ class Grid:
         return torch.cartesian_prod(*axes).reshape(self.n_points, len(self.shape))
 
     def check(self, n_visible: int) -> Grid:
-        """Return this grid if it has ``n_visible`` inputs.
-
-        Raises:
-            ValueError: it has another number of inputs.
-        """
+        """Return this grid if it has ``n_visible`` inputs; a ValueError otherwise."""
         if self.n_visible != n_visible:
             raise ValueError(
                 f"the grid {self.shape} with {self.channels} channel(s) has {self.n_visible} "

@@ -28,17 +28,12 @@ class CoordinateKernel(ABC):
 
     @property
     def n_evaluations(self) -> int:
-        """Evaluations of a kernel such as the squared exponential that one of this one's takes."""
+        """How many times the work of the squared exponential one evaluation takes."""
         return 1
 
     @abstractmethod
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """k(a, b), (n_a, n_b) float64.
-
-        Args:
-            a: (n_a, n_axes) float64 coordinates in cells.
-            b: (n_b, n_axes) float64 coordinates in cells.
-        """
+        """k(a, b), (n_a, n_b), of coordinates in cells (n_a, n_axes) and (n_b, n_axes): float64."""
 
 
 class _Stationary(CoordinateKernel):
@@ -165,13 +160,10 @@ class ScikitLearnKernel(CoordinateKernel):
 
 
 def as_kernel(kernel: CoordinateKernel | sklearn_kernels.Kernel) -> CoordinateKernel:
-    """Accept one of our kernels or one of scikit-learn's.
+    """Accept one of our kernels or one of scikit-learn's, and refuse all else by a ValueError.
 
     Args:
         kernel: of either kind.
-
-    Raises:
-        ValueError: it is neither.
     """
     if isinstance(kernel, CoordinateKernel):
         return kernel

@@ -19,11 +19,7 @@ from weightcast.dictionaries import Atoms, Base
 class Metric:
     """|w|_C^2 = w^T C w, for each group of a convolution its own C.
 
-    Args:
-        moments: (groups, n_visible, n_visible) float64, positive definite: each C.
-
-    Raises:
-        ValueError: a C that is not positive definite to working precision.
+    ``moments`` are (groups, n_visible, n_visible) float64; ValueError if not positive definite.
     """
 
     def __init__(self, moments: Tensor) -> None:
@@ -45,16 +41,9 @@ class Metric:
 def fit_columns(
     atoms: Atoms, columns: Iterable[slice], W: Tensor, metric: Metric | None = None
 ) -> tuple[Tensor, float]:
-    """The V that minimises |W - U V|_C^2, column by column, and the share that it leaves.
+    """V (n_atoms, n_units) of least |W - U V|_C^2, and what it leaves as a share of |W|_C^2.
 
-    Args:
-        atoms: the dictionary of every column.
-        columns: the units of every column.
-        W: (n_units, n_visible) float64, torch's layout.
-        metric: of the layer's inputs; None measures the weights.
-
-    Returns:
-        V (n_atoms, n_units) float64, and |W - U V|_C^2 / |W|_C^2.
+    ``columns`` are the units of every column, W is (n_units, n_visible) float64.
     """
     V = torch.empty(atoms.n_atoms, len(W), dtype=torch.float64)
     left = total = 0.0
@@ -77,16 +66,13 @@ def choose_atoms(
 
     Greedy: each next atom is the one that takes most from what its column's units leave
     unexplained, all earlier ones fitted anew (simultaneous orthogonal least squares). Indices cost
-    nothing to learn, so they may follow the weights. Arguments as for :func:`loss_curve`, and
-    the units of every column.
+    nothing to learn, so they may follow the weights. ``columns`` are the units of every column.
 
     References: Chen, Billings and Luo 1989; Tropp, Gilbert and Strauss 2006.
     """
     grams: dict[int, Tensor] = {}
-    chosen = []
-    for units in columns:
-        chosen.append(_greedy(_problems(base, units, W, n_atoms, metric, grams), n_atoms))
-    return torch.tensor(chosen)
+    by_column = (_problems(base, units, W, n_atoms, metric, grams) for units in columns)
+    return torch.tensor([_greedy(problems, n_atoms) for problems in by_column])
 
 
 def by_group(metric: Metric | None, units: slice, n_units: int) -> Iterator[tuple[int, slice]]:
@@ -105,12 +91,8 @@ def loss_curve(
 ) -> Tensor:
     """What 1, 2, ... n_atoms atoms leave of all units' |w|_C^2, as a share: (n_atoms,), falling.
 
-    Args:
-        base: B in float64 on the CPU.
-        W: (n_units, n_visible) float64, torch's layout.
-        n_atoms: how many at most.
-        metric: of the layer's inputs; None measures the weights.
-        order: the atoms, one after the other; None takes the one that explains most each time.
+    Base and W (n_units, n_visible) are float64 on the CPU. Atoms come in the given order; None
+    takes the one that explains most each time.
     """
     units, total = slice(0, len(W)), 0.0
     for group, part in by_group(metric, units, len(W)):
@@ -123,12 +105,9 @@ def loss_curve(
 
 
 class _Problem:
-    """Pivoted Cholesky of the atoms' Gram matrix, and what it leaves of some units.
+    """Pivoted Cholesky of (n_base, n_base) ``gram``, <a, a'>, and what it leaves of some units.
 
-    Args:
-        gram: (n_base, n_base), <a, a'>.
-        products: (n_base, n_units), <a, w>.
-        n_atoms: pivots at most.
+    ``products`` are (n_base, n_units), <a, w>.
     """
 
     def __init__(self, gram: Tensor, products: Tensor, n_atoms: int) -> None:
@@ -168,10 +147,7 @@ def _problems(
     """
     problems = []
     for group, part in by_group(metric, units, len(W)):
-        if metric is None:
-            C = torch.eye(base.n_visible, dtype=torch.float64)
-        else:
-            C = metric.moments[group]
+        C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
         if group not in grams:
             grams.clear()
             grams[group] = base.transform(base.transform(C).contiguous())

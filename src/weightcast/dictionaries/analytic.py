@@ -1,7 +1,4 @@
-"""Analytic orthonormal bases: DCT, Fourier and wavelet atoms; a column draws frequencies.
-
-Each is orthonormal along every axis of the grid, and alike and apart in every channel.
-"""
+"""Analytic bases: DCT, Fourier and wavelet atoms, orthonormal, the same in every channel."""
 
 from __future__ import annotations
 
@@ -41,7 +38,8 @@ class _Transform(Dictionary):
         """The transform on the site's grid, or on a line; see :meth:`Dictionary.build`."""
         grid = _grid(site)
         factors, frequency = self._transform(grid)
-        key = replace(self, selection="random", positions="shared")  # whatever is drawn of it
+        # One base serves all selections.
+        key = replace(self, selection="random", positions="shared")
         base = site.shared_base((key, grid), lambda: with_channels(grid, factors))
         check_enough(self, site.n_atoms, base.n_base)
         return Atoms(base, site.choose(lambda: self._draw(site, grid, frequency)))
@@ -71,9 +69,6 @@ class DCT(_Frequencies):
     Args:
         selection: ``random`` frequencies, or ``leading``: lowest first.
         positions: frequencies drawn ``per_channel``, or ``shared`` by all channels.
-
-    Raises:
-        ValueError: another selection.
     """
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
@@ -110,8 +105,7 @@ class Wavelet(_Transform):
         positions: atoms drawn ``per_channel``, or ``shared`` by all channels.
 
     Raises:
-        ValueError: an unknown or non-orthogonal wavelet, a level below 1, or
-            another selection.
+        ValueError: an unknown or non-orthogonal wavelet, a level below 1, another selection.
     """
 
     wavelet: str = "db2"

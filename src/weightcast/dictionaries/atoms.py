@@ -103,12 +103,9 @@ class Atoms(Constants):
         return values.view(x.shape[0], *self.indices.shape).transpose(0, 1)
 
     def mix(self, values: Tensor, columns: slice = slice(None), *, of_rows: bool = False) -> Tensor:
-        """M_j values_j, what :meth:`project` leaves to be done.
+        """M_j values_j of (columns, n_atoms, n) values: what :meth:`project` leaves to be done.
 
-        Args:
-            values: (columns, n_atoms, n), as the result is; with ``of_rows`` (columns, n, n_atoms).
-            columns: those that the values are of.
-            of_rows: values_j M_j instead.
+        With ``of_rows`` values_j M_j, of (columns, n, n_atoms).
         """
         M = self.pending_mixing
         if M is None:
@@ -124,9 +121,8 @@ class Atoms(Constants):
         """M_j of one column: (n_atoms, n_atoms), or its diagonal (n_atoms,), or None for I."""
         if self.mixing is None or self.mixing.dim() < 4:
             return None if self.mixing is None else self.mixing[column]
-        return dense_mixing(
-            self.mixing[column], None if self.atom_places is None else self.atom_places[column]
-        )
+        places = None if self.atom_places is None else self.atom_places[column]
+        return dense_mixing(self.mixing[column], places)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dtype = None if self.stacked is None else self.stacked.dtype
@@ -139,7 +135,9 @@ class Atoms(Constants):
 
     def refresh(self) -> None:
         """Make anew what follows from base, indices and mixing."""
-        self._in_order = _in_order(self.indices)
+        flat = self.indices.flatten()
+        order = torch.arange(len(flat), device=flat.device)
+        self._in_order = not flat.is_meta and flat.equal(order)  # then nothing is gathered
         self._place()
         self._stack()
 
@@ -159,7 +157,7 @@ class Atoms(Constants):
         """Multiply U out once, if that makes projecting cheaper than by the whole base."""
         pays = stacking(self.base.multiply_adds, self.n_visible, self.indices) > 0
         if pays and not self.base.is_learned:
-            # Whatever mode the caller is in, this tensor is kept.
+            # A tensor that is kept must not depend on the mode that the caller is in.
             kind = self.indices.device.type
             exact = torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
             with torch.inference_mode(False), torch.no_grad(), exact:
@@ -211,10 +209,7 @@ def _after_loading(atoms: Atoms, _: Any) -> None:
 
 
 def stacking(multiply_adds: int, n_visible: int, indices: Tensor) -> int:
-    """Multiply-adds of multiplying U out; 0 where a base is not so dear that this is done.
-
-    ``multiply_adds`` are the base's per example, ``indices`` (columns, n_atoms).
-    """
+    """Multiply-adds of multiplying U out; 0 where x B, of ``multiply_adds``, costs no more."""
     numbers = indices.numel() * n_visible
     return numbers * (NUMBER + indices.shape[1]) if numbers < multiply_adds else 0
 
@@ -232,10 +227,3 @@ def _check_blocks(base: Base, indices: Tensor, mixing: Tensor) -> None:
         fullest = block_size(base.block_of(indices, n_blocks), n_blocks)
         if fullest > size:
             raise ValueError(f"a block of mixing has {fullest} atoms, but its size is {size}")
-
-
-def _in_order(indices: Tensor) -> bool:
-    """Whether the columns take one atom after the other, so that nothing needs to be gathered."""
-    if indices.is_meta:
-        return False
-    return indices.flatten().equal(torch.arange(indices.numel(), device=indices.device))

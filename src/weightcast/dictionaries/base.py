@@ -50,22 +50,15 @@ class Dictionary(ABC):
     def build(self, site: Site) -> Atoms:
         """Build the atoms in float64 on the CPU.
 
-        Raises:
-            ValueError: the site lacks what this dictionary needs, or has too few atoms to give.
+        ValueError if the site lacks what this dictionary needs, or asks for too many atoms.
         """
 
     def work(self, site: Site) -> int:
         """Multiply-adds of :meth:`build`, counted beforehand as :mod:`.work` counts them.
 
-        A few words can ask for more than the rest of a file is worth: a matrix for each of many
-        columns, the eigenvectors of a large one. So what is rebuilt from a file is counted first.
-        A dictionary that counts nothing is code that the user chose.
-
-        Args:
-            site: with grid and indices, as a file has them.
-
-        Raises:
-            ValueError: no grid where one is needed, or indices that the base does not have.
+        A short rule in a file can ask for very large matrices, so what ``load`` rebuilds is counted
+        first, for a site with the file's grid and indices. A dictionary that returns 0 is never
+        refused. ValueError if a grid is missing, or the base does not have the indices.
         """
         return 0
 
@@ -107,10 +100,9 @@ class Dictionary(ABC):
 def check_choices(configuration: object) -> None:
     """Refuse, by a ValueError, values that a dataclass's ``Literal`` fields do not allow."""
     for name, hint in field_types(type(configuration)).items():
-        choices = typing.get_args(hint)
         if typing.get_origin(hint) is not typing.Literal:
             continue
-        value = getattr(configuration, name)
+        value, choices = getattr(configuration, name), typing.get_args(hint)
         if value not in choices:
             raise ValueError(
                 f"{type(configuration).__name__}: {name} is {value!r}, none of "

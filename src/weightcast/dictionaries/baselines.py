@@ -47,9 +47,6 @@ class RandomConnections(Dictionary):
         selection: ``random``: each column sees inputs drawn at random. ``grouped``: column after
             column takes the next inputs in their order, so that units which share a column in the
             layer below are seen together; nothing is drawn, and selecting is free.
-
-    Raises:
-        ValueError: another selection.
     """
 
     selection: Literal["random", "grouped"] = "random"
@@ -89,13 +86,12 @@ class LowRank(Dictionary):
     def matching_fraction(fraction: float, n_visible: int, n_units: int) -> float:
         """The fraction at which U and V together hold ``fraction * n_visible * n_units`` weights.
 
+        It is of a whole number of atoms, at least one.
+
         Args:
             fraction: the share of the layer's weights to learn.
             n_visible: number of inputs.
             n_units: number of units; one column is assumed.
-
-        Returns:
-            The fraction to ask for, for a whole number of atoms, at least one.
         """
         n_atoms = fraction * n_visible * n_units / (n_visible + n_units)
         return max(1, round(n_atoms)) / n_visible

@@ -1,9 +1,9 @@
 """Constants: tensors that a module holds as it holds buffers, but that are not sent at every step.
 
-``DistributedDataParallel`` sends every buffer of the wrapped network before each forward pass, so
-that running statistics agree. A dictionary U never changes, and is larger than all that is learned.
-Which buffers to leave out can be said on the wrapped module only, which is the user's. So U is kept
-where DDP does not look: in the module's attributes, with all else done as for buffers.
+``DistributedDataParallel`` sends every buffer of the wrapped network before each forward pass. A
+dictionary U never changes, and is larger than all that is learned. DDP leaves out only the buffers
+that the wrapped module names, which is the user's. So U is kept where DDP does not look, in the
+module's attributes, and all else is done as for buffers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from torch import Tensor, nn
 class Constants(nn.Module):
     """A module whose fixed tensors move, cast, save, load and copy as buffers do.
 
-    ``to``, ``half``, ``cuda``, ``share_memory`` and ``to_empty`` reach them, ``state_dict`` holds
-    them and ``load_state_dict`` fills them, under the names that buffers would have. The module's
-    own ``named_buffers`` lists them, for ``fully_shard`` and
-    ``torch.distributed.checkpoint``, which ask module by module; ``named_buffers`` of a module
-    above, which is what DDP asks, does not.
+    Their names in a state dict are those that buffers would have. The module's own
+    ``named_buffers`` lists them, for ``fully_shard`` and ``torch.distributed.checkpoint``, which
+    ask module by module; ``named_buffers`` of a module above, which is what DDP asks, does not.
     """
 
     def __init__(self) -> None:
@@ -32,10 +30,7 @@ class Constants(nn.Module):
     def register_constant(
         self, name: str, tensor: Tensor | None, *, persistent: bool = True
     ) -> None:
-        """Hold a tensor as the attribute ``name``, None in its place if there is none yet.
-
-        ``persistent``: whether the state dict holds it, under this name.
-        """
+        """Hold a tensor, or None for now, as this attribute; in the state dict if persistent."""
         assert not hasattr(self, name) and not isinstance(tensor, nn.Parameter)
         self._constants[name] = persistent
         setattr(self, name, tensor)
@@ -89,15 +84,12 @@ class Constants(nn.Module):
 
 
 def named_constants(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a model's constants; a shared one comes once.
-
-    ``persistent``: only those that a state dict holds.
-    """
+    """Names and tensors of a model's constants, each once; ``persistent``: only a state dict's."""
     yield from model._named_members(lambda module: _own_constants(module, persistent).items())
 
 
 def _own_constants(module: nn.Module, persistent: bool = False) -> dict[str, Tensor | None]:
     if not isinstance(module, Constants):
         return {}
-    kept = {name for name, kept in module._constants.items() if kept or not persistent}
-    return {name: getattr(module, name) for name in module._constants if name in kept}
+    names = [name for name, kept in module._constants.items() if kept or not persistent]
+    return {name: getattr(module, name) for name in names}

@@ -1,8 +1,6 @@
 """Kernel ridge regression with K from data: the covariance of the layer's inputs.
 
-For inputs that have no topology, such as hidden layers (:class:`Covariance`,
-:class:`SquaredCovariance`), and for convolutions, whose channels have none but whose space has
-(:class:`ChannelCovariance`). References: Denil et al. 2013, section 3.2.
+References: Denil et al. 2013, section 3.2.
 """
 
 from __future__ import annotations
@@ -107,11 +105,8 @@ class ChannelCovariance(KernelRidge):
         """C_channels from the site's statistics, K_space from its grid."""
         grid = site.require_grid(self)
         check_enough(self, site.n_atoms, site.n_visible)
-        C = (
-            site.require(self, "covariance")
-            .unflatten(0, (grid.channels, -1))
-            .unflatten(2, (grid.channels, -1))
-        )
+        places = (grid.channels, grid.n_points)
+        C = site.require(self, "covariance").reshape(*places, *places)
         channels = torch.einsum("apbp->ab", C) / grid.n_points
         factors = [channels, *(self.kernel(axis, axis) for axis in grid.axes())]
         if self.selection == "leading":

@@ -32,9 +32,7 @@ _SYNTHESIS_ATTRIBUTES = {
 def synthesis_atoms(estimator: Any, n_visible: int) -> Tensor:
     """Rows a_k of the affine map code -> sum_k code_k a_k + offset, (n_features, n_visible).
 
-    Raises:
-        ValueError: not fitted, fitted on another number of features, or without an affine
-            synthesis map; the message names the estimator.
+    ValueError if it is not fitted, fitted on other features, or has no affine synthesis map.
     """
     name = type(estimator).__name__
     try:

@@ -14,17 +14,15 @@ from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 
 FEW_CHANNELS = 4
-"""Up to as many, a convolution reads an image: its channels are too few to have a covariance."""
+"""A convolution of at most as many channels reads an image: too few for their covariance."""
 
 
 @dataclass(frozen=True)
 class Family:
     """The dictionaries for one layer, by what is known of its inputs.
 
-    Args:
-        grid: their coordinates, where they have any.
-        data: whether there are statistics of them.
-        pixels: whether the grid is a whole image's, and not a filter's; None tells it by the size.
+    ``data`` says whether there are statistics of them, ``pixels`` whether the grid is a whole
+    image's and not a filter's; None tells it by the size.
     """
 
     grid: Grid | None

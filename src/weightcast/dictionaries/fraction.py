@@ -7,13 +7,10 @@ import numbers
 
 
 def check_fraction(fraction: float) -> None:
-    """Refuse what is no share of the weights.
+    """Refuse, by a ValueError, what is no number in (0, 1].
 
     Args:
         fraction: share of the weights that is learned.
-
-    Raises:
-        ValueError: it is no number in (0, 1].
     """
     if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
         raise ValueError(f"fraction is {fraction!r}: it must be a number in (0, 1]")
@@ -25,14 +22,11 @@ def check_fraction(fraction: float) -> None:
 
 
 def count_atoms(fraction: float, n_visible: int) -> int:
-    """n_atoms = round(fraction * n_visible).
+    """n_atoms = round(fraction * n_visible), or a ValueError where that is no atom.
 
     Args:
         fraction: share of the weights that is learned, in (0, 1].
         n_visible: number of inputs.
-
-    Raises:
-        ValueError: a fraction outside (0, 1], or so small that it leaves no atom.
     """
     check_fraction(fraction)
     n_atoms = round(fraction * n_visible)

@@ -2,8 +2,7 @@
 
     w = K[:, indices] (K[indices, indices] + ridge I)^-1 w_known
 
-so U = K[:, indices] M and V = w_known. Here K comes from coordinates (:class:`Kernel`); in
-``covariance`` it comes from data. References: Denil et al. 2013, section 3.
+so U = K[:, indices] M and V = w_known. References: Denil et al. 2013, section 3.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class KernelRidge(Dictionary):
         size = _size_apart(blocks, n_blocks)
         if size and self.mixing != "raw":
             places = block_places(blocks, n_blocks, size)
-            M = self._mix_blocks(base, indices, places, (n_blocks, size))
+            M = self._mix_blocks(base, indices, places)
             if size == 1:  # no two atoms of a column in one channel
                 M = M.flatten(1).gather(1, places.of_atoms)
             return Atoms(base, indices, M)
@@ -86,20 +85,19 @@ class KernelRidge(Dictionary):
             M = torch.cat([orthonormal_mixing(base.rows(points)[None]) for points in indices])
         return Atoms(base, indices, M)
 
-    def _mix_blocks(
-        self, base: Base, indices: Tensor, places: Places, shape: tuple[int, int]
-    ) -> Tensor:
-        """M's blocks, (columns, *shape, size): solved one by one, empty places beside the atoms."""
-        points = indices.gather(1, places.atoms).unflatten(1, shape)
-        filled = places.filled.unflatten(1, shape)
+    def _mix_blocks(self, base: Base, indices: Tensor, places: Places) -> Tensor:
+        """M's blocks, (columns, n_blocks, size, size), solved one by one; empty places are zero."""
+        points = indices.gather(1, places.atoms).unflatten(1, (base.n_blocks, -1))
+        filled = places.filled.view(points.shape)
+        size = points.shape[2]
         both = filled.unsqueeze(3) & filled.unsqueeze(2)
         if self.mixing == "ridge":
             K = base.entries(points.unsqueeze(3), points.unsqueeze(2))
-            apart = torch.eye(shape[1], dtype=torch.bool)
+            apart = torch.eye(size, dtype=torch.bool)
             return ridge_mixing(K * (both | apart), self.ridge) * both
         parts = base.by_channel(points.flatten())
         assert parts is not None
-        atoms = parts[1].view(-1, shape[1], parts[1].shape[1])  # (columns * blocks, size, n_points)
+        atoms = parts[1].view(-1, size, parts[1].shape[1])  # (columns * blocks, size, n_points)
         atoms = atoms * filled.flatten(0, 1).unsqueeze(2)
         # An empty place is an atom of its own, along an axis that no other has.
         own = torch.diag_embed((~filled.flatten(0, 1)).double()) * atoms.norm(dim=2).max()
@@ -118,10 +116,7 @@ class KernelRidge(Dictionary):
     def draw_points(
         self, site: Site, grid: Grid, positions: Positions, space: Base, variance: Tensor
     ) -> Tensor:
-        """Random or pivoted points of the grid, (columns, n_atoms).
-
-        ``space`` is K within one channel, and ``variance`` (n_points,) its diagonal.
-        """
+        """(columns, n_atoms) points; ``space`` is K within a channel, ``variance`` its diagonal."""
         pick = random_points(grid.n_points, site.generator)
         if self.selection == "pivoted":
             pick = pivoted_points(

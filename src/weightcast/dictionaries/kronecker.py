@@ -70,9 +70,8 @@ class KroneckerBase(Base):
 
     @override
     def rows(self, indices: Tensor) -> Tensor:
-        flat = indices.flatten()
-        rows = self._rows(_unravel(flat, self.sizes_out))
-        return rows.unflatten(0, tuple(indices.shape)) if indices.dim() != 1 else rows
+        rows = self._rows(_unravel(indices.flatten(), self.sizes_out))
+        return rows.view(*indices.shape, self.n_visible)
 
     @property
     @override
@@ -153,7 +152,7 @@ class KroneckerBase(Base):
 
 
 def with_channels(grid: Grid, space: Sequence[Tensor]) -> Base:
-    """I_channels (x) F_1 (x) F_2 ...: every channel alike and apart."""
+    """I_channels (x) F_1 (x) F_2 ...: the same atoms in every channel, each in one."""
     return KroneckerBase([grid.channels, *space] if grid.channels > 1 else space)
 
 

@@ -122,12 +122,8 @@ class KMeans(_Features):
         variances, vectors = eigenvectors(site.require(self, "covariance"))
         zca = vectors @ torch.diag((variances + self.whitening).rsqrt()) @ vectors.t()
         seed = int(torch.randint(2**31, (1,), generator=site.generator))
-        model = SklearnKMeans(
-            n_features,
-            n_init=1,  # pyright: ignore[reportArgumentType]
-            max_iter=50,
-            random_state=seed,
-        )
+        options: dict[str, Any] = {"n_init": 1, "max_iter": 50, "random_state": seed}
+        model = SklearnKMeans(n_features, **options)
         model.fit(((sample - sample.mean(dim=0)) @ zca).numpy())
         return torch.from_numpy(model.cluster_centers_) @ zca
 
@@ -170,8 +166,8 @@ class Autoencoder(_Features):
     def _features(self, site: Site) -> Tensor:
         sample = site.require(self, "sample")
         n_features = self.n_features or site.n_visible
-        generator = site.generator
-        features = torch.randn(n_features, site.n_visible, generator=generator, dtype=torch.float64)
+        generator, shape = site.generator, (n_features, site.n_visible)
+        features = torch.randn(shape, generator=generator, dtype=torch.float64)
         features = (features / site.n_visible**0.5).requires_grad_()
         hidden_bias = torch.zeros(n_features, dtype=torch.float64, requires_grad=True)
         visible_bias = sample.mean(dim=0).requires_grad_()
@@ -216,7 +212,7 @@ class FromEstimator(_Features):
     def _draw(self, site: Site, n_features: int) -> Tensor:
         if self.selection == "leading":
             return deal_leading(torch.arange(n_features), site.n_atoms, site.columns)
-        return deal_random(n_features, site.n_atoms, site.columns, site.generator)
+        return super()._draw(site, n_features)
 
     def to_json_data(self) -> dict[str, object]:
         """An estimator is an arbitrary object: refuse to write it as text."""

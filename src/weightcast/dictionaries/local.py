@@ -1,15 +1,14 @@
 """LocalKernel: each column looks at the inputs through a window of its own.
 
-One column of smooth atoms spread over a whole image must spend them on parts that its units do not
-need. Here the columns' centres lie on a lattice over the grid, and column j's atoms are the leading
-eigenvectors of the kernel seen through a Gaussian window around its centre c_j:
+The columns' centres lie on a lattice over the grid, and column j's atoms are the leading
+eigenvectors of the kernel seen through a Gaussian window around its centre c_j, so that it spends
+none on parts of an image that its units do not need:
 
     K_j(p, q) = s_j(p) k(p, q) s_j(q),    s_j(p) = exp(-|p - c_j|^2 / (4 window^2))
 
 Kernel and window are separable, and centres share their coordinates along each axis, so that all
-columns together are one Kronecker base: F_axis holds the eigenvectors of all centres of that axis.
-So are the lengths of the atoms: each factor is scaled by its own eigenvalues, and nothing is left
-to mix.
+columns together are one Kronecker base: F_axis holds the eigenvectors of all centres of that axis,
+scaled by their eigenvalues. No mixing is left.
 """
 
 from __future__ import annotations
@@ -82,8 +81,8 @@ class LocalKernel(Dictionary):
         counts = lattice_counts(site.columns, grid.shape)
         cells = lattice_cells(counts, site.columns)  # (columns, axes)
         spectra = [self._spectra(*axis) for axis in zip(grid.shape, counts, strict=True)]
-        places = [_leading(grid, spectra, cell.tolist(), site.n_atoms) for cell in cells]
-        place = torch.stack(places)  # (columns, n_atoms, 1 + axes): channel, rank along each axis
+        # (columns, n_atoms, 1 + axes): channel, and rank along each axis
+        place = torch.stack([_leading(grid, spectra, c.tolist(), site.n_atoms) for c in cells])
         kept = (place[..., 1:].amax(dim=(0, 1)) + 1).tolist()
         base = site.shared_base(
             (self, grid, site.columns, *kept),
@@ -107,16 +106,12 @@ class LocalKernel(Dictionary):
         assert indices is not None
         columns, n_atoms = indices.shape
         counts = lattice_counts(columns, grid.shape)
-        axes = [(n, count * n) for n, count in zip(grid.shape, counts, strict=True)]
-        windows = sum(
-            count * (2 * n**2 * NUMBER + CUBE * n**3 + CALL)
-            for n, count in zip(grid.shape, counts, strict=True)
-        )
+        axes = list(zip(grid.shape, counts, strict=True))
+        windows = sum(count * (2 * n**2 * NUMBER + CUBE * n**3 + CALL) for n, count in axes)
         choosing = columns * ((grid.n_visible + n_atoms * len(axes)) * NUMBER + CALL)
         numbers = 4 * grid.n_visible * math.prod(counts) * NUMBER
-        dear = count_multiply_adds(
-            [(grid.channels, grid.channels), *axes], [True, *(False for _ in axes)]
-        )
+        sizes = [(grid.channels, grid.channels), *((n, n * count) for n, count in axes)]
+        dear = count_multiply_adds(sizes, [True, *(False for _ in axes)])
         return windows + choosing + numbers + stacking(dear, grid.n_visible, indices)
 
     def _spectra(self, extent: int, count: int) -> list[tuple[Tensor, Tensor]]:

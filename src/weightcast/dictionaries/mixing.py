@@ -32,13 +32,7 @@ class Places(NamedTuple):
 
 
 def block_places(blocks: Tensor, n_blocks: int, size: int) -> Places:
-    """Places for atoms, in each block in the atoms' own order.
-
-    Args:
-        blocks: (columns, n_atoms) int64, the block of each atom.
-        n_blocks: number of blocks.
-        size: places in each block; no block may have more atoms.
-    """
+    """Places for (columns, n_atoms) atoms in their ``blocks`` of ``size``, in the atoms' order."""
     columns, n_atoms = blocks.shape
     order = blocks.argsort(dim=1, stable=True)
     sorted_blocks = blocks.gather(1, order)
@@ -61,14 +55,10 @@ def block_size(blocks: Tensor, n_blocks: int) -> int:
 
 
 def mix(M: Tensor, values: Tensor, places: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """M_j values_j for every column.
+    """M_j values_j for every column, (columns, n_atoms, n), M as :class:`.Atoms` holds it.
 
-    Args:
-        M: (columns, n_atoms, n_atoms), or (columns, n_atoms) for diagonal matrices, or
-            (columns, blocks, size, size).
-        values: (columns, n_atoms, n), as the result is.
-        places: the atoms at the blocks' places, and the atoms' places there; None if these are
-            0, 1, 2, ... in every column.
+    ``places``: the atoms at the blocks' places, and the atoms' places there; None if these are
+    0, 1, 2, ... in every column.
     """
     if M.dim() == 2:
         return values * M.unsqueeze(2)
@@ -90,10 +80,7 @@ def _gather(values: Tensor, places: Tensor) -> Tensor:
 
 
 def dense_mixing(blocks: Tensor, places: Tensor | None = None) -> Tensor:
-    """M_j of one column as one matrix, (n_atoms, n_atoms), from its (blocks, size, size) blocks.
-
-    ``places`` are those of the (n_atoms,) atoms in the blocks; None if these are 0, 1, 2, ...
-    """
+    """M_j, (n_atoms, n_atoms), from its blocks and the atoms' places there (None: 0, 1, ...)."""
     n_blocks, size, _ = blocks.shape
     if places is None:
         places = torch.arange(n_blocks * size, device=blocks.device)
@@ -103,16 +90,9 @@ def dense_mixing(blocks: Tensor, places: Tensor | None = None) -> Tensor:
 
 
 def ridge_mixing(gram: Tensor, ridge: float) -> Tensor:
-    """M_j = (K_j + ridge I)^-1, K_j = K[indices_j, indices_j].
+    """M_j = (K_j + ridge I)^-1 of (..., n_atoms, n_atoms) K_j = K[indices_j, indices_j].
 
-    Args:
-        gram: (..., n_atoms, n_atoms) float64, each K_j; the result is as large.
-        ridge: regulariser in units of K's diagonal, at least 0.
-
-    Raises:
-        ValueError: K_j + ridge I is singular to working precision.
-
-    References: Denil et al. 2013, section 3, equation 2.
+    ValueError if that is singular to working precision. References: Denil et al. 2013, equation 2.
     """
     n_atoms = gram.shape[-1]
     identity = torch.eye(n_atoms, dtype=gram.dtype)
@@ -134,14 +114,7 @@ def ridge_mixing(gram: Tensor, ridge: float) -> Tensor:
 def orthonormal_mixing(atoms: Tensor) -> Tensor:
     """M_j = (A_j^T A_j)^(-1/2), so that U_j = A_j M_j is the orthonormal matrix nearest to A_j.
 
-    Args:
-        atoms: (columns, n_atoms, n_visible) float64, the chosen atoms as rows.
-
-    Returns:
-        (columns, n_atoms, n_atoms), symmetric.
-
-    Raises:
-        ValueError: the chosen atoms are linearly dependent to working precision.
+    Of (columns, n_atoms, n_visible) atoms A_j^T; ValueError if they are linearly dependent.
     """
     _, singular, right = torch.linalg.svd(atoms.transpose(1, 2), full_matrices=False)
     n_atoms = atoms.shape[1]
@@ -159,16 +132,8 @@ def orthonormal_mixing(atoms: Tensor) -> Tensor:
 def spectral_mixing(mixing: Mixing, eigenvalues: Tensor, ridge: float) -> Tensor | None:
     """M_j's diagonals, (columns, n_atoms), where the atoms are eigenvectors of K; None for I.
 
-    K is diagonal in their coordinates, and so are K[:, indices] and the ridge inverse: raw atoms
-    are lambda e, ridge atoms lambda / (lambda + ridge) e, orthonormal atoms e.
-
-    Args:
-        mixing: which of the three.
-        eigenvalues: (columns, n_atoms) of the chosen eigenvectors.
-        ridge: in units of K's diagonal.
-
-    Raises:
-        ValueError: an eigenvalue is zero to working precision and would make a zero atom.
+    Raw atoms are lambda e, ridge atoms lambda / (lambda + ridge) e, orthonormal atoms e.
+    ValueError if one of the (columns, n_atoms) eigenvalues is zero, which makes a zero atom.
     """
     if mixing == "orthonormal":
         return None
@@ -180,5 +145,4 @@ def spectral_mixing(mixing: Mixing, eigenvalues: Tensor, ridge: float) -> Tensor
             "working precision: take a smaller fraction, a shorter length_scale, or "
             "mixing='orthonormal'"
         )
-    scale = eigenvalues if mixing == "raw" else eigenvalues / (eigenvalues + ridge)
-    return scale
+    return eigenvalues if mixing == "raw" else eigenvalues / (eigenvalues + ridge)

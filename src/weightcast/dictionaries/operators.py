@@ -1,13 +1,8 @@
 """Base operators: the matrix B (n_visible, n_base), kept in whatever form makes x B cheap.
 
-Every column of a layer selects its atoms among the columns of one shared B (method: U_j =
-B[:, indices_j] M_j). A base answers three questions: what are these atoms (``rows``), what is x B
-(``transform``), and what do these coefficients of the atoms sum to (``synthesise``). Transformed
-values are feature-major, ``(n_base, batch)``: a selection of atoms is then a copy of contiguous
-rows, and no product needs a transposed copy.
-
-Bases are modules holding constants: they move with the layer, take no optimiser state, are not sent
-by data-parallel training, and one base may serve many layers.
+Every column of a layer selects its atoms among the columns of one shared B: U_j = B[:, indices_j]
+M_j. Transformed values are feature-major, ``(n_base, batch)``: a selection of atoms is then a copy
+of contiguous rows, and no product needs a transposed copy. One base may serve many layers.
 """
 
 from __future__ import annotations
@@ -47,10 +42,7 @@ class Base(Constants, ABC):
     def project(self, x: Tensor, indices: Tensor, *, in_order: bool) -> Tensor:
         """(x B)[:, indices_j] for every column j: (columns, batch, n_atoms).
 
-        Args:
-            x: (batch, n_visible).
-            indices: (columns, n_atoms).
-            in_order: whether these are 0, 1, 2, ...
+        ``in_order`` says that the (columns, n_atoms) indices are 0, 1, 2, ...
         """
         values = self.transform(x)
         if in_order and indices.numel() == self.n_base:

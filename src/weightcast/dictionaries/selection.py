@@ -40,8 +40,7 @@ def draw_on_grid(
 ) -> Tensor:
     """Atoms for every column, (columns, n_atoms) int64, spread evenly over the grid's channels.
 
-    Each channel gets ``n_atoms // channels`` points that ``pick`` draws; the remainder goes, one
-    each, to channels that the generator draws.
+    Each channel gets ``n_atoms // channels``; the rest go, one each, to channels drawn at random.
     """
     each, extra = divmod(n_atoms, grid.channels)
     drawn = []
@@ -59,10 +58,8 @@ def draw_on_grid(
 def deal_leading(order: Tensor, n_atoms: int, columns: int) -> Tensor:
     """Deal the leading atoms out to the columns, as one deals cards: (columns, n_atoms) int64.
 
-    One column takes the ``n_atoms`` leading atoms of ``order`` (n_base,). With more columns, the
-    ``columns * n_atoms`` leading ones are dealt in turn, so that the layer as a whole sees more of
-    the base; giving every column the same atoms would make columns pointless. No column has an
-    atom twice.
+    The ``columns * n_atoms`` leading ones of ``order`` (n_base,) are dealt in turn, so that columns
+    differ and the layer as a whole sees more of the base. No column has an atom twice.
     """
     n_pool = min(columns * n_atoms, len(order))
     places = torch.arange(columns).unsqueeze(1) + columns * torch.arange(n_atoms)
@@ -70,11 +67,7 @@ def deal_leading(order: Tensor, n_atoms: int, columns: int) -> Tensor:
 
 
 def deal_random(n_base: int, n_atoms: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Uniform atoms for every column, dealt from shuffled decks: (columns, n_atoms) int64.
-
-    Each column is uniform without replacement over the ``n_base`` atoms, and columns of one deck
-    have no atom in common.
-    """
+    """(columns, n_atoms) int64 uniform atoms; columns dealt from one deck have none in common."""
     per_deck = n_base // n_atoms  # columns that one deck serves
     dealt = [
         torch.randperm(n_base, generator=generator)[: per_deck * n_atoms]
@@ -90,16 +83,11 @@ def pivoted_points(
     *,
     random_start: bool,
 ) -> PickPoints:
-    """A picker of points by pivoted Cholesky: greedy, by remaining variance.
+    """A picker of points by pivoted Cholesky: greedy, by what remains of (n_points,) variance.
 
-    It raises ValueError when fewer points than asked for carry any variance.
-
-    Args:
-        variance: (n_points,) float64, the diagonal of K.
-        covariance_with: a point p to K[:, p], (n_points,).
-        generator: draws the first point, and breaks nothing else.
-        random_start: draw the first point with probability proportional to its variance, so that
-            several columns differ; otherwise it is the point of largest variance.
+    ``covariance_with`` takes a point p to K[:, p]. With ``random_start`` the first point is drawn
+    with probability proportional to its variance, so that several columns differ. The picker raises
+    ValueError when fewer points than asked for have any variance.
 
     References: Harbrecht, Peters and Schneider 2012, *On the low-rank approximation by the pivoted
     Cholesky decomposition*.

@@ -23,7 +23,7 @@ class SingularVectors(Dictionary):
 
     Of all dictionaries with as many atoms this one leaves the least error of the layer's output
     when V is fitted to trained weights; without inputs S = I, and the error is that of the weights.
-    The atoms are orthonormal, and are stored with the model, since nothing else tells them.
+    The atoms are orthonormal, and are stored with the model: W is needed to build them again.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
@@ -39,15 +39,9 @@ class SingularVectors(Dictionary):
 
 
 def leading_filters(W: Tensor, C: Tensor | None = None) -> Tensor:
-    """An orthonormal basis of which the first k vectors represent W best, for every k.
+    """(n_visible, n_visible) orthonormal: the first k vectors represent W best, for every k.
 
-    Args:
-        W: (n_visible, n_units) float64.
-        C: (n_visible, n_visible), the second moment of the inputs x in which errors are measured,
-            E|x W - x U V|^2; None measures those of W.
-
-    Returns:
-        (n_visible, n_visible).
+    Best is the least E|x W - x U V|^2 with C the second moment of x, or |W - U V|^2 with None.
     """
     if C is None:
         return eigenvectors(W @ W.t())[1]

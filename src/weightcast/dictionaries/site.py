@@ -1,4 +1,4 @@
-"""Site: where atoms are wanted, one layer's inputs and all that a dictionary may know of them."""
+"""Site: what a dictionary is told of the layer that it builds atoms for."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class InputStatistics:
         covariance: (n_visible, n_visible), cov(x).
         squared_covariance: (n_visible, n_visible), cov(x**2), elementwise square first.
         sample: (n_sample, n_visible), rows drawn uniformly from those seen.
-        weight: (n_visible, n_units), W of the dense layer, where a site is to have another one
-            than the layer that it is made for, or there is no such layer.
+        weight: (n_visible, n_units), W to build from; None takes the dense layer's own, if any.
     """
 
     n_rows: int
@@ -97,11 +96,7 @@ class Site:
         return draw() if self.indices is None else self.indices
 
     def require_grid(self, dictionary: object) -> Grid:
-        """The grid.
-
-        Raises:
-            ValueError: the layer has none.
-        """
+        """The grid, or a ValueError if the layer has none."""
         if self.grid is None:
             raise ValueError(
                 f"{type(dictionary).__name__} needs the coordinates of the layer's "
@@ -110,11 +105,7 @@ class Site:
         return self.grid
 
     def require(self, dictionary: object, need: Need) -> Tensor:
-        """A statistic of the layer's inputs, checked to be finite.
-
-        Raises:
-            ValueError: no inputs were given, or they hold NaN or infinite values.
-        """
+        """A statistic of the layer's inputs; ValueError if it is not there, or not finite."""
         value, name = getattr(self.statistics, need, None), type(dictionary).__name__
         if value is None:
             raise ValueError(
@@ -124,11 +115,7 @@ class Site:
         return self._checked(name, f"inputs have a {need}", value, value.shape[-1])
 
     def require_weight(self, dictionary: object) -> Tensor:
-        """W of the dense layer, (n_visible, n_units), checked to be finite.
-
-        Raises:
-            ValueError: there is no dense layer, or W holds NaN or infinite values.
-        """
+        """W of the dense layer, (n_visible, n_units); ValueError if not there, or not finite."""
         W, name = self.weight, type(dictionary).__name__
         if W is None:
             raise ValueError(

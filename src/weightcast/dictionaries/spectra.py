@@ -38,12 +38,7 @@ def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leading_atoms(vectors: Tensor, site: Site) -> tuple[DenseBase, Tensor]:
-    """The leading vectors that a site's columns are dealt, and (columns, n_atoms) which of them.
-
-    Args:
-        vectors: (n_visible, n_visible), the most important columns first; no others are kept.
-        site: whose columns they are for.
-    """
+    """A base of the leading columns of ``vectors``, and the (columns, n_atoms) the site takes."""
     kept = min(len(vectors), site.columns * site.n_atoms)
     order = torch.arange(kept)
     indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))

@@ -1,6 +1,6 @@
 """Work: what building atoms takes, in multiply-adds of a large product.
 
-Numbers that are made, and matrices that are decomposed, count as what takes about as long.
+Numbers made and matrices decomposed count as the multiply-adds that take about as long.
 """
 
 from __future__ import annotations

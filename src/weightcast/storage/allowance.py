@@ -14,16 +14,11 @@ from weightcast.storage.manifest import FormatError
 ALLOWED = 2**35
 """For any model: about a second on one core, or some 256 MiB of numbers."""
 ALLOWED_PER_WEIGHT = 2**13
-"""For each weight of the dense model: it took as much to convert a large model."""
+"""For each weight of the dense model: converting a large model takes as much."""
 
 
 class Allowance:
-    """What building dictionaries may take in all.
-
-    Args:
-        model: that is loaded into.
-        trusted: allow anything.
-    """
+    """What building dictionaries may take in all, for the model that is loaded into."""
 
     def __init__(self, model: nn.Module, *, trusted: bool) -> None:
         n_weights = sum(parameter.numel() for parameter in model.parameters())
@@ -31,11 +26,7 @@ class Allowance:
         self.spent = 0
 
     def spend(self, work: int, name: str) -> None:
-        """Take the work of the layer ``name``, in multiply-adds.
-
-        Raises:
-            FormatError: it is more than is left.
-        """
+        """Take the work of the layer ``name``, in multiply-adds; FormatError if too much."""
         self.spent += work
         if self.spent > self.most:
             raise FormatError(
@@ -47,16 +38,9 @@ class Allowance:
 
 
 def building(dictionary: Dictionary, grid: Grid | None, n_visible: int, indices: Tensor) -> int:
-    """Multiply-adds of building the atoms again, and of taking their fingerprint.
+    """Multiply-adds of building atoms at (columns, n_atoms) indices, and of their fingerprint.
 
-    Args:
-        dictionary: that is rebuildable.
-        grid: of the layer's inputs, if it has one.
-        n_visible: the layer's number of inputs.
-        indices: (columns, n_atoms) int64, as the file has them.
-
-    Raises:
-        ValueError: indices that the base does not have, or a grid of another size.
+    ValueError if the base does not have the indices, or the grid is of another size.
     """
     grid = None if grid is None else grid.check(n_visible)
     columns, n_atoms = indices.shape
@@ -65,11 +49,7 @@ def building(dictionary: Dictionary, grid: Grid | None, n_visible: int, indices:
 
 
 def check_width(base: Base, columns: int, name: str) -> None:
-    """Refuse a base with far more atoms than the columns can be for: factors' atoms multiply.
-
-    Raises:
-        FormatError: that it has.
-    """
+    """Refuse, by a FormatError, a base of factors with far more atoms than the columns can use."""
     # Windows lie on a lattice of fewer than 2 * columns cells, each with n_visible atoms at most.
     if base.n_base > 2 * columns * base.n_visible:
         raise FormatError(
