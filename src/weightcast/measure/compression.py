@@ -20,7 +20,7 @@ from weightcast.serialization import aligned
 
 @dataclass(frozen=True)
 class CompressionRow:
-    """One layer, compressed.
+    """What one layer has lost.
 
     Args:
         layer: its name, or ``model`` for the network's own output.
@@ -71,8 +71,8 @@ def compression_report(
 ) -> CompressionReport:
     """Measure what each layer of a compressed network has lost.
 
-    It measures rather than remembers: it serves as well after further training, after loading, and
-    on inputs that the compression never saw.
+    Nothing is remembered from the compression, so it serves as well after further training, after
+    loading, and on inputs that the compression never saw.
 
     Args:
         model: the dense network.
@@ -80,8 +80,7 @@ def compression_report(
         inputs: example batches as for ``convert``; None leaves the errors of outputs out.
 
     Raises:
-        ValueError: no predicted layers, layers that the dense network lacks, or inputs on which a
-            network fails.
+        ValueError: no predicted layers, layers that the dense network lacks, or failing inputs.
     """
     for network in (model, compressed):
         check_values(network)

@@ -1,4 +1,4 @@
-"""convert: dense layers to predicted ones, V drawn anew. merge: back again."""
+"""convert: dense layers become predicted ones, with V drawn anew. merge: dense ones again."""
 
 from __future__ import annotations
 
@@ -103,8 +103,7 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
 def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None) -> list[str]:
     """Layers that need no data first, then the others in the order in which the model runs them.
 
-    Of tied layers those come first that multiply inputs: V is drawn, and its dictionary made, for
-    these.
+    Of tied layers, V is drawn and the dictionary made for the first: one that multiplies inputs.
     """
     every = convertible_layers(model)
     blind = [name for name in rules if view(every[name]).blindness]
