@@ -26,8 +26,8 @@ def observing(
 
     Weights of modules that read them themselves (``lstm.ih_l0``) are layers too, as
     ``convertible_layers`` names them. Nothing is put in the module's place: at each call of it a
-    split form, which shares its parameters, calls these layers on the same inputs. ``outputs``:
-    take what layers return in place of their inputs. A ValueError of ``take`` becomes an
+    split form, which shares its parameters, calls these layers on the inputs of their weights.
+    With ``outputs`` it is what layers return that is taken. A ValueError of ``take`` becomes an
     :class:`InputsError`.
     """
     splits: dict[str, dict[str, nn.Module]] = {}

@@ -47,7 +47,10 @@ def randomness_kept(model: nn.Module) -> Iterator[None]:
 
 
 class _Kept:
-    """What a forward pass may change of one module: its mode, other attributes, and buffers."""
+    """What a forward pass may change of one module: attributes, such as its mode, and buffers.
+
+    Both, for they may belong together, as a table and the length up to which it is filled do.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.kind, self.training = module, type(module), module.training

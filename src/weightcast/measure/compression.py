@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, call, tensors_in
+from weightcast.inputs.gather import naming
 from weightcast.inputs.hooks import observing
 from weightcast.layers import predicted_layers, view
 from weightcast.layers.convolution import PredictedConvolution
@@ -80,7 +81,8 @@ def compression_report(
         inputs: example batches as for ``convert``; None leaves the errors of outputs out.
 
     Raises:
-        ValueError: no predicted layers, layers that the dense network lacks, or failing inputs.
+        ValueError: no predicted layers, layers that the dense network lacks, or inputs on which a
+            network fails.
     """
     for network in (model, compressed):
         check_values(network)
@@ -109,10 +111,8 @@ def compression_report(
 
 
 def _weight_error(name: str, dense: Any, layer: Any) -> float:
-    try:
+    with naming(name):
         W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
     return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import moments_and_statistics
+from weightcast.inputs.gather import moments_and_statistics, naming
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import Moments
 from weightcast.inputs.progress import Progress
@@ -135,17 +135,15 @@ class _Walk:
     def make(
         self, name: str, layer: Any, current: nn.Module, twin: PredictedLayer | None
     ) -> PredictedLayer:
-        """The fitted layer in place of a dense one, whose bias's tensor takes up the mean."""
+        """The layer fitted in place of a dense one; it is given the dense one's bias, shifted."""
         if twin is not None:
             fitted, kind, left = view(layer).predict(twin.rule, atoms=twin.atoms), "weights", 0.0
         else:
             # What is constant goes to the bias, unless other layers have the same one.
             free = bias_of(layer) is not None and name not in self.shared_biases
             known = self._observe(name, current, centred=free)
-            try:
+            with naming(name):
                 fitted, W = self._predict(name, layer, known)
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
             if fitted.atoms.base.is_learned:
                 _learn_base(fitted, W, known.metric)
             left = fitted.fit_filters(W, known.metric)

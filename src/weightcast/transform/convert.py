@@ -10,7 +10,7 @@ from torch import nn
 
 from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import collect_statistics
+from weightcast.inputs.gather import collect_statistics, naming
 from weightcast.inputs.hooks import execution_order
 from weightcast.layers import PredictedLayer, PredictedModule, view
 from weightcast.layers.rule import Rule, layer_seed
@@ -57,16 +57,12 @@ def convert(
         rule, own_seed = rules[name], layer_seed(seed, name)
         if twin is not None:
             return view(layer).predict(rule, atoms=twin.atoms)
-        try:
-            statistics = None
-            if rule.dictionary.needs and batches is not None and not view(layer).blindness:
-                generator = torch.Generator().manual_seed(own_seed)
-                statistics = collect_statistics(
-                    current, name, batches, rule.dictionary.needs, generator=generator
-                )
+        with naming(name):
+            statistics, needs = None, rule.dictionary.needs
+            if needs and batches is not None and not view(layer).blindness:
+                draws = torch.Generator().manual_seed(own_seed)
+                statistics = collect_statistics(current, name, batches, needs, generator=draws)
             return view(layer).predict(rule, seed=own_seed, statistics=statistics, bases=bases)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
 
     converted = swap(model, _order(model, rules, batches), make, inplace=inplace)
     for name in rules:

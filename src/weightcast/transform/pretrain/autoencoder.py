@@ -36,7 +36,7 @@ class TiedAutoencoder:
         learning_rate: that of a dense layer; V's follows from it by ``parameter_groups``.
 
     Raises:
-        ValueError: rows that are too few, do not vary, are not finite, or suit the loss not.
+        ValueError: rows that are too few, do not vary, are not finite or not what the loss takes.
 
     References: Denil et al. 2013, section 4; Bengio et al. 2007, section 3.
     """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, model_input, with_tensors
-from weightcast.inputs.gather import collect_rows, collect_statistics
+from weightcast.inputs.gather import collect_rows, collect_statistics, naming
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer
 from weightcast.layers.rule import layer_seed
@@ -131,10 +131,8 @@ def pretrain(
     with Progress("pre-training", len(chosen) * epochs, show=progress) as shown:
         for number, (name, layer) in enumerate(chosen.items()):
             job = _Job(model, batches, settings, name, layer, activations[name], states, number)
-            try:
+            with naming(name):
                 records.append(job.run(shown))
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
     return records
 
 
