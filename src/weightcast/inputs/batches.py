@@ -12,15 +12,11 @@ from torch import Tensor, nn
 
 
 class InputsError(ValueError):
-    """Inputs that a model takes, but that what is asked of them cannot be made of."""
+    """Inputs on which the model runs, but from which the result asked for cannot be computed."""
 
 
 def check_finite(rows: Tensor) -> Tensor:
-    """The rows.
-
-    Raises:
-        ValueError: NaN or infinite values.
-    """
+    """The rows, unless some are NaN or infinite: then an :class:`InputsError`."""
     if not bool(rows.isfinite().all()):
         raise InputsError(
             f"{int((~rows.isfinite()).sum())} of {rows.numel()} input values are NaN or "
@@ -30,14 +26,10 @@ def check_finite(rows: Tensor) -> Tensor:
 
 
 def as_batches(inputs: Any) -> list[Any]:
-    """Example inputs as a list of batches, so that several layers can be fed from them in turn.
-
-    A single tensor, or a single mapping, is one batch. All batches are held in memory: a few
-    thousand examples are enough for any dictionary.
+    """Example inputs as a list of batches, all in memory; one tensor or mapping is one batch.
 
     Raises:
-        ValueError: no batch at all, what is none, or one ``(input, target)`` pair in place of a
-            list of them.
+        ValueError: no batch, no example inputs, or one ``(input, target)`` pair outside a list.
     """
     if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor):
         image, target = inputs
@@ -62,12 +54,10 @@ def model_input(batch: Any) -> Any:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """The model on one batch: a tensor, (input, target, ...), or a mapping of keywords.
-
-    It gets a copy, for it may change what it is given, and the batch is for other runs too.
+    """The model on a copy of one batch, for it may change what it is given.
 
     Raises:
-        ValueError: the model fails on it; the message names the module that failed.
+        ValueError: the model fails on it, naming the module that failed.
     """
     try:
         if isinstance(batch, Mapping):
@@ -80,10 +70,7 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The value with its tensors changed, also those in tuples, lists and dictionaries.
-
-    A tensor that is there twice is changed once.
-    """
+    """The value with its tensors changed, each once, also in tuples, lists and dictionaries."""
     changed: dict[int, Tensor] = {}
 
     def visit(part: Any) -> Any:
@@ -112,14 +99,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Call:
-    """A method of one of a model's modules, on the way to an error.
-
-    Args:
-        name: of the module; empty for the model itself.
-        kind: its class.
-        method: that was running.
-        line: where, in the file of its source.
-    """
+    """A module's method on the way to an error; the model's own name is empty."""
 
     name: str
     kind: str
@@ -138,10 +118,10 @@ def calls_to(model: nn.Module, error: BaseException) -> Iterator[Call]:
 
 def _failure(model: nn.Module, batch: Any, error: Exception) -> str:
     """Which module failed, on what, and what to do about it."""
-    where = f"in {type(model).__name__}.forward"
-    for step in calls_to(model, error):
-        if step.name:
-            where = f"in module {step.name!r} ({step.kind})"
+    steps = [
+        f"in module {step.name!r} ({step.kind})" for step in calls_to(model, error) if step.name
+    ]
+    where = steps[-1] if steps else f"in {type(model).__name__}.forward"
     return (
         f"the model failed on its inputs {_shapes(batch)}, {where}: {type(error).__name__}: "
         f"{error}. Pass batches as the model itself takes them: a tensor, (input, target), or a "

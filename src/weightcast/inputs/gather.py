@@ -1,4 +1,4 @@
-"""Statistics, moments and samples of the rows that layers are given, from example inputs."""
+"""Statistics, moments and samples of the inputs of a model's layers, from example inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
-from weightcast.inputs.batches import InputsError, call, check_finite
+from weightcast.inputs.batches import call, check_finite
 from weightcast.inputs.hooks import observing
 from weightcast.inputs.moments import Moments
 from weightcast.inputs.rows import RowSample, thinned
@@ -22,13 +22,7 @@ SAMPLE_SIZE = 10_000
 
 
 class StatisticsAccumulator:
-    """Covariances and a uniform sample of rows, from one batch after another.
-
-    Args:
-        needs: which statistics to keep, by the fields of :class:`InputStatistics`.
-        sample_size: rows of the sample.
-        generator: a CPU generator for the sample.
-    """
+    """Those fields of :class:`InputStatistics` that ``needs`` names, from batch after batch."""
 
     def __init__(
         self, needs: Collection[str], sample_size: int, generator: torch.Generator
@@ -39,11 +33,7 @@ class StatisticsAccumulator:
         self.sample = RowSample(sample_size, generator) if "sample" in needs else None
 
     def update(self, rows: Tensor) -> None:
-        """Take in rows, (n_rows, n_visible).
-
-        Raises:
-            ValueError: NaN or infinite rows.
-        """
+        """Take in finite rows, (n_rows, n_visible)."""
         rows = thinned(rows.detach(), self.generator).to("cpu", torch.float64)
         self.n_rows += len(check_finite(rows))
         for name, moments in self.moments.items():
@@ -52,19 +42,14 @@ class StatisticsAccumulator:
             self.sample.update(rows)
 
     def result(self) -> InputStatistics:
-        """The statistics of all rows so far.
-
-        Raises:
-            ValueError: fewer than 2 rows, which have no covariance.
-        """
+        """The statistics of all rows so far; ValueError if they are fewer than 2."""
         if self.n_rows < 2:
             raise ValueError(
                 f"the layer saw {self.n_rows} input row(s); statistics need at least 2: pass more "
                 "inputs, or leave this layer dense if the model does not use it"
             )
-        sample = None if self.sample is None else self.sample.rows
         covariances = {name: moments.covariance() for name, moments in self.moments.items()}
-        return InputStatistics(self.n_rows, sample=sample, **covariances)
+        return InputStatistics(self.n_rows, sample=self.sample and self.sample.rows, **covariances)
 
 
 def give_rows(
@@ -75,14 +60,10 @@ def give_rows(
     *,
     side_by_side: bool = False,
 ) -> None:
-    """Run a model over batches once, and give ``take`` the rows of every call of some layers.
+    """Run the model over the batches, and give ``take`` each named layer's rows at every call.
 
-    Args:
-        model: run undisturbed.
-        names: of dense or predicted layers inside it, as ``convertible_layers`` has them.
-        batches: a tensor, a sequence whose first entry is the input, or a mapping of keywords each.
-        take: called with a layer's name and (n_rows, n_visible).
-        side_by_side: put the rows of one position's groups into one row.
+    Rows are (n_rows, n_visible); ``side_by_side`` joins the groups of a position, as in
+    :meth:`View.input_rows`.
     """
 
     def given(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
@@ -102,11 +83,7 @@ def collect_statistics(
     sample_size: int = SAMPLE_SIZE,
     generator: torch.Generator | None = None,
 ) -> InputStatistics:
-    """Statistics of what one layer of a model is given, as :class:`StatisticsAccumulator` has them.
-
-    Raises:
-        ValueError: NaN or infinite inputs, or too few rows.
-    """
+    """Statistics of one layer's inputs, as :class:`StatisticsAccumulator` computes them."""
     generator = generator or torch.Generator().manual_seed(0)
     accumulator = StatisticsAccumulator(needs, sample_size, generator)
     give_rows(model, [name], batches, lambda _, rows: accumulator.update(rows))
@@ -116,11 +93,10 @@ def collect_statistics(
 def collect_rows(
     model: nn.Module, name: str, batches: Iterable[Any], max_rows: int, generator: torch.Generator
 ) -> Tensor:
-    """The rows of one layer of a model, or a uniform sample of ``max_rows`` of them.
+    """At most ``max_rows`` of one layer's rows, drawn uniformly: (n_rows, groups * n_visible).
 
-    Returns:
-        (n_rows, groups * n_visible) on the CPU, in the inputs' dtype; groups is 1 but for
-        convolutions with groups and an attention's projection of different queries, keys, values.
+    They are on the CPU, in the inputs' dtype. A convolution may have groups, and so has an
+    attention's packed projection of different queries, keys and values.
     """
     sample = RowSample(max_rows, generator)
     give_rows(model, [name], batches, lambda _, rows: sample.update(rows), side_by_side=True)
@@ -136,22 +112,18 @@ def moments_and_statistics(
     uncentred: Collection[str] = (),
     dense_model: nn.Module | None = None,
 ) -> dict[str, tuple[Moments, InputStatistics]]:
-    """Moments and statistics of some layers' inputs, all from one pass.
+    """Moments and statistics of some layers' inputs, all from one pass over the batches.
 
     It holds second moments of all these layers, and their rows on one batch, at once.
 
     Args:
-        model: that is run over the batches, undisturbed.
-        needs: names of dense or predicted layers in it, and which statistics each is for.
+        model: run undisturbed.
+        needs: which statistics each layer's dictionary needs, by the layer's name.
         batches: example inputs.
         seed: of the draw of rows where there are very many; a layer's depends on its name too.
-        uncentred: names of those whose second moments are not covariances: layers without a bias.
-        dense_model: another model, in which the inputs of layers with the same names count too.
-            Where the two give a layer unequally many rows, as experts of a mixture may get, those
-            of ``model`` stand for the other's.
-
-    Raises:
-        ValueError: inputs that give no statistics, naming the layer, or on which a model fails.
+        uncentred: layers whose second moments are not covariances: those without a bias.
+        dense_model: gives the x~ of :class:`Moments`. Where it gives a layer another number of
+            rows, as it may an expert of a mixture, those of ``model`` stand for x~ too.
     """
     seeds = {name: layer_seed(seed, name) for name in needs}
     paired = dense_model is not None
@@ -168,29 +140,26 @@ def moments_and_statistics(
             alike = [rows.shape for rows in found] == [rows.shape for rows in other[name]]
             for x, dense_x in zip(found, other[name] if alike else found, strict=True):
                 moments[name].update(x, dense_x)
-                with _naming(name):
+                with naming(name):
                     statistics[name].update(x.flatten(0, 1))
     result = {}
     for name, accumulator in statistics.items():
-        with _naming(name):
+        with naming(name):
             result[name] = moments[name], accumulator.result()
     return result
 
 
 def _rows_of(model: nn.Module, batch: Any, draws: Mapping[str, int]) -> dict[str, list[Tensor]]:
-    """What layers are given on one batch, by name, (n_rows, groups, n_visible) at each call.
+    """The layers' rows on one batch, (n_rows, groups, n_visible) at each call.
 
-    Args:
-        model: that is run.
-        batch: of inputs.
-        draws: names of layers, and seeds of the draws where there are very many rows.
+    ``draws`` has a seed for each layer, for the draw of rows where there are very many.
     """
     generators = {name: torch.Generator().manual_seed(seed) for name, seed in draws.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in draws}
 
     def take(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
         seen = view(layer)
-        with _naming(name):
+        with naming(name):
             rows = seen.input_rows(*inputs, side_by_side=True).detach()
             # A copy: the network may change its input in place later on.
             rows = check_finite(thinned(rows, generators[name]).to("cpu", copy=True))
@@ -202,9 +171,9 @@ def _rows_of(model: nn.Module, batch: Any, draws: Mapping[str, int]) -> dict[str
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Within, errors name the layer."""
+def naming(name: str) -> Iterator[None]:
+    """ValueErrors raised within name the layer."""
     try:
         yield
     except ValueError as error:
-        raise InputsError(f"layer {name!r}: {error}") from error
+        raise ValueError(f"layer {name!r}: {error}") from error

@@ -1,4 +1,4 @@
-"""observing: what single layers are given, or give, when a model runs, and in which order."""
+"""observing: the inputs or outputs of single layers when a model runs, and the layers' order."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ def observing(
     """Within, the model runs undisturbed, and ``take`` is called at each call of some layers.
 
     Weights of modules that read them themselves (``lstm.ih_l0``) are layers too, as
-    ``convertible_layers`` names them. Nothing is put in the module's place: beside each call of it
-    a split form, which shares its parameters, calls them on what they meet.
-
-    Args:
-        model: dense, or predicted all or in part.
-        names: of dense or predicted layers.
-        take: its ValueErrors reach the caller, as :class:`InputsError`.
-        outputs: take what the layers return in place of their inputs.
+    ``convertible_layers`` names them. Nothing is put in the module's place: at each call of it a
+    split form, which shares its parameters, calls these layers on the inputs of their weights.
+    With ``outputs`` it is what layers return that is taken. A ValueError of ``take`` becomes an
+    :class:`InputsError`.
     """
     splits: dict[str, dict[str, nn.Module]] = {}
     with evaluating(model), ExitStack() as handles:
@@ -54,10 +50,7 @@ def layer_inputs(
 
 
 def execution_order(model: nn.Module, names: Iterable[str], batch: Any) -> dict[str, Tensor]:
-    """Run one batch, and list the layers in the order of their first call with their inputs.
-
-    Layers that the model does not call are left out.
-    """
+    """The layers that one batch reaches, in the order of their first calls, with their inputs."""
     seen: dict[str, Tensor] = {}
 
     def take(name: str, _: nn.Module, inputs: list[Tensor]) -> None:
@@ -71,13 +64,8 @@ def execution_order(model: nn.Module, names: Iterable[str], batch: Any) -> dict[
 def layers_run(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> list[str]:
     """The layers that the batches reach, in the order in which the model runs them.
 
-    Nothing can be said of a single row, which is all that some expert of a mixture may get: layers
-    of fewer than 2 rows count as not reached. Unless all have as few: then inputs are missing.
-
-    Args:
-        model: run over the batches.
-        names: of layers inside it that multiply inputs.
-        batches: example inputs.
+    A single row, which is all that an expert of a mixture may get, has no statistics: layers with
+    fewer than 2 rows count as not reached, unless all layers have so few.
     """
     n_rows: dict[str, int] = {}
     called: dict[str, None] = {}
@@ -101,7 +89,7 @@ def layers_run(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -
 
 
 def _hooked(name: str, layer: nn.Module, take: Take, outputs: bool) -> RemovableHandle:
-    """A hook that lets ``take`` know."""
+    """A hook on the layer that calls ``take``."""
 
     def tell(what: Any) -> None:
         try:
@@ -118,12 +106,7 @@ def _hooked(name: str, layer: nn.Module, take: Take, outputs: bool) -> Removable
 
 
 def _split_beside(owner: nn.Module, handles: ExitStack) -> dict[str, nn.Module]:
-    """The weights that a module reads itself, as layers that are called whenever it is.
-
-    Args:
-        owner: any module; while it evaluates, so that what is made of it does.
-        handles: to which a hook is added.
-    """
+    """The weights that a module in evaluation mode reads, as layers called whenever it is."""
     split = split_module(owner)
     if split is None:
         return {}

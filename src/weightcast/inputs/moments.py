@@ -12,13 +12,10 @@ RIDGE = 1e-3
 
 
 class Moments:
-    """C = E[x^T x] and D = E[x^T x~] of rows x in one network and x~ in another.
+    """C = E[x^T x] and D = E[x^T x~] of rows x in one network and x~ in another (if ``paired``).
 
-    Batch by batch; no row is kept (merged as in Chan, Golub and LeVeque 1979).
-
-    Args:
-        centred: C and D are covariances, as for a layer whose bias takes up what is constant.
-        paired: whether x~ is not x.
+    Batch by batch; no row is kept (merged as in Chan, Golub and LeVeque 1979). If ``centred``, C
+    and D are covariances, as for a layer whose bias takes up what is constant.
     """
 
     def __init__(self, *, centred: bool = True, paired: bool = False) -> None:
@@ -28,13 +25,10 @@ class Moments:
         self._mean = self._mean_dense = self._own = self._cross = zero
 
     def update(self, x: Tensor, dense_x: Tensor | None = None) -> None:
-        """Take in rows.
+        """Take in rows x and x~ (None: x again), (n_rows, n_visible) or with groups in the middle.
 
-        Args:
-            x: (n_rows, n_visible), or (n_rows, groups, n_visible) for groups of units that meet
-                inputs of their own: a convolution's, or those of an attention's packed projection.
-                One group of a call stands for all, if other calls have several.
-            dense_x: x~, in the shape of x; None stands for x again.
+        Groups of units have inputs of their own: a convolution's, or an attention's packed
+        projection's. A single group stands for all, if other calls have several.
         """
         if len(x) == 0:
             return
@@ -59,26 +53,21 @@ class Moments:
         return Metric(torch.where(level > 0, C + ridge * level * identity, identity))
 
     def target(self, W: Tensor, metric: Metric) -> Tensor:
-        """The weights that come nearest to x~ W from x: W + C^-1 (D - C) W.
+        """W + C^-1 (D - C) W: the weights with which x comes nearest to x~ W.
 
-        What the inputs do not determine stays as it is in W.
-
-        Args:
-            W: (n_units, n_visible) of the dense layer.
-            metric: :meth:`metric`.
+        (n_units, n_visible), as W. What the inputs do not determine stays as it is in W.
         """
         if not self.paired:
             return W
         change = (self._cross - self._own) / self.n_rows
-        size = len(W) // self.groups
         parts = [
             part + metric.solve(group, change[group] @ part.t()).t()
-            for group, part in enumerate(W.split(size))
+            for group, part in enumerate(W.split(len(W) // self.groups))
         ]
         return torch.cat(parts)
 
     def bias_shift(self, dense_W: Tensor, W: Tensor) -> Tensor:
-        """What the mean output lacks, E[x~] dense_W - E[x] W, (n_units,), to go to the bias."""
+        """E[x~] dense_W - E[x] W, (n_units,): what the mean output lacks and the bias adds."""
         mean_dense = self._mean_dense if self.paired else self._mean
         means = (mean_dense, dense_W), (self._mean, W)
         dense, own = (
@@ -87,15 +76,10 @@ class Moments:
         return dense - own
 
     def _merged(self, mean: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """A mean that takes in rows, and deviations whose products are to be added.
+        """The mean, (groups, 1, n_visible), of all rows, and deviations whose products are added.
 
-        Args:
-            mean: (groups, 1, n_visible), of the rows so far.
-            rows: as for :meth:`update`.
-
-        Returns:
-            The mean of all; and (groups, n_rows + 1, n_visible) the rows less their own mean and,
-            last, what the two means' distance adds to the sums of products.
+        These are (groups, n_rows + 1, n_visible): the new rows less their own mean and, last, what
+        the distance of the two means adds to the sums of products.
         """
         rows = rows.to("cpu", torch.float64)
         rows = rows.unsqueeze(0) if rows.dim() == 2 else rows.transpose(0, 1)

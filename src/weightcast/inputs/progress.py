@@ -7,14 +7,9 @@ from typing import Any, Self
 
 
 class Progress:
-    """What is shown on stderr while something takes long.
+    """Shows on stderr how many of ``total`` steps of some work are done, unless ``show`` is False.
 
     The bar needs tqdm; without it a terminal gets the log's lines.
-
-    Args:
-        title: what is done, such as ``pre-training``.
-        total: how many steps it has.
-        show: False shows nothing.
     """
 
     def __init__(self, title: str, total: float, *, show: bool) -> None:

@@ -10,11 +10,9 @@ MAX_ROWS_PER_CALL = 16_384
 
 
 class RowSample:
-    """A uniform sample of rows without replacement, in memory that never exceeds its size.
+    """A uniform sample of at most ``size`` rows without replacement, held in as much memory.
 
-    Args:
-        size: rows to keep at most; fewer are kept in the order in which they came.
-        generator: a CPU generator.
+    Fewer rows are kept in the order in which they came.
 
     References: Vitter 1985, algorithm R.
     """

@@ -1,4 +1,4 @@
-"""evaluating: run a model, and leave it and all random states as they were."""
+"""evaluating: run a model and leave it, and all random states, as they were."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Attention runs in plain torch: its fast path calls no module, and so no hook, and makes nested
     tensors of padded sequences, of which rows cannot be taken. What was compiled runs as it was
     written, since hooks that come later are not called in compiled code.
-
-    Args:
-        model: to run within.
     """
     kept = [_Kept(module) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -38,11 +35,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def randomness_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever is drawn within leaves the global random states as they were.
-
-    Args:
-        model: whose devices' states are meant, beside those of the CPU, Python and NumPy.
-    """
+    """Draws within leave the states of the CPU, Python, NumPy and the model's devices alone."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -54,7 +47,7 @@ def randomness_kept(model: nn.Module) -> Iterator[None]:
 
 
 class _Kept:
-    """What a forward pass may change of one module: attributes, its mode among them, and buffers.
+    """What a forward pass may change of one module: attributes, such as its mode, and buffers.
 
     Both, for they may belong together, as a table and the length up to which it is filled do.
     """

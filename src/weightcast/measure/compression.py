@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, call, tensors_in
+from weightcast.inputs.gather import naming
 from weightcast.inputs.hooks import observing
 from weightcast.layers import predicted_layers, view
 from weightcast.layers.convolution import PredictedConvolution
@@ -20,7 +21,7 @@ from weightcast.serialization import aligned
 
 @dataclass(frozen=True)
 class CompressionRow:
-    """One layer, compressed.
+    """What one layer has lost.
 
     Args:
         layer: its name, or ``model`` for the network's own output.
@@ -71,8 +72,8 @@ def compression_report(
 ) -> CompressionReport:
     """Measure what each layer of a compressed network has lost.
 
-    It measures rather than remembers: it serves as well after further training, after loading, and
-    on inputs that the compression never saw.
+    Nothing is remembered from the compression, so it serves as well after further training, after
+    loading, and on inputs that the compression never saw.
 
     Args:
         model: the dense network.
@@ -110,10 +111,8 @@ def compression_report(
 
 
 def _weight_error(name: str, dense: Any, layer: Any) -> float:
-    try:
+    with naming(name):
         W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
     return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
 
 

@@ -1,4 +1,4 @@
-"""How well one layer's weights are predicted by one dictionary."""
+"""measure: how well one dictionary predicts one layer's weights."""
 
 from __future__ import annotations
 
@@ -65,22 +65,16 @@ def _build(site: ProbeSite, rule: Rule, seed: int, bases: SharedBases) -> Predic
 def _best(site: ProbeSite, rule: Rule, C: Tensor | None = None) -> PredictedWeight:
     """Every column's own singular vectors: no atoms explain more."""
     n_atoms = count_atoms(rule.fraction, site.n_visible)
-    columns = site.W.tensor_split(rule.columns)
-    rows = [leading_filters(W.t(), C)[:, :n_atoms].t() for W in columns]
+    parts = site.W.tensor_split(rule.columns)
+    rows = [leading_filters(W.t(), C)[:, :n_atoms].t() for W in parts]
     indices = torch.arange(rule.columns * n_atoms).view(rule.columns, n_atoms)
     return PredictedWeight(Atoms(DenseBase(torch.cat(rows)), indices), site.n_units)
 
 
 def explained(W: Tensor, predicted: Tensor) -> float:
-    """R2 = 1 - sum (w - w_predicted)^2 / sum (w - mean of its filter)^2, over all filters given.
+    """R2 = 1 - sum (w - w_predicted)^2 / sum (w - mean of its filter)^2, of (n_units, n_visible).
 
-    Args:
-        W: (n_units, n_visible), the true filters.
-        predicted: (n_units, n_visible).
-
-    Returns:
-        The share of variance explained: 1 at best, below 0 where the means alone do better; 0 for
-        filters without variance.
+    1 at best, below 0 where the means alone do better; 0 for filters without variance.
     """
     variance = float((W - W.mean(dim=1, keepdim=True)).square().sum())
     return 1 - float((W - predicted).square().sum()) / variance if variance else 0.0

@@ -116,7 +116,7 @@ def probe(
 def _observed(
     model: Any, sites: Mapping[str, ProbeSite], inputs: Any, needs: set[str], seed: int
 ) -> Iterator[ProbeSite]:
-    """The sites, each with statistics and metric of its inputs, gathered when its turn comes."""
+    """The sites, each with statistics and metric of its inputs, which are gathered one by one."""
     if inputs is None:
         yield from sites.values()
         return
@@ -130,11 +130,7 @@ def _observed(
 def _named(
     dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary,
 ) -> dict[str, Dictionary]:
-    """Dictionaries by name; those of a list by their classes, told apart by numbers.
-
-    Raises:
-        ValueError: none, something else, or a name that stands for the floor or the ceiling.
-    """
+    """Dictionaries by name; those of a list by their classes, told apart by numbers."""
     if isinstance(dictionaries, Mapping):
         named = dict(dictionaries)
     else:

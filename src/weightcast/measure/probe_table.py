@@ -1,4 +1,4 @@
-"""Probe: what was measured, as rows, as JSON data, and as a table."""
+"""Probe: what ``probe`` measured, as rows, as JSON data, and as a table."""
 
 from __future__ import annotations
 
@@ -53,11 +53,7 @@ class Probe:
         return {"rows": [asdict(row) for row in self.rows], "seed": self.seed}
 
     def best(self, layer: str, fraction: float) -> ProbeRow:
-        """The row of the dictionary that predicts a layer best from a share of its weights.
-
-        Raises:
-            ValueError: none was measured there.
-        """
+        """The row of the dictionary that predicts a layer best; ValueError where there is none."""
         found = [
             row
             for row in self.rows

@@ -1,4 +1,4 @@
-"""verify: does every V of a model learn, and does it matter?"""
+"""verify: whether every V of a model gets a gradient and changes the model's outputs."""
 
 from __future__ import annotations
 
@@ -142,15 +142,9 @@ def _refuse_nan(batches: list[Any]) -> None:
 
 
 def _run(model: nn.Module, batches: list[Any]) -> list[Tensor]:
-    """All floating-point tensors that the model returns, batch after batch.
-
-    Raises:
-        ValueError: the model fails, or returns none.
-    """
-    found: list[Tensor] = []
-    for batch in batches:
-        outputs = tensors_in(call(model, batch))
-        found += [y for y in outputs if y.is_floating_point() and y.numel()]
+    """All floating-point tensors that the model returns, batch after batch; ValueError if none."""
+    outputs = (y for batch in batches for y in tensors_in(call(model, batch)))
+    found = [y for y in outputs if y.is_floating_point() and y.numel()]
     if not found:
         raise ValueError("the model returns no floating-point tensor that V could change")
     return found

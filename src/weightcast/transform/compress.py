@@ -1,4 +1,4 @@
-"""compress: trained dense layers to predicted ones, V fitted in closed form."""
+"""compress: trained dense layers become predicted ones, with V fitted in closed form."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import moments_and_statistics
+from weightcast.inputs.gather import moments_and_statistics, naming
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import RIDGE, Moments
 from weightcast.inputs.progress import Progress
@@ -57,7 +58,7 @@ def compress(
 
     Args:
         model: trained, dense; it is left as it is.
-        plan: as for ``convert``. ``LowRank`` gets the best U as well as the best V.
+        plan: as for ``convert``; ``LowRank`` gets the best U too.
         inputs: example batches as for ``convert``; some thousand rows more than the widest layer
             has inputs are enough.
         selection: ``fitted``: each column takes those atoms of the dictionary's base that explain
@@ -108,55 +109,41 @@ class _FitSettings:
             )
 
 
+@dataclass
 class _Walk:
     """The walk from layer to layer: each is fitted in the network as the layers before left it.
 
-    Args:
-        model: the dense one.
-        rules: by layer.
-        settings: how each is fitted.
-        batches: example inputs, if any.
-        seen: names of the layers whose inputs the batches show.
-        shown: progress.
+    ``seen`` are the layers whose inputs the batches show.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        rules: Mapping[str, Rule],
-        settings: _FitSettings,
-        batches: list[Any] | None,
-        seen: frozenset[str],
-        shown: Progress,
-    ) -> None:
-        self.model, self.rules, self.settings = model, rules, settings
-        self.batches, self.seen, self.shown = batches, seen, shown
-        self.bases = SharedBases()
-        self.n_made = 0
-        holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    model: nn.Module
+    rules: Mapping[str, Rule]
+    settings: _FitSettings
+    batches: list[Any] | None
+    seen: frozenset[str]
+    shown: Progress
+
+    def __post_init__(self) -> None:
+        self.bases, self.n_made = SharedBases(), 0
+        holders = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
         self.shared_biases = {
             name
-            for name, layer in convertible_layers(model).items()
+            for name, layer in convertible_layers(self.model).items()
             if bias_of(layer) is not None and holders[id(bias_of(layer))] > 1
         }
 
     def make(
         self, name: str, layer: Any, current: nn.Module, twin: PredictedLayer | None
     ) -> PredictedLayer:
-        """The fitted layer in place of a dense one; what its bias takes up goes to the dense one's.
-
-        Arguments as :func:`weightcast.transform.swap.swap` gives them.
-        """
+        """The layer fitted in place of a dense one; it is given the dense one's bias, shifted."""
         if twin is not None:
             fitted, kind, left = view(layer).predict(twin.rule, atoms=twin.atoms), "weights", 0.0
         else:
             # What is constant goes to the bias, unless other layers have the same one.
             free = bias_of(layer) is not None and name not in self.shared_biases
             known = self._observe(name, current, centred=free)
-            try:
+            with naming(name):
                 fitted, W = self._predict(name, layer, known)
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
             if fitted.atoms.base.is_learned:
                 _learn_base(fitted, W, known.metric)
             left = fitted.fit_filters(W, known.metric)
@@ -207,25 +194,21 @@ class _Walk:
             if rule.dictionary.from_weight:
                 C = known.metric.moments.mean(dim=0)
                 statistics = InputStatistics(known.moments.n_rows, covariance=C, weight=weight.t())
-        fitted = dense.predict(rule, seed=seed, statistics=statistics, bases=self.bases)
+        predict = partial(dense.predict, rule, seed=seed, statistics=statistics, bases=self.bases)
+        fitted = predict()
         free = rule.dictionary.chooses and not fitted.atoms.base.is_learned
+        free = free and fitted.atoms.base.n_base > fitted.atoms.n_atoms
         if self.settings.selection == "plan" or not free:
             return fitted, weight
-        if fitted.atoms.base.n_base <= fitted.atoms.n_atoms:
-            return fitted, weight
         base = copy.deepcopy(fitted.atoms.base).to("cpu", torch.float64)
-        indices = choose_atoms(
-            base, fitted.unit_slices(), weight, fitted.atoms.n_atoms, known.metric
-        )
-        chosen = dense.predict(
-            rule, seed=seed, statistics=statistics, bases=self.bases, indices=indices
-        )
-        return chosen, weight
+        n_atoms, units = fitted.atoms.n_atoms, fitted.unit_slices()
+        indices = choose_atoms(base, units, weight, n_atoms, known.metric)
+        return predict(indices=indices), weight
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a layer's inputs; with moments and metric V is fitted to them, else to W."""
+    """What is known of a layer's inputs; with a metric V is fitted to its outputs, else to W."""
 
     statistics: InputStatistics | None = None
     moments: Moments | None = None
@@ -235,10 +218,10 @@ class _Known:
 def _turns(
     model: nn.Module, layers: Mapping[str, Any], batches: list[Any] | None
 ) -> tuple[list[str], list[str]]:
-    """Layers to fit to W, and layers to fit to their outputs, in the order in which they run.
+    """Layers to fit to W, then layers to fit to their outputs in the order in which they run.
 
-    To W all without inputs; with inputs those whose inputs are not seen, with what is tied to them,
-    and those that do not run. They come first, since their weights change the others' inputs.
+    Without inputs all are fitted to W; with inputs those whose inputs are not seen, those tied to
+    these, and those that do not run: first, for their weights change the others' inputs.
     """
     unseen = {id(layer.weight) for layer in layers.values() if view(layer).blindness}
     seen = [name for name, layer in layers.items() if id(layer.weight) not in unseen]

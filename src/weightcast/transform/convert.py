@@ -1,4 +1,4 @@
-"""convert: dense layers to predicted ones, V drawn anew. merge: back again."""
+"""convert: dense layers become predicted ones, with V drawn anew. merge: dense ones again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import collect_statistics
+from weightcast.inputs.gather import collect_statistics, naming
 from weightcast.inputs.hooks import execution_order
 from weightcast.layers import PredictedLayer, PredictedModule, view
 from weightcast.layers.rule import Rule, layer_seed
@@ -57,16 +57,12 @@ def convert(
         rule, own_seed = rules[name], layer_seed(seed, name)
         if twin is not None:
             return view(layer).predict(rule, atoms=twin.atoms)
-        try:
-            statistics = None
-            if rule.dictionary.needs and batches is not None and not view(layer).blindness:
-                generator = torch.Generator().manual_seed(own_seed)
-                statistics = collect_statistics(
-                    current, name, batches, rule.dictionary.needs, generator=generator
-                )
+        with naming(name):
+            statistics, needs = None, rule.dictionary.needs
+            if needs and batches is not None and not view(layer).blindness:
+                draws = torch.Generator().manual_seed(own_seed)
+                statistics = collect_statistics(current, name, batches, needs, generator=draws)
             return view(layer).predict(rule, seed=own_seed, statistics=statistics, bases=bases)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
 
     converted = swap(model, _order(model, rules, batches), make, inplace=inplace)
     for name in rules:
@@ -103,8 +99,7 @@ def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
 def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None) -> list[str]:
     """Layers that need no data first, then the others in the order in which the model runs them.
 
-    Of tied layers those come first that multiply inputs: V is drawn, and its dictionary made, for
-    these.
+    Of tied layers, V is drawn and the dictionary made for the first: one that multiplies inputs.
     """
     every = convertible_layers(model)
     blind = [name for name in rules if view(every[name]).blindness]

@@ -1,10 +1,9 @@
-"""swap: these layers of a model are replaced by those, in the one place where modules are replaced.
+"""swap: the one place where layers of a model are replaced by others.
 
-``convert``, ``merge``, ``compress`` and ``load`` say which layers and what is made of each; here is
-what they share. Modules that read their weights themselves are taken apart first, so that each
-weight is a layer; those of which all layers are dense again are put together. Layers of one weight
-(twins) share V, every layer keeps its own bias's tensor, and when a step fails the model is again
-what it was.
+``convert``, ``merge``, ``compress`` and ``load`` say which layers, and what each becomes. Modules
+that read their weights themselves are split first, so that each weight is a layer, and joined when
+all these layers are dense again. Layers of one weight (twins) share V, and every layer keeps its
+own bias's tensor.
 """
 
 from __future__ import annotations
@@ -19,27 +18,18 @@ from weightcast.layers.models import copied
 from weightcast.plan.eligibility import convertible_layers
 
 Make = Callable[[str, Any, nn.Module, Any], Any]
-"""Name and layer, the model as it is by then, and what was made of the layer's twin, if any."""
+"""The new layer, from the name, the old layer, the model so far, and the new twin or None."""
 
 
 def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = False) -> nn.Module:
     """Replace layers one after the other, each as soon as it is made.
 
-    One walk over the model finds where each module is held; memory grows by the new layers, for a
-    copy shares the weights that are replaced with the model until they are.
-
-    Args:
-        model: any module; a shared layer is replaced wherever it is held.
-        names: of layers, dense or predicted, in the order in which they are made.
-        make: the new layer in place of one; its bias's values do not matter.
-        inplace: change ``model`` itself rather than a deep copy.
-
-    Returns:
-        The model with the new layers.
+    A shared layer is replaced wherever the model holds it. Without ``inplace`` a copy is changed,
+    which shares the weights that are replaced with the model, so that memory grows by the new
+    layers only. Whatever ``make`` raises, the model is then as it was.
 
     Raises:
-        ValueError: ``inplace`` for a model that is itself one layer, or what ``make`` raises; the
-            model is then as it was.
+        ValueError: ``inplace`` for a model that is itself one layer.
     """
     names = list(names)
     if inplace and names and _is_layer(model):
@@ -51,8 +41,8 @@ def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = 
         model = copied(model, sharing=_weights(model, names))
     places = _Places(model)
     try:
-        for module in _holding(places.model, names):
-            places.put(module, _taken_apart(module))
+        for module, split in _splits(places.model, set(names)):
+            places.put(module, split)
         made: dict[int, Any] = {}
         for name in names:
             layer: Any = places.model.get_submodule(name)
@@ -71,14 +61,10 @@ def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = 
 
 
 class _Places:
-    """Where a model holds its modules, and what was put there.
-
-    Args:
-        model: below a root of our own, so that it can be replaced itself.
-    """
+    """Where a model holds its modules, and what was put there."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._root = nn.ModuleDict({"model": model})
+        self._root = nn.ModuleDict({"model": model})  # so that the model can be replaced itself
         self._holders: dict[int, list[tuple[nn.Module, str]]] = {}
         self._done: list[tuple[nn.Module, nn.Module]] = []
         for module in list(self._root.modules()):
@@ -86,7 +72,7 @@ class _Places:
 
     @property
     def model(self) -> nn.Module:
-        """As it is now."""
+        """The model as it is now."""
         return self._root["model"]
 
     def put(self, old: nn.Module, new: nn.Module) -> None:
@@ -116,7 +102,7 @@ def _is_layer(model: nn.Module) -> bool:
 
 
 def _weights(model: nn.Module, names: Iterable[str]) -> list[Any]:
-    """What the layers learn, and their successors will hold in another form."""
+    """The tensors that the new layers will hold in another form."""
     layers = dict(model.named_modules()) | convertible_layers(model)
     return [_learned(layers[name]) for name in names if name in layers]
 
@@ -126,26 +112,14 @@ def _learned(layer: Any) -> Any:
     return layer.V if isinstance(layer, PredictedLayer) else layer.weight
 
 
-def _holding(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """The modules that read these layers' weights themselves."""
-    wanted = set(names)
+def _splits(model: nn.Module, wanted: set[str]) -> list[tuple[nn.Module, PredictedModule]]:
+    """The modules that read wanted layers' weights themselves, and what each is split into."""
+    splits = ((name, module, split_module(module)) for name, module in model.named_modules())
     return [
-        module
-        for name, module in model.named_modules()
-        if split_class(module) is not None
-        and any(f"{name}.{part}".lstrip(".") in wanted for part in _parts(module))
+        (module, split)
+        for name, module, split in splits
+        if split and any(f"{name}.{part}".lstrip(".") in wanted for part in split.layers())
     ]
-
-
-def _parts(module: nn.Module) -> Iterable[str]:
-    split = split_module(module)
-    return () if split is None else split.layers()
-
-
-def _taken_apart(module: nn.Module) -> PredictedModule:
-    split = split_module(module)
-    assert split is not None  # for it has layers
-    return split
 
 
 def _tie(new: Any, twin: Any, layer: Any) -> None:

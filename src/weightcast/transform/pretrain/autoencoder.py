@@ -36,8 +36,7 @@ class TiedAutoencoder:
         learning_rate: that of a dense layer; V's follows from it by ``parameter_groups``.
 
     Raises:
-        ValueError: rows that are too few, do not vary, are NaN or infinite, or for cross-entropy
-            lie outside [0, 1]; a layer whose weights require no gradient.
+        ValueError: rows that are too few, do not vary, are not finite or not what the loss takes.
 
     References: Denil et al. 2013, section 4; Bengio et al. 2007, section 3.
     """
@@ -63,14 +62,7 @@ class TiedAutoencoder:
         self.optimiser = torch.optim.Adam(groups)
 
     def decode(self, x: Tensor) -> Tensor:
-        """h W^T + c of the codes h = g(x W + b), before the sigmoid of cross-entropy.
-
-        Args:
-            x: (n_rows, groups * n_visible), the shape of the result.
-
-        Raises:
-            ValueError: an activation that is not elementwise.
-        """
+        """h W^T + c of h = g(x W + b), before cross-entropy's sigmoid, in the shape of x."""
         W = self.layer.weight.flatten(1).unflatten(0, (self.groups, -1))  # W^T, group by group
         h = self._encode(x, W).unflatten(1, (self.groups, -1)).transpose(0, 1)
         return (h @ W).transpose(0, 1).flatten(1) + self.c
@@ -85,18 +77,10 @@ class TiedAutoencoder:
     def train_epoch(
         self, generator: torch.Generator, batch_size: int, after_step: Callable[[float], None]
     ) -> float:
-        """One pass over the rows in random order.
+        """One pass over the rows in random order; the mean of their losses, each at its step.
 
-        Args:
-            generator: a CPU generator of the order.
-            batch_size: rows per step.
-            after_step: called with the share of the epoch that the step was.
-
-        Returns:
-            The mean loss of the epoch's rows, each at the time of its step.
-
-        Raises:
-            ValueError: a loss that is NaN or infinite.
+        ``after_step`` is called with the share of the epoch that the step was. ValueError if the
+        loss is NaN or infinite.
         """
         order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
         total = torch.zeros((), dtype=torch.float64, device=self.rows.device)
@@ -125,10 +109,12 @@ class TiedAutoencoder:
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and c, by name."""
-        state = {"c": self.c.detach()}
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            state |= {f"adam.{number}.{key}": value for key, value in moments.items()}
-        return state
+        adam = self.optimiser.state_dict()["state"]
+        return {"c": self.c.detach()} | {
+            f"adam.{number}.{key}": value
+            for number, moments in adam.items()
+            for key, value in moments.items()
+        }
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor], rates: list[float]) -> None:
@@ -190,7 +176,7 @@ def _scatter(rows: Tensor) -> float:
 
 @contextmanager
 def _borrowed_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Use ``.grad`` of the parameters, and give back what was there."""
+    """Within, ``.grad`` of the parameters may be used; afterwards it is what it was."""
     before = [p.grad for p in parameters]
     try:
         yield

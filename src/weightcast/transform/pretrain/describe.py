@@ -21,15 +21,7 @@ def describe(
     layers: Mapping[str, nn.Module],
     activations: Mapping[str, Activation],
 ) -> dict[str, Any]:
-    """JSON data: numbers as they are, tensors by digests.
-
-    Args:
-        model: as it is before.
-        settings: numbers and words.
-        inputs: what the model is called with, by place and name.
-        layers: to be trained, by name.
-        activations: of each.
-    """
+    """JSON data: settings as they are, tensors of inputs, layers and the model by digests."""
     states = [layer.state_dict(keep_vars=True) for layer in layers.values()]
     trained = {id(value) for state in states for value in state.values()}
     others = model.state_dict(keep_vars=True).items()

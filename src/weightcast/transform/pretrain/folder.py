@@ -27,13 +27,11 @@ JSON_NAME = "pretraining.json"
 
 
 class StateFolder:
-    """The states of a pre-training's layers on disk.
+    """The states of a pre-training's layers on disk, in a folder that is made if it is missing.
 
-    Args:
-        path: the folder; it is made where it is missing.
-        config: all that decides the result, as JSON data. ``config["initial"]`` holds a
-            digest of every layer's parameters: it must agree for layers that have no state yet, and
-            tells nothing of the others, which may have been trained since.
+    ``config`` is all that decides the result, as JSON data. ``config["initial"]`` holds a digest
+    of every layer's parameters: it must agree for layers that have no state yet, and tells nothing
+    of the others, which may have been trained since.
 
     Raises:
         ValueError: a folder of another pre-training, naming what differs, or a damaged one.
@@ -58,24 +56,14 @@ class StateFolder:
             write_text(self.path / JSON_NAME, json.dumps(config, indent=1))
 
     def save(self, number: int, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write a layer's state, in place of the one before.
-
-        Args:
-            number: of the layer.
-            facts: JSON data.
-            tensors: by name; copied to the CPU.
-        """
+        """Write a layer's state, JSON data and tensors, in place of the one before."""
         copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         metadata = {"state": json.dumps(facts, allow_nan=False)}
         with atomic_write(self._file(number)) as part:
             save_file(copies, part, metadata=metadata)
 
     def load(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """A layer's state as :meth:`save` was given it, or None.
-
-        Raises:
-            ValueError: a damaged file.
-        """
+        """A layer's state as :meth:`save` was given it, or None; ValueError for a damaged file."""
         file = self._file(number)
         if not file.exists():
             return None

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, model_input, with_tensors
-from weightcast.inputs.gather import collect_rows, collect_statistics
-from weightcast.inputs.hooks import execution_order
+from weightcast.inputs.gather import collect_rows, collect_statistics, naming
 from weightcast.inputs.progress import Progress
-from weightcast.layers import PredictedLayer, predicted_layers
+from weightcast.layers import PredictedLayer
 from weightcast.layers.rule import layer_seed
-from weightcast.plan.eligibility import convertible_layers
-from weightcast.serialization import nearest
-from weightcast.transform.pretrain.activations import find_activations
 from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
+from weightcast.transform.pretrain.chain import find_activations, layers_in_order
 from weightcast.transform.pretrain.describe import changed, describe, remade
 from weightcast.transform.pretrain.folder import StateFolder
 
@@ -86,11 +83,11 @@ def pretrain(
 ) -> list[PretrainedLayer]:
     """Train layer after layer as a tied autoencoder of its inputs, h = g(x W + b), x' = h W^T + c.
 
-    In the order in which the model calls the layers: a data-driven dictionary is made anew from
-    the layer's inputs in the network whose lower layers are pre-trained already, and V drawn anew,
-    as ``convert`` draws it; then V and the bias learn to reconstruct the inputs (LowRank: its U
-    too), and the next layer sees the new codes. The model is changed in place, and nothing else
-    of it: an interrupted call leaves it half trained.
+    Layers follow in the order in which the model calls them. A data-driven dictionary is made anew
+    from the layer's inputs in the network whose lower layers are pre-trained already, and V drawn
+    anew, as ``convert`` draws it; then V and the bias learn to reconstruct the inputs (LowRank: its
+    U too), and the next layer sees the new codes. The layers are changed in place, and nothing else
+    of the model: an interrupted call leaves it half trained.
 
     Args:
         model: with predicted layers.
@@ -104,8 +101,7 @@ def pretrain(
             inputs lie in [0, 1].
         activation: g, elementwise: one function, or some by layer name. What is not given is the
             module that follows the layer in its ``nn.Sequential``.
-        layers: names of the layers to train; dense ones may be among them. None takes all
-            predicted layers.
+        layers: names of the layers to train, dense ones too; None takes all predicted layers.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
         max_rows: rows of a layer's inputs (a convolution has one per output position) that are
             held in memory at most: a uniform sample of them.
@@ -125,7 +121,7 @@ def pretrain(
     """
     settings = PretrainSettings(epochs, batch_size, learning_rate, loss, seed, max_rows)
     batches = _Inputs(inputs, model)
-    chosen = _layers_in_order(model, layers, batches)
+    chosen = layers_in_order(model, layers, batches)
     activations = find_activations(model, chosen, activation)
     states = None
     if folder is not None:
@@ -135,10 +131,8 @@ def pretrain(
     with Progress("pre-training", len(chosen) * epochs, show=progress) as shown:
         for number, (name, layer) in enumerate(chosen.items()):
             job = _Job(model, batches, settings, name, layer, activations[name], states, number)
-            try:
+            with naming(name):
                 records.append(job.run(shown))
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
     return records
 
 
@@ -187,13 +181,10 @@ class _Job:
 
     def _remake(self) -> None:
         """Make a data-driven dictionary from the codes of the layers below."""
-        seed = layer_seed(self.settings.seed, self.name)
-        needs = self.layer.rule.dictionary.needs
-        generator = torch.Generator().manual_seed(seed)
-        statistics = collect_statistics(
-            self.model, self.name, self.batches, needs, generator=generator
-        )
-        self.layer.remake(seed=seed, statistics=statistics)
+        seed, needs = layer_seed(self.settings.seed, self.name), self.layer.rule.dictionary.needs
+        draws = torch.Generator().manual_seed(seed)
+        found = collect_statistics(self.model, self.name, self.batches, needs, generator=draws)
+        self.layer.remake(seed=seed, statistics=found)
 
     def _trainer(self) -> TiedAutoencoder:
         weight = self.layer.V if isinstance(self.layer, PredictedLayer) else self.layer.weight
@@ -217,8 +208,8 @@ class _Job:
             self.states.save(self.number, facts, state | trainer.state())
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        start = "layer."
-        state = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+        own_keys = [key for key in tensors if key.startswith("layer.")]
+        state = {key.removeprefix("layer."): tensors[key] for key in own_keys}
         own = self.layer.state_dict()
         if remade(self.layer) and any(own[key].shape != state[key].shape for key in own):
             self._remake()  # the number of its atoms depends on the data
@@ -237,8 +228,7 @@ class _Inputs:
         if isinstance(inputs, Tensor):
             inputs = list(inputs.split(EXAMPLES_PER_PASS)) if len(inputs) else []
         self.batches = as_batches(inputs)
-        parameter = next(model.parameters(), None)
-        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
@@ -251,40 +241,3 @@ class _Inputs:
         for number, batch in enumerate(self):
             arguments = batch if isinstance(batch, Mapping) else {"": batch}
             yield from ((f"{number}{key}", arguments[key]) for key in sorted(arguments))
-
-
-def _layers_in_order(
-    model: nn.Module, names: Sequence[str] | None, batches: _Inputs
-) -> dict[str, nn.Module]:
-    """The layers to train, by first name, in the order in which the model calls them first.
-
-    Raises:
-        ValueError: none at all, a name that is no predicted or convertible layer, or one that the
-            model does not call.
-    """
-    predicted = predicted_layers(model)
-    if names is None and not predicted:
-        raise ValueError(
-            "the model has no predicted layer: convert it first, or name dense layers, layers=[...]"
-        )
-    names = [names] if isinstance(names, str) else list(predicted if names is None else names)
-    if not names:
-        raise ValueError("layers is empty: name a layer, or take None for all predicted ones")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    trainable = predicted | convertible_layers(model)
-    first = {id(layer): name for name, layer in trainable.items()}
-    for name in names:
-        if id(modules.get(name)) not in first:
-            raise ValueError(
-                f"layers: {name!r} is no predicted layer, nor a dense one that could be"
-                f"{nearest(name, trainable)}"
-            )
-    own = dict.fromkeys(first[id(modules[name])] for name in names)
-    order = list(execution_order(model, own, next(iter(batches))))
-    idle = [name for name in own if name not in order]
-    if idle:
-        raise ValueError(
-            f"the model does not call {', '.join(map(repr, idle))} on these inputs, so there is "
-            "nothing to train on: leave such layers out by layers="
-        )
-    return {name: modules[name] for name in order}

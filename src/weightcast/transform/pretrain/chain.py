@@ -1,11 +1,15 @@
-"""Which elementwise function follows a layer: found in ``nn.Sequential``, or told."""
+"""The chain that is pre-trained: which layers, in which order, and the activation of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
+from weightcast.inputs.hooks import execution_order
+from weightcast.layers import predicted_layers
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.serialization import nearest
 from weightcast.transform.pretrain.autoencoder import Activation
 
@@ -17,17 +21,48 @@ ELEMENTWISE = (
 """Modules that are functions of one value, with no parameters and no randomness."""
 
 
+def layers_in_order(
+    model: nn.Module, names: Sequence[str] | None, batches: Iterable[Any]
+) -> dict[str, nn.Module]:
+    """The layers to train, by their first names, in the order in which the model calls them.
+
+    Raises:
+        ValueError: no layer, one that cannot be trained, or one that the model does not call.
+    """
+    predicted = predicted_layers(model)
+    if names is None and not predicted:
+        raise ValueError(
+            "the model has no predicted layer: convert it first, or name dense layers, layers=[...]"
+        )
+    names = [names] if isinstance(names, str) else list(predicted if names is None else names)
+    if not names:
+        raise ValueError("layers is empty: name a layer, or take None for all predicted ones")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    trainable = predicted | convertible_layers(model)
+    first = {id(layer): name for name, layer in trainable.items()}
+    for name in names:
+        if id(modules.get(name)) not in first:
+            raise ValueError(
+                f"layers: {name!r} is no predicted layer, nor a dense one that could be"
+                f"{nearest(name, trainable)}"
+            )
+    own = dict.fromkeys(first[id(modules[name])] for name in names)
+    order = list(execution_order(model, own, next(iter(batches))))
+    idle = [name for name in own if name not in order]
+    if idle:
+        raise ValueError(
+            f"the model does not call {', '.join(map(repr, idle))} on these inputs, so there is "
+            "nothing to train on: leave such layers out by layers="
+        )
+    return {name: modules[name] for name in order}
+
+
 def find_activations(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     given: Activation | Mapping[str, Activation] | None,
 ) -> dict[str, Activation]:
     """The activation of every layer: the given one, else the one that follows in a Sequential.
-
-    Args:
-        model: that the layers are part of.
-        layers: by name.
-        given: one for all layers, or some by layer name; None finds all.
 
     Raises:
         ValueError: a name that is none of the layers, a value that cannot be called, no elementwise
@@ -42,11 +77,8 @@ def find_activations(
                 f"activation of layer {name!r} is {activation!r}: take a function of a tensor, "
                 "such as torch.relu or nn.ReLU()"
             )
-    found = {}
-    for name, layer in layers.items():
-        activation = told.get(name)
-        found[name] = _following(model, layer, name) if activation is None else activation
-    return found
+    known = {name: activation for name, activation in told.items() if activation is not None}
+    return {n: known[n] if n in known else _following(model, m, n) for n, m in layers.items()}
 
 
 def _following(model: nn.Module, layer: nn.Module, name: str) -> Activation:
