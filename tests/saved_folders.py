@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -43,6 +44,14 @@ def save_quietly(model: nn.Module, folder: Path, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the predicted layers take", UserWarning)
         wc.save(model, folder, **options)
+
+
+def assert_refused(folder: Path, message: str | None) -> None:
+    """The folder is not loaded, and a short FormatError says why, in these words if any."""
+    with pytest.raises(wc.FormatError, match=message) as raised:
+        wc.load(folder, make_dense())
+    assert str(raised.value).startswith(f"{folder} ")
+    assert len(str(raised.value)) < 2000
 
 
 def edit_facts(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

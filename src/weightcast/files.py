@@ -4,9 +4,9 @@
     .name.TOKEN.new   a folder that is being written; after the exchange, the one it replaced
     .name.TOKEN.old   the folder that was at ``name``, for as long as nothing is there
 
-Each writer holds a lock on what it writes, so that the next one can tell the living from the dead,
-whose leftovers it removes. The last of the three exists for a moment only, and only where two names
-cannot change places in one step; :func:`set_aside` finds it if a writer died in that moment.
+Each writer holds a lock on what it writes. The next one removes what is left of killed writers,
+which nobody holds. The last of the three exists for a moment only, and only where two names cannot
+change places in one step; :func:`set_aside` finds it if a writer was killed in that moment.
 """
 
 from __future__ import annotations
@@ -35,11 +35,7 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all, and wait until it is on the disk.
 
-    Args:
-        path: of the file; one that is there is replaced once the new one is complete.
-
-    Yields:
-        Where to write: an empty file beside ``path``, on the same disk.
+    It yields where to write: an empty file beside ``path``, which takes its place when complete.
     """
     part, lock = _create(path)
     try:
@@ -63,12 +59,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files, all of them drafted before the first old one is replaced, in their order.
-
-    Args:
-        folder: it is made where it is missing.
-        files: contents by name: a page after what it speaks of.
-    """
+    """Write files by name: all are drafted before the first old one is replaced, in their order."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # left in the reverse order
         for name, data in reversed(list(files.items())):
@@ -76,10 +67,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers left of a file, and nothing that is being written now.
-
-    On a file system without locks nobody may be writing it.
-    """
+    """Remove what killed writers left of a file; without locks, nobody may be writing it now."""
     _remove_dead(path, "")
 
 
@@ -87,16 +75,11 @@ def remove_leftovers(path: Path) -> None:
 def atomic_folder(target: Path, check: Callable[[Path], object]) -> Iterator[Path]:
     """Write a folder whole or not at all, and wait until it is on the disk.
 
-    If the block raises, or writing fails, what was at ``target`` stays as it was. The same holds
-    if the process is killed, up to the one step that replaces it. Writers of folders with one
-    parent take turns by a lock on the parent, which leaves nothing behind.
-
-    Args:
-        target: the folder's place. Its parent must exist.
-        check: raises an error if what is at ``target``, and no empty folder, may not be replaced.
-
-    Yields:
-        Where to write: a new folder beside ``target``.
+    It yields where to write: a new folder beside ``target``, whose parent must exist. If the block
+    raises, or writing fails, what was at ``target`` stays as it was. The same holds if the process
+    is killed, up to the one step that replaces it. Writers of folders with one parent take turns by
+    a lock on the parent. ``check`` raises an error if what is at ``target``, and no empty folder,
+    may not be replaced.
     """
     target = Path(os.path.realpath(target))  # a symbolic link stays, and what it names is replaced
     part = _beside(target, ".new")
@@ -132,10 +115,7 @@ def set_aside(target: Path) -> Path | None:
 def exchange(a: Path, b: Path) -> bool:
     """Let two existing names on one file system change places, so that neither is ever missing.
 
-    False if this system cannot, and nothing was changed.
-
-    Raises:
-        OSError: it can, but one is missing, or may not be renamed.
+    False if this system cannot, and nothing was changed; an OSError if a name is missing.
     """
     library = ctypes.CDLL(None, use_errno=True) if sys.platform != "win32" else None
     first, second = os.fsencode(a), os.fsencode(b)
@@ -153,7 +133,7 @@ def exchange(a: Path, b: Path) -> bool:
 
 
 def _put_in_place(part: Path, target: Path) -> None:
-    """``part`` is at ``target``; what was there, if anything, is at ``part``."""
+    """Move ``part`` to ``target``, and what was there, if anything, to ``part``."""
     if not target.exists():
         os.rename(part, target)
     elif not exchange(part, target):
@@ -168,9 +148,8 @@ def _put_in_place(part: Path, target: Path) -> None:
 
 
 def _recover(target: Path) -> None:
-    """Put back what a dead writer had set aside."""
-    old = set_aside(target)
-    if old is not None:
+    """Put back what a killed writer had set aside."""
+    if old := set_aside(target):
         with suppress(FileNotFoundError):  # where there are no locks, another did so
             os.rename(old, target)
 
@@ -210,7 +189,7 @@ def _create(path: Path) -> tuple[Path, int | None]:
         _lock(descriptor, wait=True)
         if os.fstat(descriptor).st_nlink:
             return part, descriptor
-        os.close(descriptor)  # before it was locked, another took it for a dead one's
+        os.close(descriptor)  # before it was locked, another writer removed it
 
 
 @contextmanager

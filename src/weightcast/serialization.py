@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+_MISSING = dataclasses.MISSING
 
 
 class Configuration:
@@ -28,16 +29,12 @@ class Configuration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "config") -> Self:
-        """Read what :meth:`to_dict` gives, as :func:`decode` does; ``where`` is for errors."""
+        """Read what :meth:`to_dict` gives; ``where`` names the place in errors."""
         return decode(cls, dict(data), where)
 
 
 def encode(value: Any) -> Any:
-    """Turn a configuration object into JSON data (dicts, lists, strings, numbers, booleans, None).
-
-    Raises:
-        ValueError: the object holds something that has no JSON form, named with its type.
-    """
+    """Turn a configuration object into JSON data; a ValueError names the type that has none."""
     if hasattr(value, "to_json_data"):
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -58,14 +55,8 @@ def encode(value: Any) -> Any:
 def decode(kind: type[T], data: Any, where: str = "") -> T:
     """Build an instance of ``kind``, or of the subclass that ``data["kind"]`` names.
 
-    Args:
-        kind: the expected class; an abstract one stands for its concrete subclasses.
-        data: JSON data as :func:`encode` writes it; missing fields take their defaults.
-        where: how to name the place in error messages, for example ``rule '0'``.
-
-    Raises:
-        ValueError: an unknown kind or field (with the nearest valid one), a missing field, or a
-            value of the wrong type.
+    Missing fields take their defaults. ``where`` names the place in error messages, as ``rule '0'``
+    does; a ValueError tells the nearest valid kind or field.
     """
     where = where or kind.__name__
     if isinstance(data, kind):
@@ -81,17 +72,10 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     for key in given:
         if key not in fields:
             raise ValueError(f"{where}: {kind_of(cls)} has no field {key!r}{nearest(key, fields)}")
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in given and f.default is f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
+    required = [f.name for f in fields.values() if f.default is f.default_factory is _MISSING]
+    if missing := [name for name in required if name not in given]:
         raise ValueError(f"{where}: {kind_of(cls)} needs {', '.join(map(repr, missing))}")
-    values = {
-        key: _decode_hint(hints[key], item, f"{where}, field {key!r}")
-        for key, item in given.items()
-    }
+    values = {k: _decode_hint(hints[k], v, f"{where}, field {k!r}") for k, v in given.items()}
     try:
         return cls(**values)
     except ValueError as error:
@@ -155,9 +139,7 @@ def _decode_hint(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_decode_hint(arguments[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
-        return {
-            key: _decode_hint(arguments[1], item, f"{where} {key!r}") for key, item in value.items()
-        }
+        return {k: _decode_hint(arguments[1], v, f"{where} {k!r}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type):

@@ -33,14 +33,11 @@ from weightcast.storage.manifest import JSON_NAME, TENSORS_NAME
 from weightcast.storage.open_files import open_regular
 from weightcast.storage.save import is_saved_model, refuse_others, write_model
 
-LARGEST_CONFIG = 1 << 16
-"""Bytes of a config.json."""
-
+LARGEST_CONFIG = 1 << 16  # bytes of a config.json
 # What a constructor raises is the fault of the arguments that it got.
 _NOT_MADE = f"is not loaded: no model can be made of {CONFIG_NAME} and the arguments given"
-
+# How a file is fetched: what huggingface_hub passes on beside a constructor's arguments.
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-"""How a file is fetched: what huggingface_hub passes on beside a constructor's arguments."""
 
 CARD_NAME = "README.md"
 CARD = """---
@@ -76,10 +73,7 @@ class HubMixin(
     paper_url="https://arxiv.org/abs/1306.0543",
     model_card_template=CARD,
 ):
-    """What a model class needs to be kept in a folder and on the Hub, dictionaries included.
-
-    A class that takes it needs no more.
-    """
+    """All that a model class needs to be kept in a folder and on the Hub, dictionaries included."""
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -26,11 +26,8 @@ from weightcast.weight import PredictedWeight
 Format = Literal["onnx", "torch"]
 Form = Literal["factored", "merged"]
 
-_GROWTH = 64
-"""Numbers by which folding one constant expression of an ONNX graph may make the file larger."""
-
-_SAMPLE = 2**16
-"""Bytes of a .pt2 file's entry that tell whether to compress it."""
+_GROWTH = 64  # numbers by which folding a constant of an ONNX graph may make the file larger
+_SAMPLE = 2**16  # bytes of a .pt2 file's entry that tell whether to compress it
 
 
 def export(
@@ -50,15 +47,11 @@ def export(
 
     Args:
         model: with predicted layers, or none; it is left as it is, and exported in evaluation mode.
-        path: of the file; one that is there is replaced.
-        inputs: an example of what the model is called with: a tensor, or one for each argument. Its
-            numbers do not matter.
+        path: of the file, which is returned; one that is there is replaced.
+        inputs: an example tensor, or one for each argument; their numbers do not matter.
         format: ``onnx`` (extra ``onnx``), or ``torch``: a .pt2 file for ``torch.export.load``.
         form: ``factored`` or ``merged``.
         dynamic_batch: let the first axis have any length; else the file is for that of ``inputs``.
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: an unknown format or form, a model that cannot be traced, or an ONNX file above
@@ -119,7 +112,7 @@ def _as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _write_program(program: ExportedProgram, path: Path) -> None:
-    """A .pt2 file that is compressed where that pays: the graph's JSON, and indices of int64."""
+    """Write a .pt2 file, compressed where that pays: the graph's JSON, and indices of int64."""
     with TemporaryFile(dir=path.parent) as draft:
         torch.export.save(program, draft)  # pyright: ignore[reportArgumentType]
         with ZipFile(draft) as plain, ZipFile(path, "w") as archive:
@@ -167,8 +160,8 @@ def _tidy_constants(model: Any) -> None:
     import onnx_ir as ir
 
     for value in list(model.graph.initializers.values()):
-        array = np.ascontiguousarray(value.const_value.numpy())
-        array = array.reshape(value.const_value.shape)
+        constant = value.const_value
+        array = np.ascontiguousarray(constant.numpy()).reshape(constant.shape)
         wide = value.dtype == ir.DataType.INT64 and not value.is_graph_output()
         if wide and array.size > _GROWTH and abs(array).max() < 2**31:
             _cast_uses(model, value)
@@ -182,8 +175,7 @@ def _cast_uses(model: Any, value: Any) -> None:
     import onnx_ir as ir
 
     either = ("Gather", "GatherElements", "ScatterElements")  # take indices of both sizes
-    others = [(node, at) for node, at in value.uses() if at != 1 or node.op_type not in either]
-    if others:
+    if others := [(n, at) for n, at in value.uses() if at != 1 or n.op_type not in either]:
         wide = ir.node("Cast", [value], {"to": ir.DataType.INT64})
         model.graph.insert_before(model.graph[0], wide)
         for node, at in others:

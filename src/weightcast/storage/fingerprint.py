@@ -14,33 +14,23 @@ from weightcast.dictionaries.mixing import mix
 from weightcast.serialization import Configuration
 
 _PROBES = 4
-TOLERANCE = 1e-5
-"""How far a rebuilt dictionary's fingerprint may lie from the stored one, in units of its size."""
+TOLERANCE = 1e-5  # how far a rebuilt dictionary's sums may lie from the stored ones, per size
 
 
 @dataclass(frozen=True)
 class Fingerprint(Configuration):
-    """sum_a w_a (U^T x_k)_a for a few fixed x_k and fixed weights w over all columns' atoms.
+    """``sums``: sum_a w_a (U^T x_k)_a for a few fixed x_k and weights w over all columns' atoms.
 
     It takes a few rows through the base, and not U. Another base, other atoms or the same ones in
-    another order move the sums by about ``size``.
-
-    Args:
-        sums: one per x_k.
-        size: the root of the sum of squares of all (U^T x_k)_a.
+    another order move the sums by about ``size``: the norm of all (U^T x_k)_a.
     """
 
     sums: tuple[float, ...]
     size: float
 
     def agrees(self, other: Fingerprint, dtypes: tuple[torch.dtype, torch.dtype]) -> bool:
-        """Whether both may be of the same dictionary.
-
-        Args:
-            other: made elsewhere: by another version, on another machine, in another dtype.
-            dtypes: of the two dictionaries. Rounding in half precision is far larger than what
-                rebuilding elsewhere changes.
-        """
+        """Whether both may be of the same dictionary, built in these two dtypes."""
+        # Rounding in half precision is far larger than what rebuilding elsewhere changes.
         rounding = max(torch.finfo(dtype).eps for dtype in dtypes)
         allowed = (TOLERANCE + 8 * rounding) * max(self.size, other.size)
         if not math.isfinite(allowed):

@@ -9,18 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-BAD_DATA = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What Python, NumPy and torch raise when what they are given makes no sense here."""
+# What Python, NumPy and torch raise when what they are given makes no sense here.
+_BAD_DATA = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError)
+_BAD_DATA += (MemoryError, RuntimeError, TypeError, ValueError)
 
 
 class FormatError(ValueError):
@@ -29,7 +20,7 @@ class FormatError(ValueError):
 
 @contextmanager
 def naming(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Let a FormatError begin with the folder, file or repository that it is about."""
+    """Put the folder, file or repository that a FormatError is about at its beginning."""
     try:
         yield
     except FormatError as error:
@@ -38,12 +29,12 @@ def naming(place: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def refusing(reason: str) -> Iterator[None]:
-    """Turn whatever nonsense in a file lets others raise into a FormatError of this reason."""
+    """Turn what others raise over the nonsense in a file into a FormatError of this reason."""
     try:
         yield
     except FormatError:
         raise
-    except BAD_DATA as error:
+    except _BAD_DATA as error:
         raise FormatError(f"{reason}: {excerpt(error)}") from error
 
 
@@ -56,11 +47,7 @@ def excerpt(value: Any) -> str:
 
 
 def parse_json(text: bytes, name: str) -> Any:
-    """Read JSON text of bounded length, in which no name comes twice in one object.
-
-    Raises:
-        FormatError: it is no such text, and from the file ``name``.
-    """
+    """Read short JSON text from the file ``name``, where no name comes twice in one object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

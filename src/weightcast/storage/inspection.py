@@ -20,36 +20,21 @@ _CHUNK = 1 << 20  # numbers that are looked at together
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a saved folder holds, all of it read and in agreement with its checksums.
-
-    Args:
-        manifest: of the model.
-        n_bytes: of both files.
-        not_finite: names of tensors that hold NaN or infinite numbers.
-    """
+    """What a saved folder holds, all of it read and in agreement with its checksums."""
 
     manifest: Manifest
-    n_bytes: int
-    not_finite: tuple[str, ...]
+    n_bytes: int  # of both files
+    not_finite: tuple[str, ...]  # names of tensors that hold NaN or infinite numbers
 
 
 def inspect(folder: str | os.PathLike[str]) -> Inspection:
-    """Read a folder that :func:`save` wrote whole, one tensor at a time.
-
-    Raises:
-        FormatError: files are missing, damaged or of another schema, or state other counts than
-            those of their tensors.
-    """
-    with (
-        naming(folder),
-        refusing("cannot be read"),
-        open_folder(Path(folder)) as (manifest_file, tensors_file),
-    ):
-        n_bytes = [os.fstat(file.fileno()).st_size for file in (manifest_file, tensors_file)]
+    """Read all of a folder that :func:`save` wrote, one tensor at a time, or a FormatError."""
+    with naming(folder), refusing("cannot be read"), open_folder(Path(folder)) as files:
+        n_bytes = [os.fstat(file.fileno()).st_size for file in files]
         if n_bytes[0] > _LARGEST:
             raise FormatError(f"is not read: {JSON_NAME} has {n_bytes[0]} bytes")
-        manifest = read_manifest(manifest_file.read(n_bytes[0]))
-        file = TensorFile(tensors_file, manifest.tensors)
+        manifest = read_manifest(files[0].read(n_bytes[0]))
+        file = TensorFile(files[1], manifest.tensors)
         for alias, name in manifest.ties.items():
             if name not in file.entries:
                 raise FormatError(f"is damaged: {excerpt(alias)} is tied to nothing")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +12,7 @@ from torch import nn
 from weightcast.layers import PredictedLayer
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.storage.allowance import Allowance
-from weightcast.storage.format_error import BAD_DATA, FormatError, excerpt, naming
+from weightcast.storage.format_error import FormatError, excerpt, naming, refusing
 from weightcast.storage.manifest import JSON_NAME, Manifest, max_bytes, read_manifest
 from weightcast.storage.open_files import open_files, open_folder
 from weightcast.storage.rebuild import TensorReader, rebuild
@@ -30,8 +30,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = Fa
     Args:
         folder: to read; nothing in it is executed, and links in it are not followed.
         model: the dense model that was converted, with any weights; it is left as it is.
-        trusted: build dictionaries again whatever that takes, as for a folder of your own. All else
-            is checked as ever.
+        trusted: rebuild dictionaries whatever that takes; all else is checked as ever.
 
     Returns:
         A copy of ``model`` with predicted layers and the saved tensors.
@@ -52,29 +51,9 @@ def load_files(
     *,
     trusted: bool = False,
 ) -> nn.Module:
-    """Read the two files of a saved model from wherever they are, such as a cache of links.
-
-    Args:
-        manifest: the JSON file.
-        tensors: the safetensors file.
-        model: as for :func:`load`.
-        trusted: as for :func:`load`.
-
-    Raises:
-        FormatError: as :func:`load` does.
-    """
+    """Read a saved model's two files, wherever they are; the rest is as for :func:`load`."""
     with naming(manifest), open_files(Path(manifest), Path(tensors)) as files:
         return _load(*files, model, trusted=trusted)
-
-
-def _read_manifest_for(names: Iterable[str], file: BinaryIO) -> Manifest:
-    """The manifest, if it is no longer than one that names these modules and tensors may be."""
-    size, allowed = os.fstat(file.fileno()).st_size, max_bytes(names)
-    if size > allowed:
-        raise FormatError(
-            f"does not fit: {JSON_NAME} has {size} bytes, for this model it has at most {allowed}"
-        )
-    return read_manifest(file.read(size))
 
 
 def _load(
@@ -83,7 +62,13 @@ def _load(
     _check_model(model)
     dense = convertible_layers(model)
     modules = [name for name, _ in model.named_modules()]
-    manifest = _read_manifest_for([*modules, *dense, *model.state_dict()], manifest_file)
+    size = os.fstat(manifest_file.fileno()).st_size
+    allowed = max_bytes([*modules, *dense, *model.state_dict()])
+    if size > allowed:
+        raise FormatError(
+            f"does not fit: {JSON_NAME} has {size} bytes, for this model it has at most {allowed}"
+        )
+    manifest = read_manifest(manifest_file.read(size))
     _check_names(manifest, dense, model)
     file = TensorFile(tensors_file, manifest.tensors)
     reader = TensorReader(file, manifest.ties, Allowance(model, trusted=trusted))
@@ -91,12 +76,8 @@ def _load(
     def make(name: str, layer: nn.Module, *_: Any) -> PredictedLayer:
         rule = manifest.plan.rules[name]
         assert rule is not None
-        try:
+        with refusing(f"cannot be read: layer {name!r}"):
             return rebuild(name, layer, rule, manifest.layers[name], reader)
-        except FormatError:
-            raise
-        except BAD_DATA as error:
-            raise FormatError(f"cannot be read: layer {name!r}: {excerpt(error)}") from error
 
     loaded = swap(model, manifest.layers, make)
     _fill(loaded, file, manifest, reader.read)
@@ -124,10 +105,9 @@ def _check_names(manifest: Manifest, dense: Collection[str], model: nn.Module) -
         if name not in dense:
             raise FormatError(f"does not fit: the model has no dense layer {excerpt(name)}")
     # V stands for the weight; indices, mixing and the factors of a base are added.
-    added = (
-        2 + len(layer.base.factors if layer.base else ()) for layer in manifest.layers.values()
-    )
-    n_names, most = len(manifest.tensors) + len(manifest.ties), len(model.state_dict()) + sum(added)
+    bases = [layer.base.factors if layer.base else () for layer in manifest.layers.values()]
+    most = len(model.state_dict()) + sum(2 + len(factors) for factors in bases)
+    n_names = len(manifest.tensors) + len(manifest.ties)
     if n_names > most:
         raise FormatError(f"does not fit: it names {n_names} tensors, the model has up to {most}")
 

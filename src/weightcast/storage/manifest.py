@@ -22,52 +22,31 @@ _BYTES, _BYTES_PER_NAME = 1 << 16, 1 << 12
 
 @dataclass(frozen=True)
 class LayerManifest(Configuration):
-    """What is known of one predicted layer before it is made.
+    """What is known of one predicted layer before it is made."""
 
-    Args:
-        layer: its class.
-        dtype: of its weights.
-        n_visible: inputs of one unit.
-        n_units: number of units.
-        learned: how many numbers it learns.
-        base: how its base is stored; None where base and mixing are rebuilt from the rule.
-        mixed: whether its mixing is stored too.
-        fingerprint: of what is to be rebuilt; None where nothing is.
-    """
-
-    layer: str
-    dtype: str
+    layer: str  # its class
+    dtype: str  # of its weights
     n_visible: int
     n_units: int
-    learned: int
-    base: BaseSpec | None = None
-    mixed: bool = False
-    fingerprint: Fingerprint | None = None
+    learned: int  # how many numbers it learns
+    base: BaseSpec | None = None  # how its base is stored; None where it is rebuilt from the rule
+    mixed: bool = False  # whether its mixing is stored too
+    fingerprint: Fingerprint | None = None  # of what is to be rebuilt; None where nothing is
 
 
 @dataclass(frozen=True)
 class Manifest(Configuration):
-    """Everything about a saved model but its tensors.
-
-    Args:
-        schema: version of this format.
-        versions: of the packages that wrote it.
-        plan: the rule of every predicted layer, by its name.
-        layers: predicted layers by their names.
-        counts: of the whole model: ``learned`` and ``saved`` numbers.
-        tensors: names in the tensors' file to checksums.
-        ties: names of tensors that are the same as another's, to that one's name.
-    """
+    """Everything about a saved model but its tensors."""
 
     KIND = "Facts"  # in error messages, as ever
 
-    schema: int
-    versions: dict[str, str]
-    plan: Plan
+    schema: int  # version of this format
+    versions: dict[str, str]  # of the packages that wrote it
+    plan: Plan  # the rule of every predicted layer, by its name
     layers: dict[str, LayerManifest]
-    counts: dict[str, int]
-    tensors: dict[str, str]
-    ties: dict[str, str]
+    counts: dict[str, int]  # of the whole model: ``learned`` and ``saved`` numbers
+    tensors: dict[str, str]  # names in the tensors' file to checksums
+    ties: dict[str, str]  # names of tensors that are the same as another's, to that one's name
 
     def __post_init__(self) -> None:
         if self.plan.rules.keys() != self.layers.keys() or None in self.plan.rules.values():
@@ -84,18 +63,12 @@ def write_manifest(manifest: Manifest) -> bytes:
     """JSON text, with a checksum of all else in it."""
     data = _without_kind(manifest) | {"plan": manifest.plan.to_dict()}
     data["layers"] = {name: _without_kind(layer) for name, layer in manifest.layers.items()}
-    return json.dumps(data | {"checksum": _checksum(data)}, indent=1, allow_nan=False).encode()
+    data["checksum"] = text_checksum(json.dumps(data))
+    return json.dumps(data, indent=1, allow_nan=False).encode()
 
 
 def read_manifest(text: bytes) -> Manifest:
-    """Undo :func:`write_manifest`.
-
-    Args:
-        text: JSON, of bounded length: what is made of it takes up to 30 times as much memory.
-
-    Raises:
-        FormatError: no JSON, another schema, another checksum, or fields that are none of ours.
-    """
+    """Undo :func:`write_manifest`; what is made of a text takes up to 30 times as much memory."""
     data = parse_json(text, JSON_NAME)
     schema = data.get("schema") if isinstance(data, dict) else None
     if type(schema) is not int or schema != SCHEMA:
@@ -106,7 +79,7 @@ def read_manifest(text: bytes) -> Manifest:
             f"{SCHEMA}{remedy}"
         )
     with refusing("cannot be read"):
-        if data.pop("checksum", None) != _checksum(data):
+        if data.pop("checksum", None) != text_checksum(json.dumps(data)):
             raise FormatError(f"is damaged: {JSON_NAME} was changed after it was saved (checksum)")
         _check_keys(data)
         plan = Plan.from_dict(data.get("plan", {}))
@@ -126,10 +99,6 @@ def _check_keys(data: dict[str, Any]) -> None:
 def _without_kind(value: Any) -> dict[str, Any]:
     """The fields of an object whose class is known anyway."""
     return {name: field for name, field in encode(value).items() if name != "kind"}
-
-
-def _checksum(data: dict[str, Any]) -> str:
-    return text_checksum(json.dumps(data))
 
 
 def text_checksum(text: str) -> str:

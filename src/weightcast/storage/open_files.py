@@ -26,9 +26,6 @@ def open_folder(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
     The folder is opened first, and its files by way of it: they belong together even if the
     folder is replaced between the two. Then the new one is opened.
-
-    Raises:
-        FormatError: a file is missing, or is a link, a folder or a pipe.
     """
     manifest, tensors = _open_latest(folder)
     with manifest, tensors:
@@ -37,11 +34,7 @@ def open_folder(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 @contextmanager
 def open_files(manifest: Path, tensors: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The same two files, wherever they lie; links, as in a download cache, are followed.
-
-    Raises:
-        FormatError: a file is missing, or is a folder or a pipe.
-    """
+    """The same two files, wherever they lie; links, as in a download cache, are followed."""
     with ExitStack() as stack:
         try:
             first, second = (
@@ -81,15 +74,9 @@ def _open_both(folder: Path) -> tuple[BinaryIO, BinaryIO]:
 
 
 def open_regular(path: Path, folder: int | None = None) -> BinaryIO:
-    """Open a file for reading, without waiting and without following a link.
+    """Open a regular file (no link, folder, pipe or device) without waiting.
 
-    Args:
-        path: of the file.
-        folder: the descriptor of a folder from which ``path`` leads to it.
-
-    Raises:
-        FormatError: it is a link, a folder, a pipe or a device.
-        OSError: it cannot be opened, or is not there.
+    ``folder`` is the descriptor of a folder from which ``path`` leads to it.
     """
     try:
         descriptor = os.open(path, _FILE, dir_fd=folder)
@@ -104,7 +91,7 @@ def open_regular(path: Path, folder: int | None = None) -> BinaryIO:
 
 
 def _identity(folder: Path) -> tuple[int, int, int] | None:
-    """Which folder is there, if any, and since when it holds what it holds."""
+    """Which folder is there, if any, and when its contents last changed."""
     try:
         found = folder.stat()
     except OSError:

@@ -16,20 +16,12 @@ from weightcast.serialization import Configuration
 
 @dataclass(frozen=True)
 class BaseSpec(Configuration):
-    """What a base is made of.
-
-    Args:
-        kind_of_base: which operator of the factors.
-        factors: (n, m) for each factor that is a matrix, n for each that is an identity.
-
-    Raises:
-        ValueError: another form, or factors of which it cannot be made.
-    """
+    """What a base is made of."""
 
     KIND = "BaseFacts"  # in the files of schema 2
 
     kind_of_base: Literal["dense", "identity", "kronecker"]
-    factors: tuple[tuple[int, ...] | int, ...]
+    factors: tuple[tuple[int, ...] | int, ...]  # (n, m) of a matrix, n of an identity
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -54,25 +46,23 @@ class BaseSpec(Configuration):
 
 
 def pack(base: Base) -> tuple[BaseSpec, dict[str, Tensor]]:
-    """The spec and the tensors of a base; one of another kind than ours is multiplied out.
+    """The spec of a base, and by its name in a state dict every factor that is a matrix, (m, n).
 
-    Args:
-        base: B (n_visible, n_base).
-
-    Returns:
-        The spec, and by its name in a state dict every factor that is a matrix, (m, n): rows are
-        atoms.
+    A base of another kind than ours is multiplied out.
     """
     if isinstance(base, IdentityBase):
         return BaseSpec("identity", (base.n_visible,)), {}
     if isinstance(base, KroneckerBase):
         factors = [base.factor(axis) for axis in range(len(base.sizes_in))]
-        sizes = (
-            n if F is None else (n, len(F)) for n, F in zip(base.sizes_in, factors, strict=True)
-        )
+        pairs = zip(base.sizes_in, factors, strict=True)
+        sizes = tuple(n if F is None else (n, len(F)) for n, F in pairs)
         tensors = {f"factor_{axis}": F for axis, F in enumerate(factors) if F is not None}
-        return BaseSpec("kronecker", tuple(sizes)), tensors
-    atoms = base.atoms if isinstance(base, DenseBase) else _multiplied_out(base)
+        return BaseSpec("kronecker", sizes), tensors
+    if isinstance(base, DenseBase):
+        atoms = base.atoms
+    else:
+        like = next(base.buffers(), torch.empty(0))
+        atoms = base.rows(torch.arange(base.n_base, device=like.device))
     return BaseSpec("dense", ((base.n_visible, base.n_base),)), {"atoms": atoms}
 
 
@@ -90,8 +80,3 @@ def unpack(spec: BaseSpec, read: Callable[[str], Tensor], *, learned: bool) -> B
             for axis, factor in enumerate(spec.factors)
         ]
     )
-
-
-def _multiplied_out(base: Base) -> Tensor:
-    like = next(base.buffers(), torch.empty(0))
-    return base.rows(torch.arange(base.n_base, device=like.device))

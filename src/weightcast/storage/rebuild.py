@@ -1,4 +1,4 @@
-"""rebuild: one predicted layer in place of a dense one, as its rule, facts and tensors say.
+"""rebuild: one predicted layer in place of a dense one, as its rule, manifest and tensors say.
 
 Everything is compared before it is used: sizes with the model's, shapes in the header of the
 tensors' file with both, and the work of building a dictionary with what a model may take.
@@ -26,13 +26,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class TensorReader:
-    """Reads indices, mixing and bases from a file; what several layers share is made once.
-
-    Args:
-        file: of the tensors.
-        ties: names of tensors that are the same as another's, to that one's name.
-        allowance: for building what the file does not hold.
-    """
+    """Reads indices, mixing and bases from a file; what several layers share is made once."""
 
     def __init__(self, file: TensorFile, ties: dict[str, str], allowance: Allowance) -> None:
         self.file = file
@@ -46,14 +40,14 @@ class TensorReader:
         return self.file.entry(self.ties.get(name, name))
 
     def tensor(self, name: str) -> Tensor:
-        """Such a tensor of any shape."""
+        """A tensor by such a name, of any shape."""
         source = self.ties.get(name, name)
         self.read.update((name, source))
         return self.file.read(source)
 
-    def base(self, prefix: str, facts: BaseSpec, *, learned: bool) -> Base:
+    def base(self, prefix: str, spec: BaseSpec, *, learned: bool) -> Base:
         """A stored base; where all its tensors are tied to another's, that one."""
-        names = {f"{prefix}base.{name}": shape for name, shape in facts.shapes.items()}
+        names = {f"{prefix}base.{name}": shape for name, shape in spec.shapes.items()}
         for name, shape in names.items():
             entry = self.entry(name)
             if entry.shape != shape or entry.dtype not in _FLOATS:
@@ -61,69 +55,61 @@ class TensorReader:
                     f"does not fit: {name!r} is {entry.shape} of {entry.dtype}, not {shape}"
                 )
         self.read.update(names)
-        key = (facts, *(self.ties.get(name, name) for name in names))
-        return self.shared.original(
-            key,
-            lambda: unpack(
-                facts, lambda name: self.tensor(f"{prefix}base.{name}"), learned=learned
-            ),
-        )
+        key = (spec, *(self.ties.get(name, name) for name in names))
+
+        def read(name: str) -> Tensor:
+            return self.tensor(f"{prefix}base.{name}")
+
+        return self.shared.original(key, lambda: unpack(spec, read, learned=learned))
 
 
 def rebuild(
-    name: str, dense: nn.Module, rule: Rule, facts: LayerManifest, source: TensorReader
+    name: str, dense: nn.Module, rule: Rule, manifest: LayerManifest, source: TensorReader
 ) -> PredictedLayer:
-    """The predicted layer for a dense one, with arbitrary V.
-
-    Args:
-        name: of the layer.
-        dense: the model's layer of this name.
-        rule: the layer's.
-        facts: of the layer, from the manifest.
-        source: of its indices, and of base and mixing where these are stored.
-
-    Raises:
-        FormatError: something of it does not fit the rest, or takes too much work.
-    """
+    """The predicted layer for a dense one of this name, with arbitrary V."""
     seen = view(dense)
-    if facts.layer != seen.counterpart.__name__:
+    if manifest.layer != seen.counterpart.__name__:
         raise FormatError(
-            f"does not fit: layer {name!r} was saved as a {excerpt(facts.layer)}, the model has "
+            f"does not fit: layer {name!r} was saved as a {excerpt(manifest.layer)}, the model has "
             f"a {type(dense).__name__} there"
         )
     n_visible, n_units = seen.sizes
-    if (n_visible, n_units) != (facts.n_visible, facts.n_units):
+    if (n_visible, n_units) != (manifest.n_visible, manifest.n_units):
         raise FormatError(
-            f"does not fit: layer {name!r} was saved with {facts.n_visible} inputs and "
-            f"{facts.n_units} units, the model has {n_visible} and {n_units}"
+            f"does not fit: layer {name!r} was saved with {manifest.n_visible} inputs and "
+            f"{manifest.n_units} units, the model has {n_visible} and {n_units}"
         )
-    indices = _indices(name, rule, facts, source)
-    atoms = None
-    if facts.base is not None:
-        atoms = _stored_atoms(name, rule, facts, indices, source)
-    else:
-        _check_rebuildable(name, rule, facts)
-        grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
-        source.allowance.spend(building(rule.dictionary, grid, n_visible, indices), name)
-    layer = seen.predict(rule, seed=None, bases=source.shared, indices=indices, atoms=atoms)
-    if facts.fingerprint is not None and facts.base is None:
-        _check_fingerprint(name, layer, facts.fingerprint, facts.dtype)
+    indices = _indices(name, rule, manifest, source)
+    if manifest.base is not None:
+        atoms = _stored_atoms(name, rule, manifest, indices, source)
+        return seen.predict(rule, seed=None, bases=source.shared, indices=indices, atoms=atoms)
+    if manifest.fingerprint is None:
+        raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
+    if not rule.dictionary.rebuildable:
+        raise FormatError(
+            f"is damaged: layer {name!r} has no stored base, and a "
+            f"{type(rule.dictionary).__name__} cannot be rebuilt"
+        )
+    grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
+    source.allowance.spend(building(rule.dictionary, grid, n_visible, indices), name)
+    layer = seen.predict(rule, seed=None, bases=source.shared, indices=indices)
+    _check_fingerprint(name, layer, manifest.fingerprint, manifest.dtype)
     return layer
 
 
-def _indices(name: str, rule: Rule, facts: LayerManifest, source: TensorReader) -> Tensor:
-    """(columns, n_atoms) int64, in a file that holds as much of V as they are for."""
+def _indices(name: str, rule: Rule, manifest: LayerManifest, source: TensorReader) -> Tensor:
+    """(columns, n_atoms) int64; a FormatError unless the file's V fits them."""
     prefix = f"{name}." if name else ""
-    n_atoms = count_atoms(rule.fraction, facts.n_visible)
+    n_atoms = count_atoms(rule.fraction, manifest.n_visible)
     V, entry = source.entry(f"{prefix}V"), source.entry(f"{prefix}atoms.indices")
-    if rule.columns > facts.n_units:
+    if rule.columns > manifest.n_units:
         raise FormatError(
-            f"does not fit: layer {name!r} has {rule.columns} columns for {facts.n_units} units"
+            f"does not fit: layer {name!r} has {rule.columns} columns for {manifest.n_units} units"
         )
-    if V.shape != (n_atoms, facts.n_units):
+    if V.shape != (n_atoms, manifest.n_units):
         raise FormatError(
             f"does not fit: layer {name!r} has V {V.shape}, its rule makes it "
-            f"{(n_atoms, facts.n_units)}"
+            f"{(n_atoms, manifest.n_units)}"
         )
     if entry.shape != (rule.columns, n_atoms) or entry.dtype not in _INTEGERS:
         raise FormatError(
@@ -137,24 +123,23 @@ def _indices(name: str, rule: Rule, facts: LayerManifest, source: TensorReader) 
 
 
 def _stored_atoms(
-    name: str, rule: Rule, facts: LayerManifest, indices: Tensor, source: TensorReader
+    name: str, rule: Rule, manifest: LayerManifest, indices: Tensor, source: TensorReader
 ) -> Atoms:
     """Atoms whose base and mixing the file holds."""
-    assert facts.base is not None
+    assert manifest.base is not None
     prefix = f"{name}.atoms." if name else "atoms."
-    base = source.base(prefix, facts.base, learned=rule.dictionary.learns_base)
-    if base.n_visible != facts.n_visible:
+    base = source.base(prefix, manifest.base, learned=rule.dictionary.learns_base)
+    if base.n_visible != manifest.n_visible:
         raise FormatError(
             f"does not fit: the base {prefix}base is for {base.n_visible} inputs, not "
-            f"{facts.n_visible}"
+            f"{manifest.n_visible}"
         )
-    if (
-        base.n_static < base.n_visible * base.n_base
-    ):  # others are as large as their part of the file
+    # Others are as large as their part of the file.
+    if base.n_static < base.n_visible * base.n_base:
         check_width(base, rule.columns, name)
         source.allowance.spend(stacking(base.multiply_adds, base.n_visible, indices), name)
     mixing = None
-    if facts.mixed:
+    if manifest.mixed:
         entry = source.entry(f"{prefix}mixing")
         shapes = ((*indices.shape,), (*indices.shape, indices.shape[1]))
         fits = len(entry.shape) == 4 or entry.shape in shapes  # Atoms checks blocks
@@ -162,17 +147,6 @@ def _stored_atoms(
             raise FormatError(f"does not fit: {prefix}mixing is {entry.shape} of {entry.dtype}")
         mixing = source.tensor(f"{prefix}mixing")
     return Atoms(base, indices, mixing)
-
-
-def _check_rebuildable(name: str, rule: Rule, facts: LayerManifest) -> None:
-    """Refuse to build at random, or from data, what must have been stored."""
-    if facts.fingerprint is None:
-        raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
-    if not rule.dictionary.rebuildable:
-        raise FormatError(
-            f"is damaged: layer {name!r} has no stored base, and a "
-            f"{type(rule.dictionary).__name__} cannot be rebuilt"
-        )
 
 
 def _check_fingerprint(name: str, layer: PredictedLayer, stored: Fingerprint, saved: str) -> None:

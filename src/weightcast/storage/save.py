@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,6 @@ from weightcast.storage.state import check_state, saved_tensors, untied, without
 from weightcast.storage.tensors import write_tensors
 
 Bases = Literal["rebuild", "store"]
-"""``rebuild``: bases that follow from the plan are made anew by load. ``store``: all are saved."""
 
 _WORDS = 1 << 14  # bytes of JSON and header that nobody minds, some ten layers' worth
 
@@ -63,11 +63,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "re
 
 
 def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> None:
-    """Write a model's two files into an empty folder; arguments as for :func:`save`.
-
-    Raises:
-        ValueError: the model holds what these files cannot.
-    """
+    """Write a model's two files into an empty folder; arguments as for :func:`save`."""
     check_values(model)
     layers = predicted_layers(model)
     state, stored = saved_tensors(model, layers, store=bases == "store")
@@ -105,11 +101,7 @@ def is_saved_model(folder: Path) -> bool:
 
 
 def refuse_others(folder: Path) -> None:
-    """Refuse to replace what ``save`` did not write.
-
-    Raises:
-        ValueError: the folder holds something else.
-    """
+    """Refuse to replace what ``save`` did not write."""
     if not is_saved_model(folder):
         raise ValueError(
             f"{folder} exists and is no saved model, so it is not replaced: choose a new folder"
@@ -136,12 +128,11 @@ def checkpoint_bytes(model: nn.Module) -> int:
 
 def _rule_of(layer: PredictedLayer) -> Rule:
     """A layer's rule, or one in its place where its dictionary has no text form."""
-    rule = layer.rule
     try:
-        encode(rule)
+        encode(layer.rule)
     except ValueError:  # holds an estimator; its atoms are stored all the same
-        return Rule(StoredAtoms(), rule.fraction, rule.columns, rule.grid, rule.path)
-    return rule
+        return replace(layer.rule, dictionary=StoredAtoms())
+    return layer.rule
 
 
 def _describe(layer: PredictedLayer, base: BaseSpec | None) -> LayerManifest:
@@ -160,7 +151,7 @@ def _describe(layer: PredictedLayer, base: BaseSpec | None) -> LayerManifest:
 def _warn_of_size(
     tensors: dict[str, Tensor], layers: dict[str, PredictedLayer], words: int
 ) -> None:
-    """Say so where predicting layers made the folder larger; ``words`` are JSON and header."""
+    """Warn where predicting layers made the folder larger; ``words`` bytes are JSON and header."""
     dense = saved = 0
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""

@@ -16,12 +16,9 @@ from weightcast.storage.packing import BaseSpec, pack
 def saved_tensors(
     model: nn.Module, layers: dict[str, PredictedLayer], *, store: bool
 ) -> tuple[dict[str, Tensor], dict[str, BaseSpec]]:
-    """The tensors to save, and how the bases among them are kept.
+    """The tensors to save, and how the bases among them are kept; ``store``: all bases.
 
-    Args:
-        model: with predicted layers, or none.
-        layers: its predicted layers by their first names.
-        store: bases too that could be rebuilt.
+    ``layers`` are the model's predicted layers by their first names.
     """
     state = without_atoms(model, model.state_dict())
     check_state(state)
@@ -38,12 +35,7 @@ def saved_tensors(
 
 
 def check_state(state: Mapping[str, Any]) -> None:
-    """Refuse a model's state of which these files would hold, or give back, less than all.
-
-    Raises:
-        ValueError: a value that is no tensor, that is some module's extra state, or a parameter
-            without a shape yet, named.
-    """
+    """Refuse a model's state of which these files would hold, or give back, less than all."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -72,15 +64,13 @@ def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(tensor: Tensor) -> Any:
-    """What two tensors have in common that are the same."""
+    """A key that two tensors share if they are the same numbers in the same memory."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors once each, and to which of these names the names of the same ones are tied."""
-    tensors: dict[str, Tensor] = {}
-    ties: dict[str, str] = {}
-    first: dict[Any, str] = {}
+    """Each tensor once, and the other names of the same ones to the name it has there."""
+    tensors, ties, first = {}, {}, {}
     for name, tensor in state.items():
         key = identity(tensor)
         if tensor.numel() and key in first:
@@ -93,8 +83,5 @@ def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]
 
 def _narrowed(indices: Tensor) -> Tensor:
     """Indices in the smallest integers that hold them."""
-    largest = int(indices.max())
-    for dtype in (torch.uint8, torch.int16, torch.int32):
-        if largest <= torch.iinfo(dtype).max:
-            return indices.to(dtype)
-    return indices
+    dtypes, largest = (torch.uint8, torch.int16, torch.int32, torch.int64), int(indices.max())
+    return indices.to(next(dtype for dtype in dtypes if largest <= torch.iinfo(dtype).max))

@@ -1,9 +1,9 @@
 """Tensors in a safetensors file: written and read one at a time, each with its checksum.
 
-The format is that of the ``safetensors`` package, which reads these files and whose files are read
-here: eight bytes that give the length of a JSON header, the header with every tensor's dtype, shape
-and place, and the data without gaps. It is read here so that nothing is allocated on the word
-of a header: a tensor goes straight from the file to where it belongs, after its shape was compared.
+The format is that of the ``safetensors`` package: eight bytes that give the length of a JSON
+header, the header with every tensor's dtype, shape and place, and the data without gaps. We read it
+ourselves so that nothing is allocated because a header says so: a tensor goes straight from the
+file to where it belongs, after its shape was compared.
 """
 
 from __future__ import annotations
@@ -36,18 +36,7 @@ _ENTRY = 512  # bytes of a tensor's entry in the header beside its name, with ro
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write a new safetensors file.
-
-    Args:
-        path: of the file; there must be none.
-        tensors: of any device, in any layout of memory.
-
-    Returns:
-        The tensors' checksums.
-
-    Raises:
-        ValueError: a tensor that the format cannot hold, named.
-    """
+    """Write a new safetensors file of tensors in any layout of memory; returns their checksums."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     for name, tensor in tensors.items():
         if tensor.dtype not in codes or tensor.layout != torch.strided or tensor.is_meta:
@@ -57,33 +46,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
             )
     # Largest items first, so that every tensor lies at a multiple of its items' size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header, place = {}, 0
+    header, end = {}, 0
     for name in order:
         tensor = tensors[name]
-        shape, begin, place = list(tensor.shape), place, place + tensor.nbytes
-        places = [begin, place]
+        shape, places = list(tensor.shape), [end, end + tensor.nbytes]
         header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": places}
+        end = places[1]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     checksums = {}
-    with path.open("xb") as file:
+    with path.open("xb") as file, ThreadPoolExecutor(1) as thread:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = tensors[name].detach().cpu().contiguous()
-            checksums[name] = _checksum(tensor, _written(file, tensor))
+            large = tensor.nbytes >= _CHUNK
+            running = thread.submit(tensor_checksum, tensor) if large else None
+            file.writelines(_chunks(tensor))
+            checksums[name] = running.result() if running else tensor_checksum(tensor)
     return checksums
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says of a tensor.
-
-    Args:
-        dtype: of its numbers.
-        shape: of any number of axes.
-        begin: its first byte, counted from the end of the header.
-        end: the byte after its last.
-    """
+    """What the header says of a tensor; its bytes begin to end, counted from the header's end."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -92,15 +77,7 @@ class Entry:
 
 
 class TensorFile:
-    """A safetensors file that is open for reading.
-
-    Args:
-        file: opened in binary mode, unbuffered or not.
-        checksums: of all tensors that the file holds.
-
-    Raises:
-        FormatError: the header is no header, or lies about the file, or names other tensors.
-    """
+    """A safetensors file that is open for reading, with the checksums of all its tensors."""
 
     def __init__(self, file: BinaryIO, checksums: Mapping[str, str]) -> None:
         self._file = file
@@ -129,22 +106,14 @@ class TensorFile:
         return self.entries[name]
 
     def read(self, name: str) -> Tensor:
-        """A tensor, on the CPU, in memory of its own.
-
-        Raises:
-            FormatError: there is none, or its checksum is another.
-        """
+        """A tensor, on the CPU, in memory of its own."""
         entry = self.entry(name)
         tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
         self._fill(name, tensor)
         return tensor
 
     def read_into(self, name: str, place: Tensor) -> None:
-        """Fill a tensor of the same shape; its dtype may be another of the same kind.
-
-        Raises:
-            FormatError: there is none of this name, shape or kind, or its checksum is another.
-        """
+        """Fill a tensor of the same shape; one floating-point dtype may be cast to another."""
         entry = self.entry(name)
         if entry.shape != tuple(place.shape):
             raise FormatError(
@@ -214,18 +183,8 @@ def _read_entry(data: Any) -> Entry:
     return Entry(dtype, tuple(shape), begin, end)
 
 
-def _written(file: BinaryIO, tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a tensor, each chunk before it is written."""
-    for chunk in _chunks(tensor):
-        yield chunk
-        file.write(chunk)
-
-
 def _checksum(tensor: Tensor, chunks: Iterator[memoryview]) -> str:
-    """:func:`tensor_checksum`, of a chunk in a thread while the next one is read or written.
-
-    It takes about as long as reading does, and neither needs the interpreter meanwhile.
-    """
+    """:func:`tensor_checksum`, of a chunk in a thread while the next one is read."""
     value = _start(tensor)
     if tensor.nbytes < _CHUNK:  # as most are: a thread would not pay
         for chunk in chunks:
@@ -244,7 +203,6 @@ def _start(tensor: Tensor) -> int:
 
 
 def _chunks(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a contiguous tensor on the CPU, as views of it."""
     data = _bytes(tensor)
     return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
 

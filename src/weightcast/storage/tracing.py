@@ -14,24 +14,11 @@ from torch.export import Dim, ExportedProgram
 
 from weightcast.inputs.batches import calls_to
 
-_LOGGERS = (
-    "torch.onnx",
-    "torch._subclasses.fake_tensor",
-    "torch.fx.experimental.symbolic_shapes",
-)
+_LOGGERS = ("onnx", "_subclasses.fake_tensor", "fx.experimental.symbolic_shapes")  # of torch
 
 
 def trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) -> ExportedProgram:
-    """The model as a graph without weightcast's code, and without traces of this machine.
-
-    Args:
-        model: in evaluation mode.
-        inputs: an example of what it is called with.
-        dynamic_batch: let the first axis have any length.
-
-    Raises:
-        ValueError: the model fails on these inputs, or torch.export does not understand it.
-    """
+    """The model as a graph without weightcast's code, and without traces of this machine."""
     shapes = None
     if dynamic_batch:
         batch = [x.dim() > 0 and x.shape[0] == inputs[0].shape[0] for x in inputs]
@@ -60,7 +47,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) -> 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep away the exporters' remarks, deprecations and dumps: one line tells what is wrong."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers = [logging.getLogger(f"torch.{name}") for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
