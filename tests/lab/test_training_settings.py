@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weightcast.cli.yaml_files import parse_value, read_yaml
+from weightcast.cli.yaml_files import read_yaml
+from weightcast_lab.cli.config_options import parse_value
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings
 from weightcast_lab.training.settings import override
 

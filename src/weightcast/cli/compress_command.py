@@ -25,11 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Compress a model, print what each layer lost, save it.
-
-    Raises:
-        ValueError: what cannot be read, planned or compressed.
-    """
+    """Compress a model, print what each layer lost, save it."""
     model, plan, batches = prepare(options, count="stored")
     how = {"selection": options.selection, "ridge": options.ridge, "seed": options.seed}
     small = compress(model, plan, batches, **how)

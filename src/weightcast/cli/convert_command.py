@@ -19,11 +19,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Convert a model, print its ledger, save it.
-
-    Raises:
-        ValueError: what cannot be read, planned or converted.
-    """
+    """Convert a model, print its ledger, save it."""
     model, plan, batches = prepare(options, count="learned")
     converted = convert(model, plan, inputs=batches, seed=options.seed)
     print(ledger(converted))

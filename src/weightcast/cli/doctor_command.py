@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -39,19 +39,12 @@ EXTRAS = {
 }
 """What each extra is for; one that is not in this list is shown without."""
 
-_JOINT = ("dev", "lab")
-"""Extras that are made of others."""
+_JOINT = ("dev", "lab")  # extras that are made of others
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's report.
-
-    Args:
-        name: of what was looked at.
-        state: ``ok``, ``missing`` where something optional is not there, or ``failed``.
-        detail: what was found, and the remedy where there is one.
-    """
+    """One line of the report; what is ``missing`` is optional, and ``detail`` has the remedy."""
 
     name: str
     state: Literal["ok", "missing", "failed"]
@@ -176,7 +169,6 @@ def _merge(state: dict[str, Any]) -> None:
     torch.testing.assert_close(merged(state["x"]), state["model"](state["x"]), atol=1e-5, rtol=1e-4)
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], None]]
 _STEPS = {"convert": _convert, "train": _train, "save": _save, "load": _load, "merge": _merge}
 
 

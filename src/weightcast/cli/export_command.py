@@ -22,8 +22,7 @@ HELP = """FOLDER is what weightcast train wrote, or wc.save; for the latter, --f
 function that makes the dense network, and --input-shape one of its inputs. The file is run and
 compared with the network."""
 
-_MODEL = "model"
-"""The folder of a saved network within that of a run."""
+_MODEL = "model"  # the folder of a saved network within that of a run
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -49,12 +48,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Export a saved network, run the file and print how far it is from the network.
-
-    Raises:
-        ValueError: a folder that cannot be read, a factory that cannot or must not be imported, or
-            what :func:`weightcast.export` refuses.
-    """
+    """Export a saved network, run the file and print how far it is from the network."""
     folder = Path(options.folder)
     saved = folder / _MODEL if (folder / _MODEL / JSON_NAME).is_file() else folder
     if options.factory is None:
@@ -69,17 +63,13 @@ def run(options: Namespace) -> None:
         raise ValueError("say what one example looks like, such as --input-shape [1,28,28]")
     model = load(saved, dense).eval()
     sizes = [options.fixed_batch] if options.fixed_batch else [2, 1, 5]
-    examples = [_example((size, *shape), alphabet) for size in sizes]
+    examples = [
+        torch.rand(size, *shape) if alphabet is None else torch.randint(alphabet, (size, *shape))
+        for size in sizes
+    ]
     how = {"format": options.format, "form": options.form}
     path = export(model, options.output, examples[0], dynamic_batch=not options.fixed_batch, **how)
     print(_report(path, model, examples, **how))
-
-
-def _example(shape: Sequence[int], alphabet: int | None) -> Tensor:
-    """Noise of this shape, or characters of an alphabet of this size."""
-    if alphabet is None:
-        return torch.rand(*shape)
-    return torch.randint(alphabet, tuple(shape))
 
 
 def _report(
@@ -96,7 +86,8 @@ def _report(
     if runner is None:
         return "\n".join([*lines, "not compared with the network: onnxruntime is not installed"])
     with torch.no_grad():
-        worst = max(_difference(runner(x), model(x)) for x in examples)
+        pairs = [(runner(x), model(x)) for x in examples]
+    worst = max(float((y - expected).abs().max() / expected.abs().max()) for y, expected in pairs)
     sizes = ", ".join(str(len(x)) for x in examples)
     lines.append(
         f"{'largest difference':<19} {worst:.1e} of the largest output; batches of {sizes}"
@@ -115,7 +106,3 @@ def _runner(path: Path, format: Format) -> Callable[[Tensor], Tensor] | None:
     session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())

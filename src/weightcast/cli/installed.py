@@ -1,9 +1,10 @@
 """Commands and functions that other packages offer the command, found by entry points.
 
 A command is a module with SUMMARY, HELP, ``add_options(parser)`` and ``run(options)``, which
-returns the exit code, None for 0; what takes long to import is imported in there. Those of other
-packages are named under ``weightcast.commands``; what the library's own commands ask of other
-packages, under ``weightcast.extensions``. So the library imports no laboratory.
+returns the exit code, None for 0; what takes long to import is imported in there. It may have
+PARSER, a subclass of :class:`weightcast.cli.parsing.Parser`. Other packages name their commands
+under ``weightcast.commands``, and under ``weightcast.extensions`` what the library's own commands
+ask of them: so the library never imports the laboratory.
 """
 
 from __future__ import annotations
@@ -21,15 +22,7 @@ def installed_commands() -> dict[str, ModuleType]:
 
 
 def extension(name: str, purpose: str) -> Any:
-    """What an installed package offers under this name.
-
-    Args:
-        name: of the entry point.
-        purpose: what it is needed for, to be named where it is missing.
-
-    Raises:
-        ValueError: nothing installed offers it, or a package that it needs is missing.
-    """
+    """What an installed package offers under this name; ``purpose`` is named where none does."""
     found = entry_points(group="weightcast.extensions", name=name)
     if not found:
         raise ValueError(f"{purpose} needs the laboratory: {INSTALL_LAB}")

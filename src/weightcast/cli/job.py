@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from weightcast.cli.parsing import number
-from weightcast.cli.result_rows import append_row, make_row, row_counts
+from weightcast.cli.result_rows import Row, append_row, make_row, row_counts
 from weightcast.cli.sources import load_inputs, load_source
-from weightcast.cli.stand_in import StandIn
+from weightcast.cli.stand_in import GUESSED, StandIn
 from weightcast.cli.yaml_files import read_yaml
 from weightcast.layers.counts import ledger
 from weightcast.plan.budget import Count, TooMuchDenseError
@@ -66,34 +66,25 @@ def add_plan(parser: ArgumentParser) -> None:
 
 
 def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any] | None]:
-    """The model, the plan and the batches.
-
-    Args:
-        options: of :func:`add_source` and :func:`add_plan`.
-        count: what a budget counts by default.
-
-    Raises:
-        ValueError: what cannot be read or used; the message says why.
-    """
+    """The model, the plan and the batches; ``count`` is what a budget counts by default."""
     _check(options)
     folder = Path(options.output).expanduser()
     if folder.exists() and not (folder / JSON_NAME).is_file():
         raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
     model = load_source(options.source, options.allow_import, options.factory)
-    if options.inputs is not None and not isinstance(model, nn.Module):
-        raise ValueError(
-            "--inputs need a model to run, and a state dict has weights only: name the "
-            "function that makes the model, --factory package.module:function"
-        )
-    batches = read_inputs(options)
-    if isinstance(model, nn.Module):
-        return model, _find_plan(options, model, batches, count), batches
-    model = StandIn(model)
+    if not isinstance(model, nn.Module):
+        if options.inputs is not None:
+            raise ValueError(
+                "--inputs need a model to run, and a state dict has weights only: name the "
+                "function that makes the model, --factory package.module:function"
+            )
+        model = StandIn(model)
+    batches = load_inputs(options.inputs, options.allow_import, options.batch)
     try:
         return model, _find_plan(options, model, batches, count), batches
     except TooMuchDenseError as error:  # which the guess explains, and no other mistake
-        if model.is_partial:
-            raise ValueError(f"{error}. {model.caveat}") from error
+        if isinstance(model, StandIn) and model.is_partial:
+            raise ValueError(f"{error}. {GUESSED}") from error
         raise
 
 
@@ -104,33 +95,21 @@ def finish(
     folder = Path(options.output).expanduser()
     folder.parent.mkdir(parents=True, exist_ok=True)
     save(model, folder)
-    if options.rows is not None:
-        config = {"plan": plan.to_dict(), "source": _own_name(options.source)}
-        row = result_row(options, config, row_counts(ledger(model)), metrics)
-        append_row(Path(options.rows).expanduser(), row)
-    caveat = f" {model.caveat}" if isinstance(model, StandIn) else ""
+    config = {"plan": plan.to_dict(), "source": _own_name(options.source)}
+    record(options, config, row_counts(ledger(model)), metrics)
+    caveat = f" {GUESSED}" if isinstance(model, StandIn) else ""
     return f"The model is in {folder}: weightcast.load({str(folder)!r}, model) reads it.{caveat}"
 
 
-def read_inputs(options: Namespace) -> list[Any] | None:
-    """The batches that ``--inputs`` names; None without.
-
-    Raises:
-        ValueError: what cannot be read.
-    """
-    if options.inputs is None:
-        return None
-    return load_inputs(options.inputs, options.allow_import, options.batch)
-
-
-def result_row(
+def record(
     options: Namespace,
     config: dict[str, Any],
     counts: dict[str, int],
     metrics: Mapping[str, float | None],
-) -> dict[str, Any]:
-    """The row of a command's work on a source."""
-    return make_row(
+    **more: Any,
+) -> Row:
+    """The row of a command's work on a source; it is appended to the file of ``--rows``."""
+    row = make_row(
         experiment=options.words[0],
         variant=_own_name(options.source),
         dataset="none" if options.inputs is None else _own_name(options.inputs),
@@ -139,14 +118,14 @@ def result_row(
         counts=counts,
         metrics=dict(metrics),
     )
+    row |= more
+    if options.rows is not None:
+        append_row(Path(options.rows).expanduser(), row)
+    return row
 
 
 def _check(options: Namespace) -> None:
-    """Refuse options that nothing would read.
-
-    Raises:
-        ValueError: those beside a plan, both a fraction and a budget, a count of no budget.
-    """
+    """Refuse options that would be ignored."""
     suggested = ("fraction", "budget", "count", "columns")
     given = [f"--{name}" for name in suggested if getattr(options, name) is not None]
     if options.plan is not None and given:

@@ -20,7 +20,7 @@ from weightcast.serialization import nearest
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
-_OWN: dict[str, ModuleType] = {
+_OWN = {
     "convert": convert_command,
     "compress": compress_command,
     "probe": probe_command,
@@ -35,10 +35,7 @@ _ORDER = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: without the program's name; None takes the command line's.
+    """Run one command; ``arguments`` are without the program's name.
 
     Returns:
         The exit code: 0, 1 where trials or checks failed, 2 for a user's mistake, 130 after Ctrl-C.
@@ -61,14 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    """Read one command's options and run it; no other command's are made.
-
-    Raises:
-        ValueError: no command, an unknown one, or options that it refuses.
-    """
+    """Read one command's options and run it; no other command's are made."""
     others = installed_commands()
     found = _OWN | others
-    commands = {name: found[name] for name in sorted(found, key=_place)}
+    commands = {name: found[name] for name in (*_ORDER, *found) if name in found}
     if not words:
         known = " or ".join(", ".join(commands).rsplit(", ", 1))
         raise ValueError(f"name a command: {known}; weightcast --help says more")
@@ -80,15 +73,12 @@ def _dispatch(words: list[str]) -> int:
         remedy = "" if others else f"; demo, train and others need the laboratory: {INSTALL_LAB}"
         raise ValueError(f"invalid choice: {name!r} is no command{nearest(name, commands)}{remedy}")
     command = commands[name]
-    parser = Parser(name, f"{command.SUMMARY} {command.HELP}")
+    make_parser = getattr(command, "PARSER", Parser)
+    parser = make_parser(name, f"{command.SUMMARY} {command.HELP}")
     command.add_options(parser)
     options = parser.read(rest)
     options.words = words  # for those that say how to go on
     return command.run(options) or 0
-
-
-def _place(name: str) -> int:
-    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
 def _print_overview(commands: Mapping[str, ModuleType]) -> None:

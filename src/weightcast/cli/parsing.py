@@ -11,14 +11,11 @@ from typing import Any, NoReturn
 
 from weightcast.serialization import nearest
 
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
 
 class Parser(argparse.ArgumentParser):
-    """A command's options.
-
-    Args:
-        command: its name.
-        text: what it does.
-    """
+    """The options of a command; ``text`` says what it does."""
 
     def __init__(self, command: str, text: str) -> None:
         super().__init__(
@@ -29,19 +26,16 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.command = command
-        self.dotted: tuple[str, ...] = ()
-        """Options such as ``--plan``, whose ``--plan.PATH VALUE`` may name any path."""
         self.register("type", int, checked(int, "int"))
         self.register("type", float, checked(_finite, "float"))
-        self.register("type", bool, checked(_truth, "bool"))
+        self.register("type", bool, checked(lambda text: _TRUTH[text.lower()], "bool"))
 
     def read(self, words: Sequence[str]) -> Namespace:
-        """The options; ``paths`` holds the values of dotted ones by their paths.
+        """The options.
 
         Raises:
             ValueError: unknown words, with the nearest option; missing ones; unreadable values.
         """
-        words, paths = self._split_dotted(words)
         try:
             options, unknown = self.parse_known_args(words)
         except argparse.ArgumentError as error:
@@ -50,7 +44,6 @@ class Parser(argparse.ArgumentParser):
             raise ValueError(str(error)) from error
         if unknown:
             raise ValueError(self._explain(unknown))
-        options.paths = paths
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -66,35 +59,9 @@ class Parser(argparse.ArgumentParser):
         option = next((word for word in unknown if word.startswith("--")), unknown[0])
         return f"unrecognized arguments: {words}{nearest(option.partition('=')[0], known)}"
 
-    def _split_dotted(self, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        """Take out ``--plan.PATH VALUE`` and ``--plan.PATH=VALUE``: layers' names are no options.
-
-        Raises:
-            ValueError: an option without a value.
-        """
-        rest: list[str] = []
-        paths: dict[str, str] = {}
-        remaining = iter(words)
-        for word in remaining:
-            if not word.startswith(tuple(f"{option}." for option in self.dotted)):
-                rest.append(word)
-                continue
-            name, equals, value = word.removeprefix("--").partition("=")
-            if not equals:
-                value = next(remaining, None)
-                if value is None:
-                    raise ValueError(f"--{name} needs a value")
-            paths[name] = value
-        return rest, paths
-
 
 def checked(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
-    """A type of options that says what it expected.
-
-    Args:
-        read: text to value; a ValueError or KeyError refuses it.
-        kind: what it expects, in words.
-    """
+    """A type of options; where ``read`` raises ValueError or KeyError, it names the ``kind``."""
 
     def checked_read(text: str) -> Any:
         try:
@@ -112,10 +79,6 @@ def _finite(text: str) -> float:
     return value
 
 
-def _truth(text: str) -> bool:
-    return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
-
-
 def _number(text: str) -> int | float:
     with contextlib.suppress(ValueError):
         return int(text)
@@ -126,11 +89,9 @@ number = checked(_number, "int or float")
 """Type of an option that tells 1 from 1.0, as Python does."""
 
 
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.removeprefix("[").removesuffix("]").split(",")]
-
-
-integers = checked(_integers, "list[int]")
+integers = checked(
+    lambda text: list(map(int, text.removeprefix("[").removesuffix("]").split(","))), "list[int]"
+)
 """Type of an option such as ``[1,28,28]``."""
 
 

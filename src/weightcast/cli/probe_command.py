@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from torch import nn
 
 from weightcast.cli.installed import extension
-from weightcast.cli.job import SOURCE, add_source, read_inputs, result_row
-from weightcast.cli.result_rows import append_row
-from weightcast.cli.sources import load_source
+from weightcast.cli.job import SOURCE, add_source, record
+from weightcast.cli.sources import load_inputs, load_source
 from weightcast.measure import probe
 
 SUMMARY = "Hide most of each layer's weights, predict them, and say how well that goes."
@@ -34,18 +32,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Probe a model or a state dict, print the table, draw the picture.
-
-    Raises:
-        ValueError: what cannot be read or probed, or nothing that draws a page.
-    """
+    """Probe a model or a state dict, print the table, draw the picture."""
     # Before the work: a page that cannot be drawn should not cost it.
     write_report = extension("write_report", "--output") if options.output is not None else None
     model = load_source(options.source, options.allow_import, options.factory)
     found = probe(
         model,
         tuple(options.fractions),
-        inputs=read_inputs(options),
+        inputs=load_inputs(options.inputs, options.allow_import, options.batch),
         layers=options.layers,
         columns=options.columns,
         seed=options.seed,
@@ -54,8 +48,6 @@ def run(options: Namespace) -> None:
     tensors = model.parameters() if isinstance(model, nn.Module) else model.values()
     config = {"fractions": options.fractions, "columns": options.columns}
     counts = {"dense": sum(tensor.numel() for tensor in tensors)}
-    row = result_row(options, config, counts, {}) | {"probe": found.to_dict()}
-    if options.rows is not None:
-        append_row(Path(options.rows).expanduser(), row)
+    row = record(options, config, counts, {}, probe=found.to_dict())
     if write_report is not None:
         print(f"\nOpen {write_report([row], options.output)} in a browser.")

@@ -31,14 +31,9 @@ def make_row(
 ) -> Row:
     """Build a row: one run, its configuration and what came of it.
 
-    Args:
-        experiment: what the row is compared within, such as ``"demo"``.
-        variant: what tells it from the experiment's other rows, such as ``"5 % learned"``.
-        dataset: the data's name.
-        seed: the run's.
-        config: model, plan and training settings as JSON data.
-        counts: numbers of weights: learned, static, stored, ...
-        metrics: what was measured: test_error in percent, train_seconds, checkpoint_bytes, ...
+    Rows of one ``experiment``, such as ``"demo"``, are compared; ``variant`` tells them apart, such
+    as ``"5 % learned"``. ``counts`` are numbers of weights, and ``metrics`` what was measured:
+    test_error in percent, train_seconds, checkpoint_bytes, ...
     """
     return {
         "schema": SCHEMA,
@@ -66,12 +61,8 @@ def row_counts(counts: Ledger) -> dict[str, int]:
 def append_row(path: str | os.PathLike[str], row: Row) -> None:
     """Append a row to a file in one write, and wait until it is on the disk.
 
-    Args:
-        path: the file; it and its folders are made where they are missing.
-        row: as :func:`make_row` builds it.
-
-    Raises:
-        ValueError: a value that JSON cannot hold, such as NaN.
+    The file and its folders are made where they are missing. A value that JSON cannot hold, such as
+    NaN, is a ValueError.
     """
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"

@@ -27,20 +27,13 @@ _OLD_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # before a
 
 
 def load_source(source: str, allow_import: bool = False, factory: str | None = None) -> Any:
-    """Read what a command is to work on.
+    """Read what a command is to work on: a model, or the tensors by name of a state dict.
 
     Args:
         source: a .safetensors, .pt or .pth file, a Hub folder (config.json and safetensors), or
             ``package.module:name`` of a model, or of a function without arguments that makes one.
         allow_import: whether a package may be imported, which runs its code.
         factory: ``package.module:name`` for the model whose state dict the file holds.
-
-    Returns:
-        The model; for a state dict without a factory, the tensors by name.
-
-    Raises:
-        ValueError: no such file or folder, one that cannot be read, a package that may not be
-            imported, or a factory beside what is no state dict.
     """
     path = Path(source).expanduser()
     is_name = _FUNCTION.fullmatch(source) and not path.exists()
@@ -71,8 +64,8 @@ def load_source(source: str, allow_import: bool = False, factory: str | None = N
     return model
 
 
-def load_inputs(source: str, allow_import: bool = False, batch: int = 100) -> list[Any]:
-    """Example inputs as batches.
+def load_inputs(source: str | None, allow_import: bool, batch: int) -> list[Any] | None:
+    """Example inputs as batches; None without a source.
 
     Args:
         source: a .safetensors, .pt or .pth file with one tensor, or with several by the names of
@@ -80,10 +73,9 @@ def load_inputs(source: str, allow_import: bool = False, batch: int = 100) -> li
             returns an iterable of batches.
         allow_import: whether a function may be imported.
         batch: examples per batch of a file's tensors.
-
-    Raises:
-        ValueError: what cannot be read, or tensors of different lengths.
     """
+    if source is None:
+        return None
     path = Path(source).expanduser()
     if _FUNCTION.fullmatch(source) and not path.exists():
         found = _call(source, _import(source, allow_import))
@@ -104,11 +96,7 @@ def load_inputs(source: str, allow_import: bool = False, batch: int = 100) -> li
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pt or .pth file.
-
-    Raises:
-        ValueError: no such file, another kind, or anything but tensors inside.
-    """
+    """The tensors of a .safetensors, .pt or .pth file; a ValueError says why it holds none."""
     if not path.is_file():
         raise ValueError(
             f"there is no {path}: name a .safetensors, .pt or .pth file, a folder with config.json "
@@ -144,7 +132,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def _why_not_read(path: Path, error: Exception) -> str:
     """What torch.load refused, in other words than torch's, which advise to trust the file."""
-    if not _is_of_torch_save(path):
+    if not _is_from_torch_save(path):
         return f"{path} is no file of torch.save, or was cut short"
     if "weights_only" in str(error):
         return (
@@ -155,7 +143,7 @@ def _why_not_read(path: Path, error: Exception) -> str:
     return f"{path} is damaged: {str(error).partition(chr(10))[0]}"
 
 
-def _is_of_torch_save(path: Path) -> bool:
+def _is_from_torch_save(path: Path) -> bool:
     """Whether a file is an archive that torch.save wrote, or begins as those of old did."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -165,11 +153,7 @@ def _is_of_torch_save(path: Path) -> bool:
 
 
 def _import(name: str, allow_import: bool) -> Any:
-    """What a package calls by this name.
-
-    Raises:
-        ValueError: it may not be imported, or there is no such thing.
-    """
+    """What ``package.module:name`` names."""
     if not allow_import:
         raise ValueError(
             f"{name} is a function, and to import it runs its package's code: add --allow-import "
@@ -187,11 +171,7 @@ def _import(name: str, allow_import: bool) -> Any:
 
 
 def _call(name: str, function: Any) -> Any:
-    """What a function returns, called without arguments.
-
-    Raises:
-        ValueError: it is no function, or needs arguments.
-    """
+    """What a function returns, called without arguments."""
     if not callable(function) or isinstance(function, nn.Module):  # which would be run
         raise ValueError(f"{name} is a {type(function).__name__}: expected a function")
     try:
@@ -214,11 +194,7 @@ def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_hub_folder(folder: Path) -> nn.Module:
-    """A model by the installed transformers' own class, from safetensors alone.
-
-    Raises:
-        ValueError: no Hub folder, no transformers, or a model that it does not know.
-    """
+    """A model by the installed transformers' own class, from safetensors alone."""
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ValueError(
             f"{folder} is no Hub folder: it needs config.json and .safetensors files; a single "

@@ -5,34 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _EMBEDDINGS = ("emb", "wpe", "wte")  # in the name of a table
+
+GUESSED = (
+    "A state dict does not tell the classes of the model's layers: they were guessed from "
+    "shapes and names. Should load refuse the folder, or a layer be missing, name what "
+    "makes the model: --factory package.module:function with --allow-import"
+)
+"""What to bear in mind of a folder that is saved from a :class:`StandIn`."""
 
 
 class StandIn(nn.Module):
     """A stand-in for the model of a state dict: its linear layers and convolutions, by name.
 
     It cannot be run; its layers can be converted and compressed, and the folder that is saved is
-    loaded into the real model, if its classes are those that were guessed.
-
-    Args:
-        tensors: of a state dict. A ``weight`` of two axes is taken for a linear layer's (an
-            embedding's, if its name says so), one of three to five for a convolution's; what else
-            there is stays as it is, as do layers that hold more than weight and bias, that lie
-            transposed, or that attention reads itself.
-
-    Raises:
-        ValueError: names that the tensors of one module cannot have.
+    loaded into the real model, if its classes are those that were guessed. A ``weight`` of two axes
+    is taken for a linear layer's (an embedding's, if its name says so), one of three to five for a
+    convolution's; other tensors stay as they are, as do layers that hold more than weight and bias,
+    whose matrix is transposed, or that attention reads itself.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         layers = _layer_names(tensors)
-        for name, tensor in sorted(
-            tensors.items(), key=lambda item: _is_read_by_none(item[1], tensors)
-        ):
+        for name in sorted(tensors, key=lambda name: _is_read_by_none(tensors[name], tensors)):
+            tensor = tensors[name]
             owner, _, leaf = name.rpartition(".")
             try:
                 if owner not in layers:
@@ -48,15 +47,6 @@ class StandIn(nn.Module):
     def is_partial(self) -> bool:
         """Whether there are matrices, or larger tensors, that were taken for no layer's."""
         return any(tensor.dim() > 1 for tensor in self.buffers())
-
-    @property
-    def caveat(self) -> str:
-        """What to bear in mind of a folder that is saved from it."""
-        return (
-            "A state dict does not tell the classes of the model's layers: they were guessed from "
-            "shapes and names. Should load refuse the folder, or a layer be missing, name what "
-            "makes the model: --factory package.module:function with --allow-import"
-        )
 
 
 def _layer_names(tensors: Mapping[str, Tensor]) -> set[str]:
@@ -102,10 +92,7 @@ def _is_read_by_attention(name: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _is_read_by_none(weight: Tensor, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether no layer has as many inputs as this one has units, as is so of a classifier.
-
-    Files are ordered by name, and the layer that runs last should come last.
-    """
+    """Whether no layer has as many inputs as this one has units: it is taken for the last."""
     return weight.dim() > 1 and all(
         other.dim() < 2 or other.shape[1] != len(weight) for other in tensors.values()
     )
@@ -122,11 +109,8 @@ def _layer(name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
         layer = nn.utils.skip_init(nn.Embedding, n_units, n_inputs)
     else:
         layer = nn.utils.skip_init(nn.Linear, n_inputs, n_units, bias=bias is not None)
-    layer.to(weight.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
+    state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    layer.to(weight.dtype).load_state_dict(state)
     return layer
 
 

@@ -1,4 +1,4 @@
-"""YAML files and values: plans, settings, options; PyYAML is imported when one is read."""
+"""YAML: plans, settings and options; PyYAML is imported when one is read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from typing import Any
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file that holds one mapping; an empty file is an empty mapping.
-
-    Raises:
-        ValueError: no such file, no YAML (with the line), no mapping, or no PyYAML to read it.
-    """
+    """Read a YAML or JSON file that holds one mapping, or nothing."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -21,7 +17,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the config file {path}: {error}") from error
     try:
-        data = json.loads(text) if path.suffix == ".json" else _load(text)
+        data = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path} is read by PyYAML: pip install PyYAML, or write it as JSON and name it .json"
@@ -35,19 +31,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_value(text: str) -> Any:
-    """A value on the command line, read as YAML: 0.05, true, null, [1, 2], words.
-
-    Raises:
-        ValueError: no YAML.
-    """
-    try:
-        return _load(text)
-    except ValueError as error:
-        raise ValueError(f"cannot read the value {text!r}: {error}") from error
-
-
-def _load(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
+    """What a text says in YAML; a ValueError says where it is none."""
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import shlex
-import types
-import typing
-from argparse import SUPPRESS, Namespace
-from collections.abc import Callable
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from weightcast.cli.parsing import Parser, checked
-from weightcast.cli.yaml_files import parse_value, read_yaml
+from weightcast.cli.yaml_files import read_yaml
 from weightcast.serialization import field_types
+from weightcast_lab.cli.config_options import ConfigParser, parse_value, settings_of
 
 if TYPE_CHECKING:
     from weightcast_lab.studies.train import Run
@@ -24,9 +19,10 @@ SUMMARY = "Train one network, dense or with predicted layers."
 HELP = """config.yaml holds the fields below; each is overridden by the option of its name,
 and the plan's by dotted options such as --plan.rules.hidden1.fraction 0.02. Progress goes to
 stderr, the table of learned weights and errors to stdout. Ctrl-C stops with a checkpoint."""
+PARSER = ConfigParser
 
 
-def add_options(parser: Parser) -> None:
+def add_options(parser: ConfigParser) -> None:
     """Add the command's options, one for each field of a TrainConfig."""
     from weightcast_lab.training import TrainConfig
 
@@ -38,7 +34,7 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument("--processes", type=int, default=1, help="processes that train together")
     parser.dotted = ("--plan",)
-    _add_fields(parser, TrainConfig)
+    parser.add_fields(TrainConfig)
 
 
 def run(options: Namespace) -> None:
@@ -83,96 +79,12 @@ def _read_config(options: Namespace) -> TrainConfig:
     for name, value in vars(options).items():
         if name.partition(".")[0] not in hints:
             continue
-        if _settings(hints.get(name)) and isinstance(value, dict):
+        if settings_of(hints.get(name)) and isinstance(value, dict):
             value = {**(data.get(name) or {}), **value}
         override(data, name, value)
     for name, text in options.paths.items():
         override(data, name, parse_value(text))
     return TrainConfig.from_dict(data, str(path))
-
-
-def _add_fields(parser: Parser, kind: type, prefix: str = "") -> None:
-    """Add an option for each field of a dataclass, and dotted ones for those of its fields."""
-    texts = _descriptions(kind)
-    for field in dataclasses.fields(kind):
-        name, hint = f"{prefix}{field.name}", field_types(kind)[field.name]
-        words, nested = _in_words(hint), _settings(hint)
-        default = "" if nested else f", default: {_default(field)}"
-        parser.add_argument(
-            f"--{name}",
-            type=checked(_reader(hint), words),
-            default=SUPPRESS,
-            metavar=field.name.upper(),
-            help=f"{texts[field.name]} (type: {words}{default})".replace("%", "%%"),
-        )
-        if nested is not None:
-            _add_fields(parser, nested, f"{name}.")
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory
-    value = field.default if made is dataclasses.MISSING else made()
-    return "null" if value is None else value
-
-
-def _descriptions(kind: type) -> dict[str, str]:
-    """What a dataclass's docstring says of each field."""
-    _, _, entries = (kind.__doc__ or "").partition("Args:\n")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", entries, re.MULTILINE)
-    return {name: " ".join(text.split()).removesuffix(".") for name, text in found}
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The types that a union is made of; any other alone."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
-
-
-def _settings(hint: Any) -> type | None:
-    """The dataclass that a field holds, if it is one."""
-    return next(filter(dataclasses.is_dataclass, _options(hint)), None)
-
-
-def _reader(hint: Any) -> Callable[[str], Any]:
-    """How an option of this type is read: as YAML, or as it is; settings from a file, too."""
-
-    def read(text: str) -> Any:
-        value = text if str in _options(hint) and text != "null" else parse_value(text)
-        if _settings(hint) and isinstance(value, str) and Path(value).is_file():
-            value = read_yaml(Path(value))
-        if not any(_fits(value, option) for option in _options(hint)):
-            raise ValueError(f"{value!r} is no {hint}")
-        return value
-
-    return read
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from YAML is one of this type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
-    if origin is dict or dataclasses.is_dataclass(kind):
-        return isinstance(value, dict)
-    if kind is float and type(value) is int:
-        return True
-    return type(value) is kind
-
-
-def _in_words(hint: Any) -> str:
-    """A type as help and errors name it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if len(_options(hint)) > 1:
-        return " or ".join(map(_in_words, _options(hint)))
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, arguments))}"
-    if origin is tuple:
-        return f"list of {_in_words(arguments[0])}"
-    if origin is dict or dataclasses.is_dataclass(hint):
-        return "mapping"
-    return "null" if hint is type(None) else hint.__name__
 
 
 def _table(run: Run) -> str:
