@@ -6,13 +6,13 @@ from weightcast.dictionaries.base import Dictionary
 from weightcast.dictionaries.baselines import LowRank, RandomConnections, RandomGaussian
 from weightcast.dictionaries.covariance import ChannelCovariance, Covariance, SquaredCovariance
 from weightcast.dictionaries.fraction import check_fraction, count_atoms
+from weightcast.dictionaries.input_site import InputStatistics, SharedBases, Site
 from weightcast.dictionaries.kernel import Kernel
 from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMeans
 from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase
 from weightcast.dictionaries.singular import SingularVectors
-from weightcast.dictionaries.site import InputStatistics, SharedBases, Site
 from weightcast.dictionaries.stored import StoredAtoms
 
 __all__ = [

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms, stacking
 from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.input_site import Site
 from weightcast.dictionaries.kronecker import with_channels
 from weightcast.dictionaries.selection import Positions, deal_leading, draw_on_grid, random_points
-from weightcast.dictionaries.site import Site
 from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.grid import Grid
 from weightcast.serialization import nearest

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from weightcast.dictionaries.atoms import Atoms
-from weightcast.dictionaries.site import InputStatistics, Need, Site
+from weightcast.dictionaries.input_site import InputStatistics, Need, Site
 from weightcast.grid import Grid
 from weightcast.serialization import field_types
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.input_site import Site
 from weightcast.dictionaries.operators import DenseBase, IdentityBase
 from weightcast.dictionaries.selection import deal_random
-from weightcast.dictionaries.site import Site
 
 
 @dataclass(frozen=True)

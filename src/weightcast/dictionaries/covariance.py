@@ -13,12 +13,12 @@ import torch
 
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import check_enough
+from weightcast.dictionaries.input_site import Need, Site
 from weightcast.dictionaries.kernel import KernelRidge
 from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.mixing import Mixing
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import Strategy, deal_random
-from weightcast.dictionaries.site import Need, Site
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 from weightcast.grid import Grid
 from weightcast.kernels import CoordinateKernel, SquaredExponential

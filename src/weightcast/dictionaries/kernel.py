@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms, stacking
 from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.input_site import Site
 from weightcast.dictionaries.kronecker import KroneckerBase, with_channels
 from weightcast.dictionaries.mixing import (
     Mixing,
@@ -37,7 +38,6 @@ from weightcast.dictionaries.selection import (
     pivoted_points,
     random_points,
 )
-from weightcast.dictionaries.site import Site
 from weightcast.dictionaries.spectra import eigenvectors
 from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.grid import Grid

@@ -17,10 +17,10 @@ from torch import Tensor
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.estimators import synthesis_atoms
+from weightcast.dictionaries.input_site import Need, Site
 from weightcast.dictionaries.mixing import orthonormal_mixing
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import deal_leading, deal_random
-from weightcast.dictionaries.site import Need, Site
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
 

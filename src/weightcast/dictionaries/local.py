@@ -23,8 +23,8 @@ from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms, stacking
 from weightcast.dictionaries.base import Dictionary, check_enough
+from weightcast.dictionaries.input_site import Site
 from weightcast.dictionaries.kronecker import count_multiply_adds, with_channels
-from weightcast.dictionaries.site import Site
 from weightcast.dictionaries.spectra import eigenvectors
 from weightcast.dictionaries.work import CALL, CUBE, NUMBER
 from weightcast.grid import Grid

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary, check_enough
-from weightcast.dictionaries.site import Need, Site
+from weightcast.dictionaries.input_site import Need, Site
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
 # Of the inputs' mean variance, added to it: directions that no input has must not be divided by 0.

@@ -7,9 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
+from weightcast.dictionaries.input_site import Site
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import deal_leading
-from weightcast.dictionaries.site import Site
 
 
 def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:

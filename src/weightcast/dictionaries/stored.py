@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary
-from weightcast.dictionaries.site import Site
+from weightcast.dictionaries.input_site import Site
 
 
 @dataclass(frozen=True)
