@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -38,9 +38,10 @@ class _Transform(Dictionary):
         """The transform on the site's grid, or on a line; see :meth:`Dictionary.build`."""
         grid = _grid(site)
         factors, frequency = self._transform(grid)
-        # One base serves all selections.
-        key = replace(self, selection="random", positions="shared")
-        base = site.shared_base((key, grid), lambda: with_channels(grid, factors))
+        drawn = ("selection", "positions")  # one base serves all of these
+        told = [getattr(self, f.name) for f in fields(self) if f.name not in drawn]
+        key = (type(self), *told, grid)
+        base = site.shared_base(key, lambda: with_channels(grid, factors))
         check_enough(self, site.n_atoms, base.n_base)
         return Atoms(base, site.choose(lambda: self._draw(site, grid, frequency)))
 
