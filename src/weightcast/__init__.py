@@ -116,7 +116,7 @@ __all__ = [
 ]
 
 
-_MOVED = {  # the name behind "weightcast.", and now behind "weightcast"
+_MOVED = {  # what followed "weightcast." in a name, and what now follows "weightcast"
     "benchmark": "_lab.bench",
     "experiments": "_lab.sweeps, or weightcast_lab.studies",
     "hub": ".integrations.hub",

@@ -28,7 +28,7 @@ class CoordinateKernel(ABC):
 
     @property
     def n_evaluations(self) -> int:
-        """How many times the work of the squared exponential one evaluation takes."""
+        """The work of one evaluation, in evaluations of the squared exponential."""
         return 1
 
     @abstractmethod

@@ -165,8 +165,8 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
-    """Lines of cells as text: the first n_names columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    """Lines of cells as text: the first n_names of each to the left, the others to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if i < n_names else cell.rjust(width)

@@ -24,7 +24,7 @@ class PredictedWeight(nn.Module):
 
     Args:
         atoms: the dictionary of every column.
-        n_units: number of units (columns of W).
+        n_units: number of units.
         path: how to compute x W; ``auto`` takes the faster path, by :class:`Cost`.
         V: (n_atoms, n_units), to hold as it is; None makes zeros, in float64.
 

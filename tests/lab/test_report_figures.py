@@ -19,11 +19,11 @@ from weightcast_lab.report.figures import LinesFigure, make_figures, slug
 from weightcast_lab.report.lines_chart import DATA, chart_values, is_log, lines_chart, styles
 from weightcast_lab.report.results import distinct, located
 from weightcast_lab.report.sections import chart, section
-from weightcast_lab.report.series import Metric, make_lines, most_common, samples, varying
+from weightcast_lab.report.series import ShownMetric, make_lines, most_common, samples, varying
 from weightcast_lab.report.write import picture
 
 EVIL = "</script><img src=x onerror=alert(1)>\"'&"
-ERROR = Metric("test_error", "test error, %")
+ERROR = ShownMetric("test_error", "test error, %")
 
 
 @pytest.fixture(autouse=True)

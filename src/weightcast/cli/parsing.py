@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def checked(read: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
-    """A type of options; where ``read`` raises ValueError or KeyError, it names the ``kind``."""
+    """An option's type: where ``read`` raises KeyError or ValueError, the error names ``kind``."""
 
     def checked_read(text: str) -> Any:
         try:

@@ -46,7 +46,7 @@ class _Transform(Dictionary):
         return Atoms(base, site.choose(lambda: self._draw(site, grid, frequency)))
 
     def work(self, site: Site) -> int:
-        """A square factor for each axis, and U; see :meth:`Dictionary.work`."""
+        """The work of a square factor for each axis, and of U; see :meth:`Dictionary.work`."""
         return _work(site, _grid(site).shape)
 
     def _draw(self, site: Site, grid: Grid, frequency: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Wavelet(_Transform):
             )
 
     def work(self, site: Site) -> int:
-        """All points' atoms, made orthonormal one after the other, and U."""
+        """The work of all points' atoms, made orthonormal one after the other, and of U."""
         n = _grid(site).n_points
         return _work(site, (n,)) + 7 * n**2 * NUMBER + CUBE * n**3
 
@@ -212,7 +212,7 @@ def _orthonormal_atoms(atoms: np.ndarray, scales: np.ndarray) -> tuple[list[Tens
 
 
 def _real_fourier(n: int) -> Tensor:
-    """Orthonormal real Fourier basis, (n, n): 1, cos 1, sin 1, cos 2, ... as columns."""
+    """Orthonormal real Fourier basis, (n, n): [:, i] is one of 1, cos 1, sin 1, cos 2, ...."""
     t = torch.arange(n, dtype=torch.float64).unsqueeze(1)
     k = (torch.arange(n) + 1) // 2
     phase = 2 * torch.pi * t * k / n

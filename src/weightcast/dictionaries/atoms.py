@@ -96,7 +96,7 @@ class Atoms(Constants):
         return self.base.multiply_adds
 
     def project(self, x: Tensor) -> Tensor:
-        """X B at the chosen atoms, or x U where U is stacked: (columns, batch, n_atoms)."""
+        """x B at the chosen atoms, or x U where U is stacked: (columns, batch, n_atoms)."""
         if self.stacked is None:
             return self.base.project(x, self.indices, in_order=self._in_order)
         values = nn.functional.linear(x, self.stacked.flatten(0, 1))

@@ -54,11 +54,12 @@ class Dictionary(ABC):
         """
 
     def work(self, site: Site) -> int:
-        """Multiply-adds of :meth:`build`, counted beforehand as :mod:`.work` counts them.
+        """Multiply-adds of :meth:`build`, counted beforehand.
 
-        A short rule in a file can ask for very large matrices, so what ``load`` rebuilds is counted
-        first, for a site with the file's grid and indices. A dictionary that returns 0 is never
-        refused. ValueError if a grid is missing, or the base does not have the indices.
+        Its unit is that of :mod:`weightcast.dictionaries.work`. A short rule in a file can ask for
+        very large matrices, so what ``load`` rebuilds is counted first, for a site with the file's
+        grid and indices. A dictionary that returns 0 is never refused. ValueError if a grid is
+        missing, or the base does not have the indices.
         """
         return 0
 

@@ -20,7 +20,7 @@ class RandomGaussian(Dictionary):
     """U_j Gaussian, fixed (the paper's RandFixU), or random orthonormal.
 
     Args:
-        mixing: ``raw``: independent entries of variance 1 / n_visible. ``orthonormal``: columns of
+        mixing: ``raw``: independent entries of variance 1 / n_visible. ``orthonormal``: atoms of
             random rotations; as many columns of the layer as fit share one rotation, with disjoint
             atoms, so that together they see as much of the input as they can.
     """
@@ -86,7 +86,7 @@ class LowRank(Dictionary):
     def matching_fraction(fraction: float, n_visible: int, n_units: int) -> float:
         """The fraction at which U and V together hold ``fraction * n_visible * n_units`` weights.
 
-        It is of a whole number of atoms, at least one.
+        Rounded to a whole number of atoms, at least one.
 
         Args:
             fraction: the share of the layer's weights to learn.

@@ -1,9 +1,9 @@
 """Constants: tensors that a module holds as it holds buffers, but that are not sent at every step.
 
 ``DistributedDataParallel`` sends every buffer of the wrapped network before each forward pass. A
-dictionary U never changes, and is larger than all that is learned. DDP leaves out only the buffers
-that the wrapped module names, which is the user's. So U is kept where DDP does not look, in the
-module's attributes, and all else is done as for buffers.
+dictionary U never changes, and is larger than all that is learned. Only the wrapped module could
+name buffers to leave out, and that module is the user's. So U is kept where DDP does not look, in
+the module's attributes, and all else is done as for buffers.
 """
 
 from __future__ import annotations

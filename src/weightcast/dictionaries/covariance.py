@@ -45,7 +45,7 @@ class Covariance(KernelRidge):
     needs: ClassVar[tuple[Need, ...]] = ("covariance",)
 
     def build(self, site: Site) -> Atoms:
-        """K from the site's statistics; see :meth:`Dictionary.build`."""
+        """K from the site's statistics; see :meth:`KernelRidge.build`."""
         K = site.require(self, self.needs[0])
         check_enough(self, site.n_atoms, len(K))
         if self.selection == "leading":

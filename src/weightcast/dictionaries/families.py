@@ -22,7 +22,7 @@ class Family:
     """The dictionaries for one layer, by what is known of its inputs.
 
     ``data`` says whether there are statistics of them, ``pixels`` whether the grid is a whole
-    image's and not a filter's; None tells it by the size.
+    image's and not a filter's; None guesses from its size.
     """
 
     grid: Grid | None

@@ -22,7 +22,7 @@ def check_fraction(fraction: float) -> None:
 
 
 def count_atoms(fraction: float, n_visible: int) -> int:
-    """n_atoms = round(fraction * n_visible), or a ValueError where that is no atom.
+    """n_atoms = round(fraction * n_visible), or a ValueError where that is less than one atom.
 
     Args:
         fraction: share of the weights that is learned, in (0, 1].

@@ -64,7 +64,7 @@ class KernelRidge(Dictionary):
 
     @property
     def reads_weights(self) -> bool:
-        """V holds the known weights (method, section 2)."""
+        """Whether V holds the known weights, as with ridge mixing."""
         return self.mixing == "ridge" and self.selection != "leading"
 
     def mix_atoms(self, base: Base, indices: Tensor) -> Atoms:
@@ -183,7 +183,7 @@ class Kernel(KernelRidge):
         return self.mix_atoms(base, indices)
 
     def work(self, site: Site) -> int:
-        """K, what it is decomposed for, and U; see :meth:`Dictionary.work`."""
+        """The work of K, of its decompositions and of U; see :meth:`Dictionary.work`."""
         grid, indices = site.require_grid(self), site.indices
         assert indices is not None and isinstance(self.kernel, CoordinateKernel)
         sizes = grid.shape if self.kernel.separable else (grid.n_points,)
@@ -191,7 +191,7 @@ class Kernel(KernelRidge):
         made += stacking(grid.n_visible * sum(sizes), grid.n_visible, indices)
         if self.selection == "leading":
             return made + CUBE * sum(n**3 for n in sizes)
-        if int(indices.max()) >= grid.n_visible:  # whose blocks would be counted up to the largest
+        if int(indices.max()) >= grid.n_visible:  # else blocks would be counted up to that index
             raise ValueError(
                 f"indices run to {int(indices.max())}, but the base has {grid.n_visible} atoms"
             )

@@ -101,7 +101,7 @@ class LocalKernel(Dictionary):
         return Atoms(base, site.choose(lambda: indices))
 
     def work(self, site: Site) -> int:
-        """Each window's eigenvectors, each column's choice, and U; see :meth:`Dictionary.work`."""
+        """The work of the windows' eigenvectors, the columns' choices and U; see the base class."""
         grid, indices = site.require_grid(self), site.indices
         assert indices is not None
         columns, n_atoms = indices.shape

@@ -55,7 +55,7 @@ def block_size(blocks: Tensor, n_blocks: int) -> int:
 
 
 def mix(M: Tensor, values: Tensor, places: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """M_j values_j for every column, (columns, n_atoms, n), M as :class:`.Atoms` holds it.
+    """M_j values_j for every column, (columns, n_atoms, n), M as ``Atoms`` holds it.
 
     ``places``: the atoms at the blocks' places, and the atoms' places there; None if these are
     0, 1, 2, ... in every column.

@@ -1,6 +1,6 @@
 """Base operators: the matrix B (n_visible, n_base), kept in whatever form makes x B cheap.
 
-Every column of a layer selects its atoms among the columns of one shared B: U_j = B[:, indices_j]
+Every column of a layer selects its atoms from one shared B: U_j = B[:, indices_j]
 M_j. Transformed values are feature-major, ``(n_base, batch)``: a selection of atoms is then a copy
 of contiguous rows, and no product needs a transposed copy. One base may serve many layers.
 """
@@ -95,7 +95,7 @@ class DenseBase(Base):
     """Any B, held as its transpose: one contiguous row per atom, as ``nn.Linear`` holds weights.
 
     Args:
-        atoms: (n_base, n_visible), the columns of B as rows.
+        atoms: (n_base, n_visible), as rows.
         learned: make the atoms a parameter (low-rank factorisation) instead of a constant.
     """
 

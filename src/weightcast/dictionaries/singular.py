@@ -13,7 +13,7 @@ from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.input_site import Need, Site
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
-# Of the inputs' mean variance, added to it: directions that no input has must not be divided by 0.
+# A share of the mean variance, added to all: directions without inputs are not divided by 0.
 _RIDGE = 1e-9
 
 

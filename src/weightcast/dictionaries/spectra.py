@@ -38,7 +38,7 @@ def eigenvectors(K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leading_atoms(vectors: Tensor, site: Site) -> tuple[DenseBase, Tensor]:
-    """A base of the leading columns of ``vectors``, and the (columns, n_atoms) the site takes."""
+    """A base of the leading ``vectors``, and the (columns, n_atoms) the site takes."""
     kept = min(len(vectors), site.columns * site.n_atoms)
     order = torch.arange(kept)
     indices = site.choose(lambda: deal_leading(order, site.n_atoms, site.columns))

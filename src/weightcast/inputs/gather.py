@@ -63,7 +63,7 @@ def give_rows(
     """Run the model over the batches, and give ``take`` each named layer's rows at every call.
 
     Rows are (n_rows, n_visible); ``side_by_side`` joins the groups of a position, as in
-    :meth:`View.input_rows`.
+    :meth:`~weightcast.layers.View.input_rows`.
     """
 
     def given(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:

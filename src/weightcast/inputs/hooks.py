@@ -80,7 +80,9 @@ def layers_run(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -
         for batch in batches:
             called.clear()
             call(model, batch)
-            place = 0  # what earlier batches did not reach comes after what it follows in this one
+            place = (
+                0  # a layer that is new in this batch goes right after the one that ran before it
+            )
             for name in called:
                 if name not in order:
                     order.insert(place, name)

@@ -31,7 +31,7 @@ class Progress:
             self.bar.update(min(share, self.bar.total - self.bar.n))  # shares are rounded
 
     def say(self, text: str) -> None:
-        """Say how far it is."""
+        """Show a text beside the bar, or print it."""
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         elif self.show:

@@ -10,7 +10,7 @@ MAX_ROWS_PER_CALL = 16_384
 
 
 class RowSample:
-    """A uniform sample of at most ``size`` rows without replacement, held in as much memory.
+    """A uniform sample of at most ``size`` rows without replacement; no other row is held.
 
     Fewer rows are kept in the order in which they came.
 

@@ -65,12 +65,12 @@ class _Kept:
     def restore(self) -> None:
         self.module.training = self.training
         if type(self.module) is not self.kind:
-            return  # it was lazy, and became what it was meant to be
+            return  # a lazy module, which has its sizes and its final class now
         own: dict[str, Any] = vars(self.module)
         for name in own.keys() - self.attributes.keys():
             del own[name]
         own.update(self.attributes)
-        if isinstance(self.module._buffers, dict):  # those of a script are not Python's
+        if isinstance(self.module._buffers, dict):  # a TorchScript module's are no dictionary
             self.module._buffers.clear()
             self.module._buffers.update(self.buffers)
         for buffer, value, version in self.values:

@@ -1,1 +1,1 @@
-"""For other people's tools, one file a neighbour: Lightning, the Hub."""
+"""What other people's tools need of us, one file for each: Lightning, the Hugging Face Hub."""

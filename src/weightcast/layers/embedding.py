@@ -63,9 +63,9 @@ class PredictedTable(PredictedLayer):
     """A table of vectors, one unit each: what ``nn.Embedding`` and ``nn.EmbeddingBag`` share.
 
     A unit is a row of the table, and its filter is that row, the vector of one token: n_visible =
-    embedding_dim, n_units = num_embeddings. So a look-up multiplies U by some columns of V; the
-    whole table is computed only where that costs less, for more tokens than it has rows. A linear
-    layer that is tied to the embedding has the same units and filters, and shares V.
+    embedding_dim, n_units = num_embeddings. So a look-up multiplies U by the numbers that V has for
+    these units; the whole table is computed only where that costs less, for more tokens than it has
+    rows. A linear layer that is tied to the embedding has the same units and filters, and shares V.
     """
 
     view_class = TableView

@@ -30,7 +30,7 @@ class PredictedExperts(PredictedModule[nn.Module]):
 
     @classmethod
     def fits(cls, module: nn.Module) -> bool:
-        """Whether a module is one of fused experts."""
+        """Whether a module holds fused experts."""
         return bool(_fused(module))
 
     @classmethod

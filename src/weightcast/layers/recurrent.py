@@ -94,7 +94,7 @@ class PredictedRecurrent(PredictedModule[nn.RNNBase]):
 
 
 def _each(hx: States | None, change: Callable[[Tensor], Tensor]) -> States | None:
-    """A state, or both states of an LSTM, changed in one way; none stays none."""
+    """``change`` of a state, or of both states of an LSTM; None stays None."""
     return tuple(map(change, hx)) if isinstance(hx, tuple) else None if hx is None else change(hx)
 
 

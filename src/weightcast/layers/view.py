@@ -135,7 +135,7 @@ class View(Generic[Layer]):
 
     @property
     def stated_shape(self) -> tuple[int, ...] | None:
-        """The weight's shape by the attributes, where the predicted layer is made from these."""
+        """The weight's shape as the attributes state it; None where they do not decide it."""
         return None
 
     @property

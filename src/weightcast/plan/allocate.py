@@ -120,7 +120,7 @@ def _spend(
 
 
 def _steps(offers: Iterable[Offer], now: Choice) -> list[Choice]:
-    """One atom more, or the whole layer."""
+    """The next steps from a choice: one atom more, or the layer dense."""
     found = [Choice(offer, 1) for offer in offers if offer.dictionary is None]
     if now.n_atoms < len(now.offer.losses):
         found.append(Choice(now.offer, now.n_atoms + 1))

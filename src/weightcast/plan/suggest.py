@@ -107,9 +107,9 @@ def suggest(
 
 
 def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, Any], Sequence[str]]:
-    """Layers that multiply their inputs, as embeddings do not, and the order in which they run.
+    """The layers that multiply their inputs (embeddings do not), and the order in which they run.
 
-    Without batches it is that of their registration. A layer whose inputs are hidden runs after the
+    Without batches it is the order of registration. A layer whose inputs are hidden runs after the
     other weights of its module.
     """
     tables, every = (nn.Embedding, nn.EmbeddingBag), convertible_layers(model)

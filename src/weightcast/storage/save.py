@@ -81,7 +81,7 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
         ties=ties,
     )
     text = write_manifest(manifest)
-    # Half of what load accepts, for it counts the names of the dense model, which are others.
+    # Half of what load accepts: load counts the names of the dense model, which differ.
     inside = {id(m) for layer in layers.values() for m in layer.modules() if m is not layer}
     modules = [name for name, module in model.named_modules() if id(module) not in inside]
     allowed = max_bytes([*modules, *without_atoms(model, model.state_dict())]) // 2

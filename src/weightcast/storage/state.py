@@ -35,7 +35,7 @@ def saved_tensors(
 
 
 def check_state(state: Mapping[str, Any]) -> None:
-    """Refuse a model's state of which these files would hold, or give back, less than all."""
+    """Refuse a state that these files could not hold, or give back, as a whole."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(

@@ -201,7 +201,7 @@ def _checksum(tensor: Tensor, chunks: Iterator[memoryview]) -> str:
 
 
 def _start(tensor: Tensor) -> int:
-    """The checksum before that of the bytes, which may be another tensor's too."""
+    """The checksum of dtype and shape, with which that of the bytes starts."""
     return zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
 
 

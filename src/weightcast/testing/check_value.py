@@ -10,7 +10,7 @@ from weightcast.testing.tried import Checks, TriedDictionary
 
 def _is_a_value(tried: TriedDictionary) -> None:
     kind = type(tried.dictionary)
-    require(  # its own: a base class's fields are not all that tell it from others
+    require(  # of its own: a dataclass as base is not enough
         "__dataclass_params__" in vars(kind),
         f"{kind.__name__} is none: write @dataclass(frozen=True) above the class",
     )

@@ -120,7 +120,7 @@ class _Draws(TorchDispatchMode):
 
 
 class _AsItsBase(type):
-    """A class that takes its base's instances for its own, so that nobody misses the base."""
+    """The class of a class that stands in for its base: the base's instances count as its own."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls.__bases__)

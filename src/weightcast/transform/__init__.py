@@ -1,1 +1,1 @@
-"""Replace these layers by those: convert, merge, compress, pretrain."""
+"""What changes a model: layers replaced (convert, merge, compress), and pre-trained."""

@@ -180,7 +180,7 @@ class _Walk:
         return _Known(statistics, moments, moments.metric(self.settings.ridge))
 
     def _predict(self, name: str, layer: Any, known: _Known) -> tuple[PredictedLayer, Tensor]:
-        """The layer with V not fitted yet, and the weights that it is to meet."""
+        """The layer with V not fitted yet, and the weights that V is to be fitted to."""
         rule, seed, dense = self.rules[name], layer_seed(self.settings.seed, name), view(layer)
         weight = dense.filters().detach().to("cpu", torch.float64)
         if not bool(weight.isfinite().all()):

@@ -30,7 +30,7 @@ def convert(
 
     Biases and all other layers keep their values. Data-driven dictionaries are made layer by
     layer, in the order in which the model calls the layers: each from its inputs in the network
-    whose lower layers are predicted already (method, section 2). The model runs over the inputs
+    whose lower layers are predicted already. The model runs over the inputs
     once for each of these layers; without them it does not run.
 
     Args:

@@ -133,5 +133,5 @@ def _tie(new: Any, twin: Any, layer: Any) -> None:
 
 
 def bias_of(layer: Any) -> nn.Parameter | None:
-    """A layer's bias, if it has one; some of torch's classes do not even know the name."""
+    """A layer's bias, if it has one; some of torch's classes lack the attribute."""
     return getattr(layer, "bias", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from weightcast.dictionaries import check_fraction
 from weightcast.serialization import nearest
@@ -14,6 +13,7 @@ from weightcast_lab.bench.cases import Case, cases, find_case
 from weightcast_lab.bench.contenders import PREDICTED, Contender
 from weightcast_lab.bench.peers import find_peer, peers
 from weightcast_lab.bench.recipes import check, find_recipe
+from weightcast_lab.sweeps.presets import Preset
 
 PATHS: tuple[ExecutionPath, ...] = ("auto", "factored", "materialised")
 NO_PEERS = ("none",)
@@ -102,8 +102,6 @@ class BenchGrid:
                 say(f"left out: {obstacle}")
         return known
 
-
-Preset = Literal["smoke", "cpu", "full"]
 
 _LAYERS = tuple(cases())
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from weightcast.grid import Grid
 from weightcast.serialization import nearest
 
-Make = Callable[[float], nn.Module]
+MakeNetwork = Callable[[float], nn.Module]
 """From a factor of the widths to a network; 1 gives the case itself."""
 
 _ANYWHERE = ("dct-folded", "dct", "grouped", "gaussian", "covariance")
@@ -38,7 +38,7 @@ class Case:
     """
 
     name: str
-    make_width: Make
+    make_width: MakeNetwork
     input_shape: tuple[int, ...]
     grids: Mapping[str, Grid | None]
     dictionaries: tuple[str, ...]

@@ -46,7 +46,7 @@ SEND = dist.all_reduce
 
 
 @dataclass(frozen=True)
-class Entry:
+class SentNetwork:
     """A network of the demo, and the rank of PowerSGD's approximation, or None for all-reduce."""
 
     network: str
@@ -58,13 +58,13 @@ class Entry:
         return self.network if self.rank is None else f"{self.network}, PowerSGD rank {self.rank}"
 
 
-ENTRIES = (
-    Entry("dense"),
-    Entry("dense", 1),
-    Entry("dense", 2),
-    Entry("dense", 4),
-    Entry("5 % learned"),
-    Entry("5 % learned", 1),
+NETWORKS_SENT = (
+    SentNetwork("dense"),
+    SentNetwork("dense", 1),
+    SentNetwork("dense", 2),
+    SentNetwork("dense", 4),
+    SentNetwork("5 % learned"),
+    SentNetwork("5 % learned", 1),
 )
 
 
@@ -99,7 +99,7 @@ def global_batches(data: Split, steps: int, seed: int) -> Iterator[Split]:
         epoch += 1
 
 
-def run(entry: Entry, images: Images, steps: int, seed: int) -> Row:
+def run(entry: SentNetwork, images: Images, steps: int, seed: int) -> Row:
     """Train one network on this process's share of every batch.
 
     Args:
@@ -138,7 +138,7 @@ def run(entry: Entry, images: Images, steps: int, seed: int) -> Row:
     )
 
 
-def share_gradients(model: nn.Module, entry: Entry, seed: int) -> DistributedDataParallel:
+def share_gradients(model: nn.Module, entry: SentNetwork, seed: int) -> DistributedDataParallel:
     """The model with gradients sent as the entry says."""
     ddp = DistributedDataParallel(model)
     if entry.rank is None:
@@ -197,9 +197,9 @@ def work(rank: int, meeting: str, options: argparse.Namespace) -> None:
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=PROCESSES
     )
     images = load_images("digits").standardised()
-    found: dict[str, list[Row]] = {entry.name: [] for entry in ENTRIES}
+    found: dict[str, list[Row]] = {entry.name: [] for entry in NETWORKS_SENT}
     for seed in range(options.seeds):
-        for entry in ENTRIES:
+        for entry in NETWORKS_SENT:
             row = run(entry, images, options.steps, seed)
             found[entry.name].append(row)
             if rank == 0 and options.rows is not None:

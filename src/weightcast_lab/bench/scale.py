@@ -44,7 +44,7 @@ Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Size:
+class LayerSize:
     """A layer and its rule, one number of which is doubled at a time."""
 
     n_visible: int = 1024
@@ -115,7 +115,7 @@ def measure_training(rounds: int, batch: int) -> Iterator[Fields]:
             steps, counted = {}, {}
             for value in values:
                 whole = value if varied == "fraction" else int(value)
-                size = replace(Size(), **{varied: whole})
+                size = replace(LayerSize(), **{varied: whole})
                 case = find_case(f"{size.n_visible}-{size.n_units}")
                 contender = Contender(
                     PREDICTED, size.fraction, dictionary, size.columns, "factored"

@@ -39,7 +39,7 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def write_csv(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table whose columns are all fields, in the order in which they first occur."""
+    """Write a table with a cell for each field, in the order in which they first occur."""
     fields = dict.fromkeys(name for line in lines for name in line)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as stream:

@@ -54,7 +54,7 @@ def render(rows: Sequence[Row], markdown: bool = False) -> str:
 
     Args:
         rows: as ``run`` returns them.
-        markdown: pipes and dashes in place of aligned columns.
+        markdown: pipes and dashes in place of aligned cells.
 
     Returns:
         Text; times are medians over rounds, with the smallest and the largest.
@@ -211,7 +211,7 @@ def _percent(fraction: float) -> str:
 
 
 def _aligned(table: Table) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table

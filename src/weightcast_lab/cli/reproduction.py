@@ -28,7 +28,7 @@ from weightcast_lab.training import load_images, save_images
 
 
 @dataclass(frozen=True)
-class Figure:
+class Reproduction:
     """A figure that can be reproduced.
 
     Args:
@@ -51,15 +51,15 @@ class Figure:
 
 
 FIGURES = {
-    "fig1": Figure(
+    "fig1": Reproduction(
         filters.trials,
         "mnist=ylecun/mnist,cifar10=uoft-cs/cifar10",
         channels=(1, 3),
         notes=lambda data, colour=None: filters.left_out(data, colour),
     ),
-    "fig4": Figure(figure4.trials, "mnist=ylecun/mnist", channels=(1,)),
-    "fig5": Figure(figure5.trials, "cifar10=uoft-cs/cifar10", channels=(3,)),
-    "speech": Figure(
+    "fig4": Reproduction(figure4.trials, "mnist=ylecun/mnist", channels=(1,)),
+    "fig5": Reproduction(figure5.trials, "cifar10=uoft-cs/cifar10", channels=(3,)),
+    "speech": Reproduction(
         speech.trials,
         "",
         channels=None,
@@ -67,12 +67,12 @@ FIGURES = {
         missing="the folder of your recordings with --data fsdd=FOLDER or --data timit=FOLDER",
         check=lambda trial, sources: _check_recordings(trial, sources),
     ),
-    "rica": Figure(rica.trials, "cifar10=uoft-cs/cifar10", channels=(0,)),
-    "resnet20": Figure(
+    "rica": Reproduction(rica.trials, "cifar10=uoft-cs/cifar10", channels=(0,)),
+    "resnet20": Reproduction(
         partial(modern.trials, "resnet20"), "cifar10=uoft-cs/cifar10", channels=(3,)
     ),
-    "vit": Figure(partial(modern.trials, "vit"), "cifar10=uoft-cs/cifar10", channels=(3,)),
-    "gpt": Figure(
+    "vit": Reproduction(partial(modern.trials, "vit"), "cifar10=uoft-cs/cifar10", channels=(3,)),
+    "gpt": Reproduction(
         partial(modern.trials, "gpt"),
         "",
         channels=None,
@@ -137,7 +137,7 @@ def reproduce(
     return _present(result, folder, len(trials))
 
 
-def find_figure(name: str) -> Figure:
+def find_figure(name: str) -> Reproduction:
     """The figure of this name.
 
     Raises:

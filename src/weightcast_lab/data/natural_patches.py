@@ -77,9 +77,9 @@ def draw_patches(
     places = torch.rand(n_patches, 2, generator=generator, dtype=torch.float64).tolist()
     for patch, number, (down, right) in zip(patches, chosen, places, strict=True):
         image = images[number]
-        row = int(down * (image.shape[1] - size + 1))
-        column = int(right * (image.shape[2] - size + 1))
-        patch.copy_(image[:, row : row + size, column : column + size])
+        top = int(down * (image.shape[1] - size + 1))
+        left = int(right * (image.shape[2] - size + 1))
+        patch.copy_(image[:, top : top + size, left : left + size])
     return patches.flatten(1)
 
 

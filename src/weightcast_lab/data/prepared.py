@@ -25,7 +25,7 @@ def save_images(images: Images, path: str | os.PathLike[str]) -> Path:
     it where many processes train on the same images.
 
     Args:
-        images: with pixels in [0, 1], as :func:`load_images` reads them, and
+        images: with pixels in [0, 1], as ``load_images`` reads them, and
             without validation images, which each run sets aside for itself.
         path: of the file, with the suffix ``.safetensors``; missing folders are made.
 

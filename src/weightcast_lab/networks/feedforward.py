@@ -9,7 +9,7 @@ from torch import nn
 
 from weightcast_lab.networks.drawing import check_sizes, seeded
 
-Activation = Literal["relu", "sigmoid"]
+ActivationName = Literal["relu", "sigmoid"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
@@ -18,7 +18,7 @@ def mlp(
     shape: Sequence[int] = (1, 28, 28),
     n_classes: int = 10,
     hidden: Sequence[int] = (500, 500),
-    activation: Activation = "relu",
+    activation: ActivationName = "relu",
     *,
     seed: int | None = None,
 ) -> nn.Sequential:
@@ -52,7 +52,7 @@ def mlp(
 def convnet(
     shape: Sequence[int] = (3, 32, 32),
     n_classes: int = 10,
-    activation: Activation = "relu",
+    activation: ActivationName = "relu",
     hidden: Sequence[int] = (48, 64, 64, 500),
     *,
     seed: int | None = None,

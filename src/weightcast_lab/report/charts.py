@@ -73,9 +73,14 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
 
 def _legend() -> alt.Legend:
     # Beside each other, names of usual length would be cut off on a phone.
-    columns = alt.ExprRef(f"width < {PHONE} ? 1 : 2")
+    side_by_side = alt.ExprRef(f"width < {PHONE} ? 1 : 2")
     return alt.Legend(
-        title=None, orient="bottom", columns=columns, labelLimit=240, symbolSize=90, symbolOpacity=1
+        title=None,
+        orient="bottom",
+        columns=side_by_side,
+        labelLimit=240,
+        symbolSize=90,
+        symbolOpacity=1,
     )
 
 

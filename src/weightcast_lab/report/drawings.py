@@ -14,7 +14,7 @@ from weightcast_lab.report.theme import LIGHT_INK, LIGHT_PAPER, on_paper
 
 WIDTH = 640  # pixels, without names and axes
 SCALE = 2.0  # pixels of the PNG per pixel of the chart
-TILE, GAP, COLUMNS = 72, 8, 3  # of filters: pixels, pixels, triples side by side
+TILE, GAP, TRIPLES = 72, 8, 3  # of filters: pixels, pixels, triples side by side
 
 
 def svg(spec: dict[str, Any]) -> bytes:
@@ -35,11 +35,11 @@ def filters_svg(networks: Mapping[str, dict[str, Any]]) -> str:
         parts.append(f'<text x="16" y="{top + 12}" font-weight="bold">{escape(name)}</text>')
         top += 24
         for number, item in enumerate(figure["filters"]):
-            x = 16 + number % COLUMNS * (triple + 2 * GAP)
-            y = top + number // COLUMNS * (TILE + 40)
+            x = 16 + number % TRIPLES * (triple + 2 * GAP)
+            y = top + number // TRIPLES * (TILE + 40)
             parts += _triple(item, figure["shape"], x, y)
-        top += (TILE + 40) * -(-len(figure["filters"]) // COLUMNS) + 16
-    width = 32 + COLUMNS * (triple + 2 * GAP) - 3 * GAP
+        top += (TILE + 40) * -(-len(figure["filters"]) // TRIPLES) + 16
+    width = 32 + TRIPLES * (triple + 2 * GAP) - 3 * GAP
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" '
         f'viewBox="0 0 {width} {top}" font-family="sans-serif" font-size="12" fill="{LIGHT_INK}">'

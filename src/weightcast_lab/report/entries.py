@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-Row = dict[str, Any]
+from weightcast_lab.sweeps.rows import Row
 
 
 def entry(row: Row, where: str, *path: str) -> Any:

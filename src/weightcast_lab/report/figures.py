@@ -12,8 +12,8 @@ from weightcast_lab.report.pictures import check_figure
 from weightcast_lab.report.results import BENCHMARKS, Result
 from weightcast_lab.report.series import (
     Line,
-    Metric,
     Sample,
+    ShownMetric,
     in_words,
     make_lines,
     most_common,
@@ -63,7 +63,7 @@ class LinesFigure:
     name: str
     title: str
     lines: tuple[Line, ...]
-    metrics: tuple[Metric, ...]
+    metrics: tuple[ShownMetric, ...]
     x_title: str
     unit: str = "curve"
     filters: Mapping[str, dict[str, Any]] = field(default_factory=dict)
@@ -178,7 +178,7 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
     if kind == "filters":
         lines = make_lines(_known_samples(results))
         shown = {name for line in lines for name in line.points}
-        metrics = tuple(Metric(n, title) for n, title in EXPLAINED.items() if n in shown)
+        metrics = tuple(ShownMetric(n, title) for n, title in EXPLAINED.items() if n in shown)
         return LinesFigure(
             name, title, tuple(lines), metrics, SHARE_KNOWN, "network", _filters(results)
         )
@@ -189,9 +189,13 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
     return LinesFigure(name, title, tuple(lines), tuple(metrics), SHARE_LEARNED)
 
 
-def _metric(name: str) -> Metric:
+def _metric(name: str) -> ShownMetric:
     words = name.replace("_", " ")
-    return Metric(name, f"{words}, nats", 3) if name == "test_loss" else Metric(name, f"{words}, %")
+    return (
+        ShownMetric(name, f"{words}, nats", 3)
+        if name == "test_loss"
+        else ShownMetric(name, f"{words}, %")
+    )
 
 
 def _new_name(parts: Iterable[str], taken: set[str]) -> str:

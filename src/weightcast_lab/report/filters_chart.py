@@ -24,10 +24,10 @@ def filter_images(
     """Draw one filter three times, on one colour scale.
 
     Args:
-        true: (rows * columns,) the filter's weights, row-major.
+        true: (height * width,) the filter's weights, row-major.
         known: (n_atoms,) positions of the known weights.
-        predicted: (rows * columns,) the weights predicted from the known ones.
-        shape: (rows, columns).
+        predicted: (height * width,) the weights predicted from the known ones.
+        shape: (height, width).
 
     Returns:
         Data URIs of the true filter, of the known weights alone (the rest is transparent), and of
@@ -56,7 +56,7 @@ def filter_images(
 
 
 def colours(values: NDArray[np.float64]) -> Pixels:
-    """Values in [-1, 1], (rows, columns) -> opaque (rows, columns, 4) RGBA; 0 is near white."""
+    """Values in [-1, 1], (height, width) -> opaque (height, width, 4) RGBA; 0 is near white."""
     t = np.clip(values, -1, 1)[..., None]
     end = np.where(t < 0, NEGATIVE, POSITIVE)
     rgb = ZERO + np.abs(t) * (end - ZERO)
@@ -64,9 +64,9 @@ def colours(values: NDArray[np.float64]) -> Pixels:
 
 
 def data_uri(pixels: Pixels) -> str:
-    """(rows, columns, 4) RGBA pixels as a PNG in a data URI."""
-    rows, columns, _ = pixels.shape
-    header = struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)  # 8 bits per channel, RGBA
+    """(height, width, 4) RGBA pixels as a PNG in a data URI."""
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits per channel, RGBA
     lines = b"".join(b"\0" + line.tobytes() for line in pixels)  # each line unfiltered
     png = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from weightcast_lab.report.series import Line, Metric
+from weightcast_lab.report.series import Line, ShownMetric
 from weightcast_lab.report.theme import COLOURS, DASHES, INK, NEUTRAL, SHAPES, cycle, themed
 
 LABEL_STEP = 16  # pixels from one name to the next
@@ -49,7 +49,7 @@ def styles(lines: Iterable[Line]) -> dict[str, Style]:
 
 
 def lines_chart(
-    lines: Sequence[Line], metric: Metric, x_title: str, looks: dict[str, Style]
+    lines: Sequence[Line], metric: ShownMetric, x_title: str, looks: dict[str, Style]
 ) -> dict[str, Any]:
     """Draw lines.
 
@@ -81,7 +81,7 @@ def lines_chart(
     return themed(chart) | {"datasets": {DATA: values}}
 
 
-def chart_values(lines: Sequence[Line], metric: Metric) -> list[dict[str, Any]]:
+def chart_values(lines: Sequence[Line], metric: ShownMetric) -> list[dict[str, Any]]:
     """One entry per mean: where it stands, how far it spreads, what to call it."""
     log = is_log([point.mean for line in lines for point in line.points.get(metric.name, ())])
     return [

@@ -60,16 +60,16 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: layers and shares down, dictionaries across, per cent of variance."""
     found = values(results)
     names = _dictionaries(found)
-    columns = [FLOOR, *names, CEILING]
+    shown = [FLOOR, *names, CEILING]
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for value in found:
         line = cells.setdefault((value["layer"], value["share"]), {})
         line[value["dictionary"]] = 100 * value["r2"]
     body = [
-        [*line, *(f"{own[name]:.1f}" if name in own else "" for name in columns)]
+        [*line, *(f"{own[name]:.1f}" if name in own else "" for name in shown)]
         for line, own in cells.items()
     ]
-    return ["layer", "known", *columns], body
+    return ["layer", "known", *shown], body
 
 
 def chart(results: Sequence[Result]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from weightcast_lab.report.figures import (
     Predictability,
 )
 from weightcast_lab.report.lines_chart import Style, chart_values, lines_chart, styles
-from weightcast_lab.report.series import Metric, in_words
+from weightcast_lab.report.series import ShownMetric, in_words
 from weightcast_lab.report.summary import summarise
 from weightcast_lab.report.terminal import benchmark_table, lines_table
 
@@ -175,7 +175,7 @@ def _controls(figure: LinesFigure, looks: dict[str, Style]) -> str:
     )
 
 
-def _metric_choice(metrics: Sequence[Metric]) -> str:
+def _metric_choice(metrics: Sequence[ShownMetric]) -> str:
     options = "".join(
         f'<option value="{escape(metric.name)}">{escape(metric.title)}</option>'
         for metric in metrics
@@ -206,7 +206,7 @@ def _swatch(look: Style) -> str:
     )
 
 
-def _lines_table(figure: LinesFigure, metric: Metric) -> str:
+def _lines_table(figure: LinesFigure, metric: ShownMetric) -> str:
     head, body = lines_table(figure, metric)
     caption = f"{metric.title}: mean ± standard deviation (number of runs)."
     table = _table(head, body, caption, settings=list(figure.settings))

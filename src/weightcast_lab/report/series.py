@@ -33,7 +33,7 @@ ORDER = (
 
 
 @dataclass(frozen=True)
-class Metric:
+class ShownMetric:
     """What a chart's vertical axis shows.
 
     Args:

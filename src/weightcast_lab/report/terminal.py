@@ -1,4 +1,4 @@
-"""Rows -> tables for a terminal: one line per curve, one column per fraction."""
+"""Rows -> tables for a terminal: a line for each curve, a cell for each fraction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from weightcast_lab.report.figures import (
     make_figures,
 )
 from weightcast_lab.report.results import Result, distinct, located
-from weightcast_lab.report.series import Metric
+from weightcast_lab.report.series import ShownMetric
 from weightcast_lab.report.summary import text_table
 
 
@@ -38,7 +38,7 @@ def figure_tables(figures: Sequence[Figure]) -> str:
     return "\n\n".join("\n".join(_section(figure)) for figure in figures)
 
 
-def lines_table(figure: LinesFigure, metric: Metric) -> tuple[list[str], list[list[str]]]:
+def lines_table(figure: LinesFigure, metric: ShownMetric) -> tuple[list[str], list[list[str]]]:
     """The numbers behind a chart.
 
     Returns:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from weightcast.grid import Grid
+from weightcast_lab.networks.feedforward import ActivationName
 from weightcast_lab.sweeps.curves import (
     DENSE,
     NARROW,
@@ -30,8 +30,6 @@ from weightcast_lab.training import (
     TrainConfig,
     TrainingSettings,
 )
-
-Activation = Literal["relu", "sigmoid"]
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.25)
 ALL_FRACTIONS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
@@ -53,7 +51,7 @@ class MLPSetting:
     """
 
     columns: int
-    activation: Activation
+    activation: ActivationName
     pretraining: PretrainingSettings | None
     training: TrainingSettings
 
@@ -78,16 +76,16 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
-Point = tuple[str, float, MLPSetting]
+MLPPoint = tuple[str, float, MLPSetting]
 
 
-def _smoke() -> list[Point]:
+def _smoke() -> list[MLPPoint]:
     setting = _setting(epochs=1)
     names = (DENSE, NARROW, "LowRank", "RandFixU-RandFixU", "SE-Emp")
     return [*_curves(names, (0.05,), setting)]
 
 
-def _cpu() -> list[Point]:
+def _cpu() -> list[MLPPoint]:
     main = _setting(epochs=3)
     one, many = replace(main, columns=1), replace(main, columns=20)
     sigmoid = replace(main, activation="sigmoid")
@@ -104,7 +102,7 @@ def _cpu() -> list[Point]:
     ]
 
 
-def _full() -> list[Point]:
+def _full() -> list[MLPPoint]:
     names = (DENSE, NARROW, *all_curves())
     return [
         point
@@ -131,7 +129,7 @@ def _setting(epochs: int) -> MLPSetting:
 
 def _curves(
     names: Sequence[str], fractions: Sequence[float], setting: MLPSetting
-) -> Iterator[Point]:
+) -> Iterator[MLPPoint]:
     """Every point of these curves; the dense network is one point."""
     for name in names:
         for fraction in (1.0,) if name == DENSE else fractions:

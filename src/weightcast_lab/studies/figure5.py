@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weightcast.grid import Grid
-from weightcast_lab.studies.figure4 import Activation, describe
+from weightcast_lab.networks.feedforward import ActivationName
+from weightcast_lab.studies.figure4 import describe
 from weightcast_lab.sweeps.curves import DENSE, NARROW, Shape, all_curves, find_curve, make_plan
 from weightcast_lab.sweeps.presets import Preset, check_preset, with_seeds
 from weightcast_lab.sweeps.trial import Trial
@@ -46,7 +47,7 @@ class ConvnetSetting:
     epochs: int
     n_train: int | None = None
     learning_rate: float = 2e-3
-    activation: Activation = "relu"
+    activation: ActivationName = "relu"
     pretraining: PretrainingSettings | None = None
 
 
@@ -69,21 +70,21 @@ def trials(preset: Preset, seeds: int, data: str) -> list[Trial]:
     )
 
 
-Point = tuple[str, float, ConvnetSetting]
+ConvnetPoint = tuple[str, float, ConvnetSetting]
 
 
-def _smoke() -> list[Point]:
+def _smoke() -> list[ConvnetPoint]:
     setting = ConvnetSetting(columns=4, epochs=1, n_train=500)
     return [*_curves((DENSE, "SE-Emp"), (0.25,), setting)]
 
 
-def _cpu() -> list[Point]:
+def _cpu() -> list[ConvnetPoint]:
     setting = ConvnetSetting(columns=4, epochs=10, n_train=5_000)
     names = (DENSE, NARROW, "RandFixU-RandFixU", "SE-Emp")
     return [*_curves(names, (0.1, 0.25), setting), *_leading((0.1, 0.25), setting)]
 
 
-def _full() -> list[Point]:
+def _full() -> list[ConvnetPoint]:
     settings = [
         ConvnetSetting(columns, epochs=60, activation=activation, pretraining=pretraining)
         for activation in ("relu", "sigmoid")
@@ -101,7 +102,7 @@ def _full() -> list[Point]:
     ]
 
 
-def _leading(fractions: Sequence[float], setting: ConvnetSetting) -> Iterator[Point]:
+def _leading(fractions: Sequence[float], setting: ConvnetSetting) -> Iterator[ConvnetPoint]:
     """Eigenvectors in all layers, with fewer columns where the columns would need most of them.
 
     They are dealt out to the columns, and the last ones have no variance, which is refused.
@@ -113,7 +114,7 @@ def _leading(fractions: Sequence[float], setting: ConvnetSetting) -> Iterator[Po
 
 def _curves(
     names: Sequence[str], fractions: Sequence[float], setting: ConvnetSetting
-) -> Iterator[Point]:
+) -> Iterator[ConvnetPoint]:
     for name in names:
         for fraction in (1.0,) if name == DENSE else fractions:
             yield name, fraction, setting

@@ -29,7 +29,7 @@ from weightcast_lab.sweeps.rows import SCHEMA, Row, make_row
 from weightcast_lab.sweeps.trial import Place, Trial, runs_trials
 from weightcast_lab.training import TrainingSettings, load_images
 
-Network = Literal["mlp", "convnet", "autoencoder", "rica"]
+NetworkName = Literal["mlp", "convnet", "autoencoder", "rica"]
 
 _NETWORKS = {
     "mlp": "MLP",
@@ -70,7 +70,7 @@ class FilterConfig(Configuration):
         labels: what figures sort the row by; ``network`` is filled in.
     """
 
-    network: Network
+    network: NetworkName
     data: str
     training: TrainingSettings = field(default_factory=TrainingSettings)
     n_train: int | None = None

@@ -1,4 +1,4 @@
-"""Sources: where the data sets of one figure lie, by their names."""
+"""Sources: where the data sets of a study lie, by their names."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ VALIDATION_SPEAKERS = 46
 
 
 @dataclass(frozen=True)
-class _Point:
+class _SpeechPoint:
     """One place in the figure.
 
     Args:
@@ -104,13 +104,13 @@ def _base(preset: Preset, data: str) -> SpeechConfig:
     )
 
 
-def _points(preset: Preset) -> list[_Point]:
+def _points(preset: Preset) -> list[_SpeechPoint]:
     if preset == "smoke":
-        return list(_of((DENSE, *MAIN), (0.05,), _Point(DENSE, 1.0)))
+        return list(_of((DENSE, *MAIN), (0.05,), _SpeechPoint(DENSE, 1.0)))
     if preset == "cpu":
-        columns = [_Point(DENSE, 1.0, columns=c) for c in COLUMNS]
+        columns = [_SpeechPoint(DENSE, 1.0, columns=c) for c in COLUMNS]
         spread = [p for base in columns for p in _of(MAIN[1:], (0.05,), base)]
-        return [*_of((DENSE, *MAIN), FRACTIONS, _Point(DENSE, 1.0)), *spread]
+        return [*_of((DENSE, *MAIN), FRACTIONS, _SpeechPoint(DENSE, 1.0)), *spread]
     return [
         point
         for activation in ("relu", "sigmoid")
@@ -119,12 +119,14 @@ def _points(preset: Preset) -> list[_Point]:
         for point in _of(
             (DENSE, *curves()),
             ALL_FRACTIONS,
-            _Point(DENSE, 1.0, columns, activation, pretraining),
+            _SpeechPoint(DENSE, 1.0, columns, activation, pretraining),
         )
     ]
 
 
-def _of(names: Sequence[str], fractions: Sequence[float], base: _Point) -> Iterator[_Point]:
+def _of(
+    names: Sequence[str], fractions: Sequence[float], base: _SpeechPoint
+) -> Iterator[_SpeechPoint]:
     """All points of these curves; the dense network is one point."""
     known = curves()
     for name in names:
@@ -134,7 +136,7 @@ def _of(names: Sequence[str], fractions: Sequence[float], base: _Point) -> Itera
             yield replace(base, curve=name, fraction=fraction, columns=columns)
 
 
-def _config(base: SpeechConfig, point: _Point, seed: int) -> SpeechConfig:
+def _config(base: SpeechConfig, point: _SpeechPoint, seed: int) -> SpeechConfig:
     labels: dict[str, object] = {"curve": point.curve, "fraction": point.fraction}
     plan = None
     if point.curve != DENSE:

@@ -1,1 +1,1 @@
-"""Experiments: each trains networks and appends result rows; none of them draws."""
+"""Sweeps: many trials, each run in a process of its own, and the result rows they leave."""

@@ -79,7 +79,7 @@ class RayExecutor:
     Args:
         address: of the cluster: ``"auto"`` finds one on this machine, ``"HOST:6379"`` names one.
         place: what each trial takes of a machine: its threads, and a GPU if the accelerator is
-            gpu. Give :func:`sweep` the same one.
+            gpu. Give :func:`~weightcast_lab.sweeps.sweep.sweep` the same one.
     """
 
     def __init__(self, address: str, place: Place | None = None) -> None:

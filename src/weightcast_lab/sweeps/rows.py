@@ -1,4 +1,4 @@
-"""Result rows: one JSON object a line, with all that is needed to tell how a number came about."""
+"""Result rows read back from files, each checked for the entries that it must have."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def sweep(
         folder: gets one folder for each trial, and ``rows.jsonl`` with the rows of these trials.
         place: where they run. On this machine the threads are divided among the jobs instead.
         executor: anything with ``submit`` as in ``concurrent.futures``, such as
-            :class:`RayExecutor` or a ProcessPoolExecutor; None uses this machine's cores.
+            ``RayExecutor`` or a ProcessPoolExecutor; None uses this machine's cores.
         jobs: trials at a time on this machine; None is one per core.
         progress: whether to show it on stderr: a bar on a terminal, a line per trial in a log.
 

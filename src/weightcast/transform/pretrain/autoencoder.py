@@ -54,7 +54,7 @@ class TiedAutoencoder:
         self.activation, self.rows, self.loss = activation, rows, loss
         self.groups = rows.shape[1] // view(layer).sizes[0]
         mean = rows.mean(dim=0)
-        # Not less the first codes' part: V soon changes that by far more than c can follow.
+        # The first codes' share is not subtracted: it changes with V far faster than c can follow.
         self.c = nn.Parameter(mean if loss == "squared" else mean.clamp(0.01, 0.99).logit())
         decoder = {"params": [self.c], "lr": learning_rate, "weight_decay": 0.0, "name": "c"}
         groups = [*parameter_groups(layer, learning_rate), decoder]

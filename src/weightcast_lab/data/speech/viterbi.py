@@ -15,7 +15,7 @@ def viterbi(
 
     Args:
         scores: (n_frames, n_states), log likelihoods.
-        transition: (n_states, n_states) from row to column; -inf forbids.
+        transition: (n_states, n_states), [i, j] from state i to j; -inf forbids.
         initial: (n_states,) of starting in a state; -inf forbids.
         final: (n_states,) of ending in a state; -inf forbids.
 
@@ -55,7 +55,7 @@ class Bigram:
 
     Args:
         initial: (n_classes,) log P(class | start).
-        transition: (n_classes, n_classes) log P(column | row).
+        transition: (n_classes, n_classes) [i, j] is log P(j | i).
         final: (n_classes,) log P(end | class).
     """
 
@@ -79,7 +79,7 @@ class Bigram:
         """
         if not smoothing > 0:
             raise ValueError(f"smoothing is {smoothing}: it must be above 0, for example 1")
-        edge = n_classes  # the start as a row, the end as a column
+        edge = n_classes  # the start as first index, the end as second
         counts = np.full((n_classes + 1, n_classes + 1), float(smoothing))
         for transcript in transcripts:
             around = np.array([edge, *transcript, edge])
