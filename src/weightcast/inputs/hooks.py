@@ -80,9 +80,8 @@ def layers_run(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -
         for batch in batches:
             called.clear()
             call(model, batch)
-            place = (
-                0  # a layer that is new in this batch goes right after the one that ran before it
-            )
+            # A layer that is new in this batch goes right after the one that ran before it.
+            place = 0
             for name in called:
                 if name not in order:
                     order.insert(place, name)
