@@ -97,7 +97,7 @@ def running_trials(tmp_path):
         except (OSError, UnicodeDecodeError):
             continue
         folders = [word for word in words if word.startswith(f"{tmp_path}/weightcast-")]
-        if "weightcast_lab.studies.trial" in words and folders:
+        if "weightcast_lab.sweeps.attempt" in words and folders:
             found.append((parent, int(path.name), Path(folders[0])))
     return found
 

@@ -91,11 +91,7 @@ class PredictedLayer(PredictedWeight):
     ) -> None:
         device, dtype = options.pop("device", None), options.pop("dtype", None)
         generator, statistics = options.pop("seed", 0), options.pop("statistics", None)
-        atoms, rule = options.pop("atoms", None), options.pop("rule", None)
-        if rule is None:
-            rule = Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        elif options:
-            raise ValueError(f"rule= is given, and {', '.join(options)} beside it: take one")
+        atoms, rule = options.pop("atoms", None), self._rule(options)
         dtype = dtype or torch.get_default_dtype()
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
@@ -127,6 +123,18 @@ class PredictedLayer(PredictedWeight):
     def view(self) -> View:
         """This layer's geometry."""
         return self.view_class(self, type(self))
+
+    @classmethod
+    def _rule(cls, options: LayerOptions) -> Rule:
+        """The rule among the options, or that which they make."""
+        if (rule := options.pop("rule", None)) is not None:
+            if options:
+                raise ValueError(f"rule= is given, and {', '.join(options)} beside it: take one")
+            return rule
+        if not {"dictionary", "fraction"} <= options.keys():
+            given = ", ".join(options) or "neither"
+            raise TypeError(f"{cls.__name__} needs dictionary= and fraction=, and was given {given}")
+        return Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     @property
     @override

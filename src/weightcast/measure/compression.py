@@ -122,7 +122,7 @@ def _output_errors(
     """The errors of layers' outputs by name, and that of the network's by None."""
     sums: dict[str | None, Tensor] = {}
     for batch in as_batches(inputs):
-        found, found_dense = (_outputs(network, names, batch) for network in (compressed, model))
+        found_dense, found = (_outputs(network, names, batch) for network in (model, compressed))
         for name, dense_outputs in found_dense.items():
             layer = None if name is None else compressed.get_submodule(name)
             axis = 1 if isinstance(layer, PredictedConvolution) else -1

@@ -125,12 +125,10 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.bases, self.n_made = SharedBases(), 0
-        holders = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
-        self.shared_biases = {
-            name
-            for name, layer in convertible_layers(self.model).items()
-            if bias_of(layer) is not None and holders[id(bias_of(layer))] > 1
-        }
+        layers = convertible_layers(self.model)  # one that is called twice is there once
+        biases = {name: bias_of(layer) for name, layer in layers.items()}
+        holders = Counter(id(bias) for bias in biases.values() if bias is not None)
+        self.free_biases = {name for name, bias in biases.items() if holders[id(bias)] == 1}
 
     def make(
         self, name: str, layer: Any, current: nn.Module, twin: PredictedLayer | None
@@ -139,8 +137,8 @@ class _Walk:
         if twin is not None:
             fitted, kind, left = view(layer).predict(twin.rule, atoms=twin.atoms), "weights", 0.0
         else:
-            # What is constant goes to the bias, unless other layers have the same one.
-            free = bias_of(layer) is not None and name not in self.shared_biases
+            # What is constant goes to the bias, unless another layer has the same one.
+            free = name in self.free_biases
             known = self._observe(name, current, centred=free)
             with naming(name):
                 fitted, W = self._predict(name, layer, known)
@@ -151,8 +149,9 @@ class _Walk:
                 shift = known.moments.bias_shift(
                     fitted.check_weight(layer.weight), fitted.check_weight(fitted.weight)
                 )
-                with torch.no_grad():
-                    layer.bias.add_(shift.to(layer.bias))
+                # One of its own, for a module that is no layer may hold the old one.
+                bias = layer.bias.detach() + shift.to(layer.bias)
+                layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
             kind = "weights" if known.metric is None else "output"
         self.n_made += 1
         self.shown.step()

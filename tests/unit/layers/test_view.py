@@ -99,6 +99,8 @@ def test_a_rule_goes_in_the_place_of_its_parts():
         wc.PredictedLinear(12, 6, rule=RULE, fraction=0.5, columns=2)
     with pytest.raises(TypeError, match="fracton"):
         wc.PredictedLinear(12, 6, dictionary=d.DCT(), fracton=0.5)
+    with pytest.raises(TypeError, match="PredictedLinear needs dictionary= and fraction="):
+        wc.PredictedLinear(12, 6)
 
 
 IMAGES = torch.randn(2, 4, 7, 6).double()

@@ -567,3 +567,31 @@ def test_a_dense_network_of_another_width_is_named():
 def test_arguments_of_another_kind_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         wc.compress(_mlp(), **({"plan": {"4": DCT}, "progress": False} | arguments))
+
+
+def test_a_layer_that_is_called_twice_takes_up_the_mean_once():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(12, 12), torch.randn(500, 12) + 1
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    small = wc.compress(model, {"*": wc.Rule(d.DCT(), 0.5)}, [x], progress=False)
+    assert small[0] is small[2]
+    assert not torch.allclose(small[0].bias, layer.bias, atol=1e-3)
+
+
+def test_a_bias_that_two_layers_have_stays_one_and_takes_up_no_mean():
+    one, two = nn.Linear(12, 12), nn.Linear(12, 12)
+    two.bias = one.bias
+    x = _rows()[:, :12] + 1
+    model = nn.Sequential(one, nn.ReLU(), two).to(x)
+    small = wc.compress(model, {"*": wc.Rule(d.DCT(), 0.5)}, [x], progress=False)
+    assert small[0].bias is small[2].bias
+    assert torch.equal(small[0].bias, one.bias)
+
+
+def test_a_module_that_is_no_layer_keeps_the_bias_it_holds():
+    layer, x = nn.Linear(12, 12), torch.randn(500, 12) + 1
+    model = nn.Sequential(layer, nn.ReLU())
+    model[1].register_parameter("also", layer.bias)
+    small = wc.compress(model, {"*": wc.Rule(d.DCT(), 0.5)}, [x], progress=False)
+    assert torch.equal(small[1].also, layer.bias)
+    assert small[0].bias is not small[1].also
