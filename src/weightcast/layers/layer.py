@@ -133,7 +133,9 @@ class PredictedLayer(PredictedWeight):
             return rule
         if not {"dictionary", "fraction"} <= options.keys():
             given = ", ".join(options) or "neither"
-            raise TypeError(f"{cls.__name__} needs dictionary= and fraction=, and was given {given}")
+            raise TypeError(
+                f"{cls.__name__} needs dictionary= and fraction=, and was given {given}"
+            )
         return Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     @property
