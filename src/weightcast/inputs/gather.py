@@ -140,11 +140,11 @@ def moments_and_statistics(
             alike = [rows.shape for rows in found] == [rows.shape for rows in other[name]]
             for x, dense_x in zip(found, other[name] if alike else found, strict=True):
                 moments[name].update(x, dense_x)
-                with naming(name):
+                with naming_layer(name):
                     statistics[name].update(x.flatten(0, 1))
     result = {}
     for name, accumulator in statistics.items():
-        with naming(name):
+        with naming_layer(name):
             result[name] = moments[name], accumulator.result()
     return result
 
@@ -159,7 +159,7 @@ def _rows_of(model: nn.Module, batch: Any, draws: Mapping[str, int]) -> dict[str
 
     def take(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
         seen = view(layer)
-        with naming(name):
+        with naming_layer(name):
             rows = seen.input_rows(*inputs, side_by_side=True).detach()
             # A copy: the network may change its input in place later on.
             rows = check_finite(thinned(rows, generators[name]).to("cpu", copy=True))
@@ -171,7 +171,7 @@ def _rows_of(model: nn.Module, batch: Any, draws: Mapping[str, int]) -> dict[str
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def naming_layer(name: str) -> Iterator[None]:
     """ValueErrors raised within name the layer."""
     try:
         yield

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, call, tensors_in
-from weightcast.inputs.gather import naming
+from weightcast.inputs.gather import naming_layer
 from weightcast.inputs.hooks import observing
 from weightcast.layers import predicted_layers, view
 from weightcast.layers.convolution import PredictedConvolution
@@ -111,7 +111,7 @@ def compression_report(
 
 
 def _weight_error(name: str, dense: Any, layer: Any) -> float:
-    with naming(name):
+    with naming_layer(name):
         W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
     return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
 

@@ -17,6 +17,7 @@ from weightcast.dictionaries import (
 )
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import naming_layer
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.progress import Progress
 from weightcast.layers import view
@@ -24,7 +25,7 @@ from weightcast.layers.rule import Rule, layer_seed
 from weightcast.measure.prediction import candidates, measure
 from weightcast.measure.probe_table import CEILING, FLOOR, Probe, ProbeRow
 from weightcast.plan.eligibility import convertible_layers
-from weightcast.plan.sites import ProbeSite, checked, find_sites, observe
+from weightcast.plan.sites import ProbeSite, find_sites, observe
 
 
 def probe(
@@ -89,7 +90,8 @@ def probe(
     for fraction in fractions:
         check_fraction(fraction)
         for name, site in sites.items() if layers is not None else ():
-            checked(name, count_atoms, fraction, site.n_visible)
+            with naming_layer(name):
+                count_atoms(fraction, site.n_visible)
     named = None if dictionaries is None else _named(dictionaries)
     if inputs is not None and not isinstance(model, nn.Module):
         raise ValueError("inputs need a model to run: a state dict has weights only")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
 from weightcast.grid import Grid
-from weightcast.inputs.gather import moments_and_statistics
+from weightcast.inputs.gather import moments_and_statistics, naming_layer
 from weightcast.layers import view
 from weightcast.layers.models import check_values
 from weightcast.least_squares import Metric
@@ -62,7 +62,8 @@ def find_sites(
                 "or infinite: load weights that are finite, or leave the layer out"
             )
         if name in grids:
-            grid = checked(name, Grid.of(grids[name]).check, W.shape[1])
+            with naming_layer(name):
+                grid = Grid.of(grids[name]).check(W.shape[1])
         sites[name] = ProbeSite(name, W, grid)
     return sites
 
@@ -84,14 +85,6 @@ def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid
         if 2 <= tensor.dim() <= 5 and tensor.numel() and tensor[0].numel() > 1:
             grid = None if tensor.dim() == 2 else Grid(tuple(tensor.shape[2:]), tensor.shape[1])
             yield name.removesuffix(".weight"), (tensor.flatten(1), grid)
-
-
-def checked(name: str, check: Any, *arguments: Any) -> Any:
-    """Call a check; its errors name the layer."""
-    try:
-        return check(*arguments)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def observe(

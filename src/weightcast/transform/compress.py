@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import moments_and_statistics, naming
+from weightcast.inputs.gather import moments_and_statistics, naming_layer
 from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import RIDGE, Moments
 from weightcast.inputs.progress import Progress
@@ -25,7 +25,7 @@ from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import Metric, choose_atoms
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
-from weightcast.transform.swap import bias_of, swap
+from weightcast.transform.swap import swap
 
 AtomChoice = Literal["fitted", "plan"]
 Target = Literal["dense", "compressed"]
@@ -85,7 +85,7 @@ def compress(
     every = convertible_layers(model)
     before, walk = _turns(model, {name: every[name] for name in rules}, batches)
     with Progress("compressing", len(rules), show=progress) as shown:
-        walked = _Walk(model, rules, settings, batches, frozenset(walk), shown)
+        walked = _Walk(model, every, rules, settings, batches, frozenset(walk), shown)
         return swap(model, [*before, *walk], walked.make)
 
 
@@ -113,10 +113,12 @@ class _FitSettings:
 class _Walk:
     """The walk from layer to layer: each is fitted in the network as the layers before left it.
 
-    ``seen`` are the layers whose inputs the batches show.
+    ``layers`` are all that could be predicted, one that is called twice once; ``seen`` are those
+    whose inputs the batches show.
     """
 
     model: nn.Module
+    layers: Mapping[str, Any]
     rules: Mapping[str, Rule]
     settings: _FitSettings
     batches: list[Any] | None
@@ -125,8 +127,7 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.bases, self.n_made = SharedBases(), 0
-        layers = convertible_layers(self.model)  # one that is called twice is there once
-        biases = {name: bias_of(layer) for name, layer in layers.items()}
+        biases = {name: view(layer).bias for name, layer in self.layers.items()}
         holders = Counter(id(bias) for bias in biases.values() if bias is not None)
         self.free_biases = {name for name, bias in biases.items() if holders[id(bias)] == 1}
 
@@ -140,7 +141,7 @@ class _Walk:
             # What is constant goes to the bias, unless another layer has the same one.
             free = name in self.free_biases
             known = self._observe(name, current, centred=free)
-            with naming(name):
+            with naming_layer(name):
                 fitted, W = self._predict(name, layer, known)
             if fitted.atoms.base.is_learned:
                 _learn_base(fitted, W, known.metric)

@@ -10,7 +10,7 @@ from torch import nn
 
 from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import collect_statistics, naming
+from weightcast.inputs.gather import collect_statistics, naming_layer
 from weightcast.inputs.hooks import execution_order
 from weightcast.layers import PredictedLayer, PredictedModule, view
 from weightcast.layers.rule import Rule, layer_seed
@@ -57,7 +57,7 @@ def convert(
         rule, own_seed = rules[name], layer_seed(seed, name)
         if twin is not None:
             return view(layer).predict(rule, atoms=twin.atoms)
-        with naming(name):
+        with naming_layer(name):
             statistics, needs = None, rule.dictionary.needs
             if needs and batches is not None and not view(layer).blindness:
                 draws = torch.Generator().manual_seed(own_seed)

@@ -13,7 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from weightcast.layers import PredictedLayer, PredictedModule, find_view, split_class, split_module
+from weightcast.layers import (
+    PredictedLayer,
+    PredictedModule,
+    find_view,
+    split_class,
+    split_module,
+    view,
+)
 from weightcast.layers.models import copied
 from weightcast.plan.eligibility import convertible_layers
 
@@ -128,10 +135,5 @@ def _tie(new: Any, twin: Any, layer: Any) -> None:
         new.tie(twin)
     elif twin is not None:
         new.weight = twin.weight
-    if bias_of(layer) is not None:
+    if view(layer).bias is not None:
         new.bias = layer.bias
-
-
-def bias_of(layer: Any) -> nn.Parameter | None:
-    """A layer's bias, if it has one; some of torch's classes lack the attribute."""
-    return getattr(layer, "bias", None)

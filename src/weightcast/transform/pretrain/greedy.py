@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, model_input, with_tensors
-from weightcast.inputs.gather import collect_rows, collect_statistics, naming
+from weightcast.inputs.gather import collect_rows, collect_statistics, naming_layer
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer
 from weightcast.layers.rule import layer_seed
@@ -131,7 +131,7 @@ def pretrain(
     with Progress("pre-training", len(chosen) * epochs, show=progress) as shown:
         for number, (name, layer) in enumerate(chosen.items()):
             job = _Job(model, batches, settings, name, layer, activations[name], states, number)
-            with naming(name):
+            with naming_layer(name):
                 records.append(job.run(shown))
     return records
 
