@@ -209,6 +209,7 @@ def work(rank: int, meeting: str, options: argparse.Namespace) -> None:
         if options.table is not None:
             rows = sorted((row for rows in found.values() for row in rows), key=lambda r: r["seed"])
             write_csv(options.table, [table_line(row) for row in rows])
+    dist.monitored_barrier()  # gloo's threads end their last work before Python ends
     dist.destroy_process_group()
 
 

@@ -209,6 +209,9 @@ def _process_group(processes: int) -> Iterator[None]:
     distributed = processes > 1 and not torch.distributed.is_initialized()
     try:
         yield
+        if distributed and torch.distributed.get_backend() == "gloo":
+            # Python must not end while gloo's threads still free their last messages: they abort.
+            torch.distributed.monitored_barrier()
     finally:
         if distributed and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
