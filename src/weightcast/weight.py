@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from weightcast.computed_weight import READ_ONLY, guarded
 from weightcast.dictionaries import Atoms
 from weightcast.least_squares import Metric, fit_columns
 
@@ -69,7 +70,25 @@ class PredictedWeight(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W^T = (U V)^T, (n_units, n_visible): torch's layout, computed anew at each access."""
+        """W in the dense layer's layout, computed anew at each access, and not to be written."""
+        return guarded(self.multiply_out())
+
+    @weight.setter
+    def weight(self, _: object) -> None:
+        raise ValueError(READ_ONLY)
+
+    @weight.deleter
+    def weight(self) -> None:
+        raise ValueError(READ_ONLY)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As for any module, but a ``ValueError`` for ``weight``, which V computes."""
+        if name == "weight":
+            raise ValueError(READ_ONLY)
+        super().register_parameter(name, param)
+
+    def multiply_out(self) -> Tensor:
+        """W^T = (U V)^T, (n_units, n_visible): torch's layout."""
         return self._weight_rows(self._mixed())
 
     @torch.no_grad()

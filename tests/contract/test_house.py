@@ -106,7 +106,6 @@ def test_building_and_reading_are_no_replacement(snippet):
 # Rule 3
 
 ASKS_WHICH = {
-    "weightcast/storage/packing.py": "a file names the form of each base",
     "weightcast_lab/studies/rica.py": "its curves are of dictionaries by name",
     "weightcast_lab/sweeps/curves.py": "its curves are of dictionaries by name",
 }

@@ -205,7 +205,8 @@ class Atoms(Constants):
 
 
 def _after_loading(atoms: Atoms, _: Any) -> None:
-    atoms.refresh()
+    if not atoms.base.is_hollow:  # else the layer, which knows the rule, fills it first
+        atoms.refresh()
 
 
 def stacking(multiply_adds: int, n_visible: int, indices: Tensor) -> int:

@@ -3,11 +3,16 @@
 Every column of a layer selects its atoms from one shared B: U_j = B[:, indices_j]
 M_j. Transformed values are feature-major, ``(n_base, batch)``: a selection of atoms is then a copy
 of contiguous rows, and no product needs a transposed copy. One base may serve many layers.
+
+A base that follows from a rule has no place in state dicts: every layer that shares it would name
+it again, and files that hold one tensor twice are refused by most tools. Its tensors are remade
+where memory came without values (``to_empty``), once a state dict is loaded.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +30,24 @@ class Base(Constants, ABC):
     """Multiply-adds of ``transform`` per example."""
     synthesis_multiply_adds: int
     """Multiply-adds of ``synthesise`` per row."""
+    _follows = _hollow = False
+
+    @property
+    def is_hollow(self) -> bool:
+        """Whether this base follows from a rule, and its tensors have no values yet."""
+        own = [getattr(self, name) for name in self._constants]
+        return self._follows and any(c.numel() and (self._hollow or c.is_meta) for c in own)
+
+    def follow(self) -> None:
+        """Leave the tensors out of state dicts: they follow from the layer's rule."""
+        self._follows = True
+        self._non_persistent_buffers_set.update(self._constants)
+
+    def fill(self, made: Base, device: torch.device, dtype: torch.dtype) -> None:
+        """Take the tensors of a base made by the same rule, in this dtype and on this device."""
+        for name in self._constants:
+            setattr(self, name, getattr(made, name).to(device, dtype))
+        self._hollow = False
 
     @property
     @abstractmethod
@@ -80,6 +103,27 @@ class Base(Constants, ABC):
         Of (n,) indices: (n,) int64 channels, and (n, n_visible / channels) atoms within them.
         """
         return None
+
+    @override
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        before = [getattr(self, name) for name in self._constants] if self._follows else []
+        super()._apply(fn, recurse)
+        for name, old in zip(self._constants, before, strict=False):
+            new = getattr(self, name)
+            if old.is_meta:
+                self._hollow = self._hollow or not new.is_meta
+            elif new is not old and not new.is_meta:
+                new.copy_(old)  # to_empty's memory holds no values, and no file will bring them
+        return self
+
+    @override
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Written by earlier versions, and the same as what follows from the rule.
+        known = [prefix + name for name in self._constants] if self._follows else []
+        rest = {name: tensor for name, tensor in state_dict.items() if name not in known}
+        super()._load_from_state_dict(rest, prefix, *args, **kwargs)
 
     @property
     def is_learned(self) -> bool:

@@ -77,7 +77,7 @@ class PredictedBilinear(PredictedLayer):
             )
         n_rows = input1.shape[:-1].numel()
         if self.choose_path(n_rows) == "materialised":
-            return nn.functional.bilinear(input1, input2, self.weight, self.bias)
+            return nn.functional.bilinear(input1, input2, self.multiply_out(), self.bias)
         rows = self.view.input_rows(input1, input2)
         with full_precision(rows):  # as torch's own function is
             y = PredictedWeight.forward(self, rows, self.bias)

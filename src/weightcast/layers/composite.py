@@ -14,6 +14,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
+from weightcast.weight import PredictedWeight
+
 Part = tuple[nn.Module, Mapping[str, str]]
 """A dense layer that holds a weight of a module; paths in the module to the layer's attributes."""
 
@@ -86,7 +88,7 @@ class PredictedModule(nn.Module, ABC, Generic[Splittable]):
     def _tensors(self) -> dict[str, Tensor]:
         """Every weight, computed now, by its path in the module."""
         layers = self.layers()
-        return {path: getattr(layers[n], key) for path, (n, key) in self._sources.items()}
+        return {path: _tensor(layers[n], key) for path, (n, key) in self._sources.items()}
 
     def _call(self, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         self._lend(tensors)
@@ -106,6 +108,13 @@ class PredictedModule(nn.Module, ABC, Generic[Splittable]):
             "DataParallel runs copies of a module at once, and a split module lends its weights: "
             "use DistributedDataParallel"
         )
+
+
+def _tensor(layer: nn.Module, name: str) -> Any:
+    """A layer's weight or bias, for its module alone to read."""
+    if name == "weight" and isinstance(layer, PredictedWeight):
+        return layer.multiply_out()
+    return getattr(layer, name)
 
 
 def plain_parameter(module: nn.Module, name: str) -> nn.Parameter:

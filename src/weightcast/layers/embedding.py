@@ -108,7 +108,7 @@ class PredictedTable(PredictedLayer):
         # What torch does to a row's gradient reaches a learned U only by way of W.
         whole = self.atoms.base.is_learned and (padding is not None or scaled)
         if whole or self.choose_path(tokens.numel()) == "materialised":
-            return nn.functional.embedding(tokens, self.weight, **options)
+            return nn.functional.embedding(tokens, self.multiply_out(), **options)
         flat = tokens.reshape(-1)
         v = nn.functional.embedding(flat, self.V.t(), **options)  # (n, n_atoms)
         with full_precision(v):  # as torch's own look-up is

@@ -77,6 +77,8 @@ class PredictedLayer(PredictedWeight):
     dense_class: ClassVar[type[nn.Module]]
     view_class: ClassVar[type[View]]
     bias: nn.Parameter | None
+    is_twin: bool
+    """Whether V and atoms are another layer's."""
 
     def __init__(
         self,
@@ -118,6 +120,10 @@ class PredictedLayer(PredictedWeight):
                 drawn = draw_bias(n_units, fan_in, generator) if bias else drawn
             self.bias = nn.Parameter(drawn) if bias else None
         self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
+        self.is_twin = False
+        self.register_state_dict_post_hook(_without_twins_atoms)
+        self.register_load_state_dict_pre_hook(_with_twins_atoms)
+        self.register_load_state_dict_post_hook(_after_loading)
 
     @property
     def view(self) -> View:
@@ -138,10 +144,9 @@ class PredictedLayer(PredictedWeight):
             )
         return Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
-    @property
     @override
-    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """W in the dense layer's own layout and dtype, computed anew at each access."""
+    def multiply_out(self) -> Tensor:
+        """W in the dense layer's own layout and dtype."""
         with full_precision(self.V):
             return self.view.to_weight(self._weight_rows(self._mixed()))
 
@@ -209,7 +214,7 @@ class PredictedLayer(PredictedWeight):
         """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
         dense: Any = self.view.new_dense(self.V.device, self.V.dtype)
         with torch.no_grad():
-            dense.weight.copy_(self.weight)
+            dense.weight.copy_(self.multiply_out())
             dense.weight.requires_grad_(self.V.requires_grad)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
@@ -217,8 +222,25 @@ class PredictedLayer(PredictedWeight):
         return dense.train(self.training)
 
     def tie(self, other: PredictedLayer) -> None:
-        """Share V and atoms with a layer of the same rule, units and filters, but not the bias."""
+        """Share V and atoms with a layer of the same rule, units and filters, but not the bias.
+
+        A state dict then holds the atoms under the other layer's name alone.
+        """
         self.atoms, self.V, self._counted = other.atoms, other.V, None
+        self.is_twin = True
+
+    def restore(self) -> None:
+        """Remake a base that follows from the rule, if it lies on meta or in memory without values.
+
+        Indices and V must have theirs. ``load_state_dict`` calls this.
+        """
+        base, indices = self.atoms.base, self.atoms.indices
+        if base.is_hollow and not indices.is_meta:
+            made = self.rule.build(
+                self.n_visible, self.n_units, grid=self.view.grid, indices=indices.cpu()
+            )
+            base.fill(made.base, indices.device, self.V.dtype)
+            self.atoms.refresh()
 
     def clear_padding(self) -> None:
         """Set the units to zero that the dense layer starts at zero: an embedding's padding."""
@@ -230,5 +252,21 @@ class PredictedLayer(PredictedWeight):
         V stays the same parameter, so that an optimiser keeps it.
         """
         fresh = self.from_dense(self.to_dense(), self.rule, seed=seed, statistics=statistics)
-        self.atoms, self._counted = fresh.atoms, None
+        self.atoms, self._counted, self.is_twin = fresh.atoms, None, False
         self.V.copy_(fresh.V)
+
+
+def _without_twins_atoms(layer: PredictedLayer, state: Any, prefix: str, _: Any) -> None:
+    if layer.is_twin:
+        for key in layer.atoms.state_dict(prefix=f"{prefix}atoms."):
+            del state[key]
+
+
+def _with_twins_atoms(layer: PredictedLayer, state: Any, prefix: str, *_: Any) -> None:
+    if layer.is_twin:
+        for key, tensor in layer.atoms.state_dict(prefix=f"{prefix}atoms.").items():
+            state.setdefault(key, tensor)
+
+
+def _after_loading(layer: PredictedLayer, _: Any) -> None:
+    layer.restore()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,10 +14,12 @@ from weightcast.dictionaries import (
     InputStatistics,
     SharedBases,
     Site,
+    StoredAtoms,
     check_fraction,
     count_atoms,
 )
 from weightcast.grid import Grid
+from weightcast.serialization import encode
 from weightcast.weight import ExecutionPath
 
 
@@ -105,7 +107,19 @@ class Rule:
             weight=weight,
         )
         with torch.device("cpu"):  # whatever the default device is
-            return self.dictionary.build(site)
+            atoms = self.dictionary.build(site)
+        if self.dictionary.rebuildable:
+            atoms.base.follow()
+        return atoms
+
+
+def written_rule(rule: Rule) -> Rule:
+    """A rule as files hold it: in a dictionary's place that has no text form, its atoms' own."""
+    try:
+        encode(rule)
+    except ValueError:  # holds an estimator; its atoms are stored all the same
+        return replace(rule, dictionary=StoredAtoms())
+    return rule
 
 
 def layer_seed(seed: int, name: str) -> int:

@@ -72,6 +72,8 @@ class View(Generic[Layer]):
     @property
     def weight(self) -> Tensor:
         """The weight in the dense layer's layout; a predicted layer computes it."""
+        if isinstance(self.layer, PredictedWeight):
+            return self.layer.multiply_out()
         weight = self.layer.weight
         assert isinstance(weight, Tensor)
         return weight

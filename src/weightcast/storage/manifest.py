@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from weightcast.dictionaries.fingerprint import Fingerprint
+from weightcast.dictionaries.packing import BaseSpec
 from weightcast.plan.plan import Plan
 from weightcast.serialization import Configuration, decode, encode
-from weightcast.storage.fingerprint import Fingerprint
 from weightcast.storage.format_error import FormatError, excerpt, parse_json, refusing
-from weightcast.storage.packing import BaseSpec
 
 SCHEMA = 2
 JSON_NAME, TENSORS_NAME = "weightcast.json", "model.safetensors"

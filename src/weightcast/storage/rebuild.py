@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import Atoms, Base, SharedBases, count_atoms
 from weightcast.dictionaries.atoms import stacking
+from weightcast.dictionaries.fingerprint import Fingerprint, fingerprint
+from weightcast.dictionaries.packing import BaseSpec, unpack
 from weightcast.grid import Grid
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
 from weightcast.storage.allowance import Allowance, building, check_width
-from weightcast.storage.fingerprint import Fingerprint, fingerprint
 from weightcast.storage.format_error import FormatError, excerpt
 from weightcast.storage.manifest import LayerManifest
-from weightcast.storage.packing import BaseSpec, unpack
 from weightcast.storage.tensors import DTYPES, Entry, TensorFile
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -13,14 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import StoredAtoms
+from weightcast.dictionaries.fingerprint import fingerprint
+from weightcast.dictionaries.packing import BaseSpec
 from weightcast.files import atomic_folder
 from weightcast.layers import PredictedLayer, predicted_layers
 from weightcast.layers.models import check_values
-from weightcast.layers.rule import Rule
+from weightcast.layers.rule import written_rule
 from weightcast.plan.plan import Plan
-from weightcast.serialization import encode
-from weightcast.storage.fingerprint import fingerprint
 from weightcast.storage.manifest import (
     JSON_NAME,
     SCHEMA,
@@ -30,7 +28,6 @@ from weightcast.storage.manifest import (
     max_bytes,
     write_manifest,
 )
-from weightcast.storage.packing import BaseSpec
 from weightcast.storage.state import check_state, saved_tensors, untied, without_atoms
 from weightcast.storage.tensors import write_tensors
 
@@ -71,7 +68,7 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
     manifest = Manifest(
         schema=SCHEMA,
         versions={"weightcast": version("weightcast"), "torch": str(torch.__version__)},
-        plan=Plan({name: _rule_of(layer) for name, layer in layers.items()}),
+        plan=Plan({name: written_rule(layer.rule) for name, layer in layers.items()}),
         layers={name: _describe(layer, stored.get(name)) for name, layer in layers.items()},
         counts={
             "learned": sum(parameter.numel() for parameter in model.parameters()),
@@ -124,15 +121,6 @@ def checkpoint_bytes(model: nn.Module) -> int:
             check_state(state)
             write_tensors(Path(folder) / TENSORS_NAME, untied(state)[0])
         return saved_bytes(folder)
-
-
-def _rule_of(layer: PredictedLayer) -> Rule:
-    """A layer's rule, or one in its place where its dictionary has no text form."""
-    try:
-        encode(layer.rule)
-    except ValueError:  # holds an estimator; its atoms are stored all the same
-        return replace(layer.rule, dictionary=StoredAtoms())
-    return layer.rule
 
 
 def _describe(layer: PredictedLayer, base: BaseSpec | None) -> LayerManifest:

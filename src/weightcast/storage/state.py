@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from weightcast.dictionaries.packing import BaseSpec, pack
 from weightcast.layers import PredictedLayer
-from weightcast.storage.packing import BaseSpec, pack
 
 
 def saved_tensors(

@@ -23,6 +23,7 @@ from weightcast.layers import (
 )
 from weightcast.layers.models import copied
 from weightcast.plan.eligibility import convertible_layers
+from weightcast.transform.hf_config import note_in_config
 
 Make = Callable[[str, Any, nn.Module, Any], Any]
 """The new layer, from the name, the old layer, the model so far, and the new twin or None."""
@@ -64,6 +65,7 @@ def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = 
     except BaseException:
         places.take_back()
         raise
+    note_in_config(places.model)
     return places.model
 
 

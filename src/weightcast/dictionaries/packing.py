@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries import Base, DenseBase, IdentityBase, KroneckerBase
 from weightcast.dictionaries.base import check_choices
+from weightcast.dictionaries.kronecker import KroneckerBase
+from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase
 from weightcast.serialization import Configuration
 
 

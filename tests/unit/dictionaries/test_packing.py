@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weightcast import dictionaries as d
-from weightcast.storage.packing import pack, unpack
+from weightcast.dictionaries.packing import pack, unpack
 
 F = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries import Atoms
+from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.mixing import mix
 from weightcast.serialization import Configuration
 

@@ -10,7 +10,7 @@ import torch
 import weightcast as wc
 from tests.contract.table import DICTIONARIES, make_atoms
 from weightcast.dictionaries import Atoms
-from weightcast.storage.fingerprint import Fingerprint, _scattered, fingerprint
+from weightcast.dictionaries.fingerprint import Fingerprint, _scattered, fingerprint
 
 FLOAT = (torch.float32, torch.float32)
 
