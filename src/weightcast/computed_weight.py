@@ -49,7 +49,7 @@ class ComputedWeight(Tensor):
             raise ValueError(READ_ONLY)
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-            source = args[0] if args else None
+            source: Any = args[0] if args else None
             plain = type(result) is Tensor and _is_guarded(source)
             if plain and _address(result) == _address(source):  # a view, or .data
                 return result.as_subclass(cls)

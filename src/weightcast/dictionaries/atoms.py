@@ -134,7 +134,9 @@ class Atoms(Constants):
         return self
 
     def refresh(self) -> None:
-        """Make anew what follows from base, indices and mixing."""
+        """Make anew what follows from the base's rule, and from base, indices and mixing."""
+        if self.base.is_hollow and not self.indices.is_meta:
+            self.base.fill(self.indices.device)
         flat = self.indices.flatten()
         order = torch.arange(len(flat), device=flat.device)
         self._in_order = not flat.is_meta and flat.equal(order)  # then nothing is gathered
@@ -205,8 +207,7 @@ class Atoms(Constants):
 
 
 def _after_loading(atoms: Atoms, _: Any) -> None:
-    if not atoms.base.is_hollow:  # else the layer, which knows the rule, fills it first
-        atoms.refresh()
+    atoms.refresh()
 
 
 def stacking(multiply_adds: int, n_visible: int, indices: Tensor) -> int:

@@ -12,6 +12,7 @@ where memory came without values (``to_empty``), once a state dict is loaded.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -30,23 +31,28 @@ class Base(Constants, ABC):
     """Multiply-adds of ``transform`` per example."""
     synthesis_multiply_adds: int
     """Multiply-adds of ``synthesise`` per row."""
-    _follows = _hollow = False
+    _recipe: Callable[[], Any] | None = None
+    _hollow = False
 
     @property
     def is_hollow(self) -> bool:
         """Whether this base follows from a rule, and its tensors have no values yet."""
         own = [getattr(self, name) for name in self._constants]
-        return self._follows and any(c.numel() and (self._hollow or c.is_meta) for c in own)
+        known = self._recipe is not None
+        return known and any(c.numel() and (self._hollow or c.is_meta) for c in own)
 
-    def follow(self) -> None:
-        """Leave the tensors out of state dicts: they follow from the layer's rule."""
-        self._follows = True
+    def follow(self, recipe: Callable[[], Any]) -> None:
+        """Leave the tensors out of state dicts: ``recipe`` makes :class:`Atoms` of such a base."""
+        self._recipe = recipe
         self._non_persistent_buffers_set.update(self._constants)
 
-    def fill(self, made: Base, device: torch.device, dtype: torch.dtype) -> None:
-        """Take the tensors of a base made by the same rule, in this dtype and on this device."""
+    def fill(self, device: torch.device) -> None:
+        """Make the tensors anew, on this device; they keep their dtype."""
+        assert self._recipe is not None
+        made = self._recipe().base
         for name in self._constants:
-            setattr(self, name, getattr(made, name).to(device, dtype))
+            old, new = getattr(self, name), getattr(made, name)
+            setattr(self, name, new.to(device, old.dtype))
         self._hollow = False
 
     @property
@@ -106,7 +112,7 @@ class Base(Constants, ABC):
 
     @override
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        before = [getattr(self, name) for name in self._constants] if self._follows else []
+        before = [getattr(self, name) for name in self._constants] if self._recipe else []
         super()._apply(fn, recurse)
         for name, old in zip(self._constants, before, strict=False):
             new = getattr(self, name)
@@ -121,7 +127,7 @@ class Base(Constants, ABC):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         # Written by earlier versions, and the same as what follows from the rule.
-        known = [prefix + name for name in self._constants] if self._follows else []
+        known = [prefix + name for name in self._constants] if self._recipe else []
         rest = {name: tensor for name, tensor in state_dict.items() if name not in known}
         super()._load_from_state_dict(rest, prefix, *args, **kwargs)
 

@@ -87,7 +87,6 @@ class PredictedLayers(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         for name, record in self.records.items():
             layer: Any = model.get_submodule(name)
-            layer.restore()
             layer.atoms.refresh()
             _check(name, layer, record)
         # From here on it is a network as convert makes them, and not a quantised one.

@@ -121,9 +121,6 @@ class PredictedLayer(PredictedWeight):
             self.bias = nn.Parameter(drawn) if bias else None
         self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
         self.is_twin = False
-        self.register_state_dict_post_hook(_without_twins_atoms)
-        self.register_load_state_dict_pre_hook(_with_twins_atoms)
-        self.register_load_state_dict_post_hook(_after_loading)
 
     @property
     def view(self) -> View:
@@ -229,18 +226,21 @@ class PredictedLayer(PredictedWeight):
         self.atoms, self.V, self._counted = other.atoms, other.V, None
         self.is_twin = True
 
-    def restore(self) -> None:
-        """Remake a base that follows from the rule, if it lies on meta or in memory without values.
+    @override
+    def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As for any module, but a twin leaves the atoms to the layer that it has them from."""
+        state = super().state_dict(*args, prefix=prefix, **options)
+        for key in self.atoms.state_dict(prefix=f"{prefix}atoms.") if self.is_twin else ():
+            del state[key]
+        return state
 
-        Indices and V must have theirs. ``load_state_dict`` calls this.
-        """
-        base, indices = self.atoms.base, self.atoms.indices
-        if base.is_hollow and not indices.is_meta:
-            made = self.rule.build(
-                self.n_visible, self.n_units, grid=self.view.grid, indices=indices.cpu()
-            )
-            base.fill(made.base, indices.device, self.V.dtype)
-            self.atoms.refresh()
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.is_twin:  # its atoms are looked for, and are the other layer's
+            for key, tensor in self.atoms.state_dict(prefix=f"{prefix}atoms.").items():
+                state_dict.setdefault(key, tensor)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def clear_padding(self) -> None:
         """Set the units to zero that the dense layer starts at zero: an embedding's padding."""
@@ -254,19 +254,3 @@ class PredictedLayer(PredictedWeight):
         fresh = self.from_dense(self.to_dense(), self.rule, seed=seed, statistics=statistics)
         self.atoms, self._counted, self.is_twin = fresh.atoms, None, False
         self.V.copy_(fresh.V)
-
-
-def _without_twins_atoms(layer: PredictedLayer, state: Any, prefix: str, _: Any) -> None:
-    if layer.is_twin:
-        for key in layer.atoms.state_dict(prefix=f"{prefix}atoms."):
-            del state[key]
-
-
-def _with_twins_atoms(layer: PredictedLayer, state: Any, prefix: str, *_: Any) -> None:
-    if layer.is_twin:
-        for key, tensor in layer.atoms.state_dict(prefix=f"{prefix}atoms.").items():
-            state.setdefault(key, tensor)
-
-
-def _after_loading(layer: PredictedLayer, _: Any) -> None:
-    layer.restore()

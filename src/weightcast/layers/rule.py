@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ class Rule:
         with torch.device("cpu"):  # whatever the default device is
             atoms = self.dictionary.build(site)
         if self.dictionary.rebuildable:
-            atoms.base.follow()
+            atoms.base.follow(partial(self.build, n_visible, n_units, grid=grid))
         return atoms
 
 

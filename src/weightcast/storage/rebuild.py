@@ -6,6 +6,8 @@ tensors' file with both, and the work of building a dictionary with what a model
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +84,8 @@ def rebuild(
     indices = _indices(name, rule, manifest, source)
     if manifest.base is not None:
         atoms = _stored_atoms(name, rule, manifest, indices, source)
+        if rule.dictionary.rebuildable:
+            atoms.base.follow(partial(rule.build, n_visible, n_units, grid=seen.grid))
         return seen.predict(rule, seed=None, bases=source.shared, indices=indices, atoms=atoms)
     if manifest.fingerprint is None:
         raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
