@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import scipy.fft
 import torch
 from torch import Tensor
 
@@ -73,9 +72,9 @@ class DCT(_Frequencies):
     """
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
-        factors = [
-            torch.from_numpy(scipy.fft.idct(np.eye(n), axis=0, norm="ortho")) for n in grid.shape
-        ]
+        from scipy.fft import idct
+
+        factors = [torch.from_numpy(idct(np.eye(n), axis=0, norm="ortho")) for n in grid.shape]
         return factors, _radius([torch.arange(n).double() / n for n in grid.shape])
 
 
