@@ -131,8 +131,8 @@ class Wavelet(_Transform):
             raise ValueError(f"Wavelet is for 1-d and 2-d grids, got {grid.shape}: use DCT")
         try:
             pywt: Any = importlib.import_module("pywt")
-        except ImportError as error:
-            raise ImportError(
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
                 "Wavelet dictionaries need PyWavelets: pip install 'weightcast[wavelets]'"
             ) from error
         known = pywt.wavelist(kind="discrete")
