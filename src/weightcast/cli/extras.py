@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 _JOINT = ("all", "dev", "lab")  # extras that are made of others
-_OURS = ("weightcast", "weightcast_lab")
+_OURS = "weightcast"  # our modules begin with it
 
 
 def extras() -> dict[str, list[str]]:
@@ -52,8 +52,8 @@ def broken_package(error: BaseException | None) -> str | None:
     """
     found: list[tuple[str, BaseException]] = []
     while error is not None:
-        names = [name for name in _importing(error) if name in _installed().keys() - _OURS]
-        found += [(name, error) for name in names]
+        names = [name for name in _importing(error) if not name.startswith(_OURS)]
+        found += [(name, error) for name in names if name in _installed()]
         error = error.__cause__
     return _line(found[0][0], *found[-1]) if found else None
 
@@ -69,7 +69,9 @@ def _importing(error: BaseException) -> Iterator[str]:
         for folder, name in pairwise(Path(error.filename or "").parts):
             if folder in ("site-packages", "dist-packages"):
                 yield name
-    elif isinstance(error, ImportError) and module in _OURS:  # of a name that we expect in it
+    elif isinstance(error, ImportError) and module.startswith(
+        _OURS
+    ):  # of a name that we expect in it
         yield str(error.name).partition(".")[0]
 
 
