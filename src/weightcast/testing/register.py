@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from torch import nn
 
-from weightcast.layers import PREDICTED, PredictedLayer, View
+from weightcast.layers import PREDICTED, PredictedLayer
 from weightcast.testing.check_layer import check_layer
 
 Predicted = TypeVar("Predicted", bound=PredictedLayer)
@@ -50,37 +50,19 @@ def register_layer(
     """
     if layer_class is None:
         return lambda decorated: register_layer(decorated, dense=dense, inputs=inputs)
-    kind = _dense_class(layer_class)
-    # Where a decorator is called, the class has no name yet; it is pickled by its name.
-    vars(sys.modules[layer_class.__module__])[layer_class.__name__] = layer_class
-    try:
-        check_layer(layer_class, dense, inputs)
-    except AssertionError as error:
-        raise ValueError(f"{layer_class.__name__} is not registered: {error}") from error
-    PREDICTED[kind] = layer_class
-    return layer_class
-
-
-def _dense_class(layer_class: type[PredictedLayer]) -> type[nn.Module]:
-    """The dense class of one that may be registered."""
-    if not (isinstance(layer_class, type) and issubclass(layer_class, PredictedLayer)):
-        raise ValueError(f"{layer_class!r} is no subclass of PredictedLayer: derive it from that")
-    name = layer_class.__name__
-    for attribute, base in (("dense_class", nn.Module), ("view_class", View)):
-        value = getattr(layer_class, attribute, None)
-        if not (isinstance(value, type) and issubclass(value, base)):
-            raise ValueError(
-                f"{name}.{attribute} is {value!r}: set it to a subclass of {base.__name__}"
-            )
-    if "<locals>" in layer_class.__qualname__:
-        raise ValueError(
-            f"{name} is defined in a function, and models that hold it could not be pickled: "
-            "define it at the top of a module"
-        )
-    kind = layer_class.dense_class
+    name, kind = layer_class.__name__, getattr(layer_class, "dense_class", None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"{name} has dense_class {kind!r}: set it to the class that it replaces")
     if kind in PREDICTED:
         raise ValueError(
             f"{kind.__name__} is predicted by {PREDICTED[kind].__name__} already: give {name} a "
             "dense_class of its own, and register each once"
         )
-    return kind
+    if "." not in layer_class.__qualname__:  # a decorator is called before its class has a name
+        vars(sys.modules[layer_class.__module__])[name] = layer_class  # by which it is pickled
+    try:
+        check_layer(layer_class, dense, inputs)
+    except AssertionError as error:
+        raise ValueError(f"{name} is not registered: {error}") from error
+    PREDICTED[kind] = layer_class
+    return layer_class

@@ -153,12 +153,13 @@ def test_what_cannot_be_registered(registry, example):
 
     before = dict(registry)
     bad = {
-        "no subclass of PredictedLayer: derive it": GraphConv,
-        "Nameless.dense_class is None: set it to a subclass of Module": Nameless,
-        "Viewless.view_class is <class .*: set it to a subclass of View": Viewless,
-        "Local is defined in a function": Local,
+        "GraphConv has dense_class None: set it to the class that it replaces": GraphConv,
+        "Nameless has dense_class None": Nameless,
+        "Viewless is not registered: check_layer": Viewless,
+        "Local is not registered: check_layer.Local.: it copies, pickles": Local,
         "Linear is predicted by PredictedLinear already: give Twice a dense_class of": Twice,
         "Forgetful is not registered: check_layer.Forgetful.: it computes what": Forgetful,
+        "layer_class is .*Stranger.*, no subclass of PredictedLayer": Stranger,
     }
     for message, layer in bad.items():
         with pytest.raises(ValueError, match=message):
@@ -179,3 +180,7 @@ class Viewless(PredictedGraphConv):
 
 class Twice(wc.PredictedLinear):
     pass
+
+
+class Stranger(nn.Module):
+    dense_class = GraphConv
