@@ -23,7 +23,7 @@ def break_module(folder: Path, name: str, text: str) -> None:
     package, info = folder / name, folder / f"{name}-9.0.dist-info"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(text)
-    if name == "torchvision":
+    if name in ("torchvision", "stranger"):
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.0\n")
         (info / "top_level.txt").write_text(f"{name}\n")
@@ -99,3 +99,17 @@ def test_the_doctor_finds_what_is_broken(work):
     (line,) = (line for line in failed if "extra train" in line)
     assert "pip uninstall torchvision, then pip install 'weightcast[train]'" in line
     assert "extra train" in done.stdout.splitlines()[-1]
+
+
+def test_a_strangers_command_that_is_broken_leaves_the_others_alone(work):
+    break_module(work / "site-packages", "stranger", "1 / 0")
+    entry = "[weightcast.commands]\nmeasure = stranger\n"
+    (work / "site-packages" / "stranger-9.0.dist-info" / "entry_points.txt").write_text(entry)
+    overview = run(work, "--help")
+    assert overview.returncode == 0
+    assert "Replace a model's layers by predicted ones" in overview.stdout
+    assert "Cannot be loaded: weightcast doctor says why." in overview.stdout
+    done = run(work, "measure")
+    assert done.returncode == 2
+    told = "weightcast: error: stranger is installed and does not import, ZeroDivisionError: "
+    assert done.stderr.startswith(told)
