@@ -29,6 +29,7 @@ Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``weight``
 """
 
 import sys
+from importlib.metadata import version
 
 from weightcast import dictionaries, kernels
 from weightcast.grid import Grid
@@ -68,11 +69,14 @@ from weightcast.optim import parameter_groups
 from weightcast.plan import Explanation, Plan, PlanRow, Rule, suggest
 from weightcast.storage import FormatError, load, save
 from weightcast.storage.export import export
+from weightcast.testing.register import register_layer
 from weightcast.transform.broadcast import broadcast_constants
 from weightcast.transform.compress import compress
 from weightcast.transform.convert import convert, merge
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
 from weightcast.weight import PredictedWeight
+
+__version__ = version("weightcast")
 
 __all__ = [
     "CompressionReport",
@@ -110,10 +114,15 @@ __all__ = [
     "parameter_groups",
     "pretrain",
     "probe",
+    "register_layer",
     "save",
     "suggest",
     "verify",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 _MOVED = {  # what followed "weightcast." in a name, and what now follows "weightcast"

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.gaussian_process import kernels as sklearn_kernels
 from torch import Tensor
 from typing_extensions import override
 
@@ -34,6 +33,12 @@ class CoordinateKernel(ABC):
     @abstractmethod
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """k(a, b), (n_a, n_b), of coordinates in cells (n_a, n_axes) and (n_b, n_axes): float64."""
+
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
+else:  # scikit-learn takes longer to import than torch; files name its kernels by a class of ours
+    SklearnKernel = CoordinateKernel
 
 
 class _Stationary(CoordinateKernel):
@@ -128,7 +133,7 @@ class ScikitLearnKernel(CoordinateKernel):
         kernel: scikit-learn's, of 32 kernels at most; its noise terms are left out.
     """
 
-    kernel: sklearn_kernels.Kernel
+    kernel: SklearnKernel
 
     def __post_init__(self) -> None:
         if (n := _n_kernels(self.kernel)) > MOST_PARTS:
@@ -159,7 +164,7 @@ class ScikitLearnKernel(CoordinateKernel):
         return cls(_sklearn_from_data(data["kernel"], where))
 
 
-def as_kernel(kernel: CoordinateKernel | sklearn_kernels.Kernel) -> CoordinateKernel:
+def as_kernel(kernel: CoordinateKernel | SklearnKernel) -> CoordinateKernel:
     """Accept one of our kernels or one of scikit-learn's, and refuse all else by a ValueError.
 
     Args:
@@ -167,7 +172,9 @@ def as_kernel(kernel: CoordinateKernel | sklearn_kernels.Kernel) -> CoordinateKe
     """
     if isinstance(kernel, CoordinateKernel):
         return kernel
-    if isinstance(kernel, sklearn_kernels.Kernel):
+    from sklearn.gaussian_process.kernels import Kernel
+
+    if isinstance(kernel, Kernel):
         return ScikitLearnKernel(kernel)
     raise ValueError(
         f"a kernel is one of weightcast.kernels or sklearn.gaussian_process.kernels, got {kernel!r}"
@@ -184,9 +191,11 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
+def _sklearn_to_data(kernel: SklearnKernel) -> dict[str, Any]:
+    from sklearn.gaussian_process.kernels import Kernel
+
     def plain(value: Any) -> Any:
-        if isinstance(value, sklearn_kernels.Kernel):
+        if isinstance(value, Kernel):
             return _sklearn_to_data(value)
         return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
@@ -196,15 +205,19 @@ def _sklearn_to_data(kernel: sklearn_kernels.Kernel) -> dict[str, Any]:
 
 def _n_kernels(kernel: Any) -> int:
     """Kernels of scikit-learn in one: itself, and those it is a sum, product or power of."""
+    from sklearn.gaussian_process.kernels import Kernel
+
     count, left = 0, [kernel]
     while left:
         parts = left.pop().get_params(deep=False).values()
-        left += [part for part in parts if isinstance(part, sklearn_kernels.Kernel)]
+        left += [part for part in parts if isinstance(part, Kernel)]
         count += 1
     return count
 
 
-def _sklearn_from_data(data: Any, where: str) -> sklearn_kernels.Kernel:
+def _sklearn_from_data(data: Any, where: str) -> SklearnKernel:
+    from sklearn.gaussian_process import kernels as sklearn_kernels
+
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise ValueError(
             f"{where}: {data!r:.40} is no kernel of scikit-learn: write its class and parameters "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from importlib.metadata import version
 
 import pytest
 
 import weightcast as wc
 from tests.contract.table import BASES, DICTIONARIES, KERNELS, LAYERS, NOT_BUILT, make_dictionary
 from weightcast import dictionaries, kernels
+from weightcast.cli.main import main
 
 
 def _concrete(module, kind: type) -> set[str]:
@@ -38,6 +40,13 @@ def test_every_kernel_has_a_row():
 def test_every_layer_has_a_row():
     exported = _concrete(wc, wc.PredictedLayer) - {"PredictedLayer"}  # what all of them share
     assert exported == {row.predicted.__name__ for row in LAYERS.values()}
+
+
+def test_dir_lists_public_names_alone(capsys):
+    assert sorted(dir(wc)) == sorted([*wc.__all__, "__version__"])
+    assert wc.__version__ == version("weightcast")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"weightcast {wc.__version__}\n"
 
 
 def _public() -> dict[str, object]:

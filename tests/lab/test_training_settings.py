@@ -5,8 +5,8 @@ import yaml
 
 from weightcast.cli.yaml_files import read_yaml
 from weightcast_lab.cli.config_options import parse_value
+from weightcast_lab.settings import override
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings
-from weightcast_lab.training.settings import override
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 

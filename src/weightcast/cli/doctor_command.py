@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +18,16 @@ import torch
 from torch import nn
 
 import weightcast as wc
+from weightcast.cli.extras import broken_package, extras, import_failure
+from weightcast.cli.installed import command_parser, commands
 from weightcast.storage import FormatError
 from weightcast.storage.format_error import excerpt
 from weightcast.storage.inspection import inspect
 
 SUMMARY = "Say what is installed and what is missing; check that it works, and a saved folder."
-HELP = """The check converts, trains, saves, loads and merges a small network in a second or two.
-The exit code is 1 if anything failed; a missing extra is no failure."""
+HELP = """All packages are imported, and every command's options are made; then a small network
+is converted, trained, saved, loaded and merged: some ten seconds. The exit code is 1 if anything
+failed; a missing extra is no failure, a package that is there and does not import is one."""
 
 EXTRAS = {
     "bench": "peers that weightcast bench measures beside",
@@ -38,8 +40,6 @@ EXTRAS = {
     "wavelets": "wavelet dictionaries",
 }
 """What each extra is for; one that is not in this list is shown without."""
-
-_JOINT = ("dev", "lab")  # extras that are made of others
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Check, and print the report; 1 if anything failed."""
-    checks = [*_core(), *_extras(), *_self_check()]
+    checks = [*_core(), *_extras(), *_commands(), *_self_check()]
     if options.folder is not None:
         checks.append(_folder_check(Path(options.folder)))
     failed = [check.name for check in checks if check.state == "failed"]
@@ -78,24 +78,22 @@ def _core() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     names = ["weightcast", "torch", "numpy", "scipy", "scikit-learn", "safetensors"]
     for name, found in _versions(names).items():
-        detail = found or "not installed: pip install weightcast"
-        yield Check(name, "ok" if found else "failed", detail)
+        wrong = import_failure(name) if found else "not installed: pip install weightcast"
+        yield Check(name, "failed" if wrong else "ok", wrong or str(found))
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield Check("devices", "ok", ", ".join([f"CPU with {torch.get_num_threads()} threads", *gpus]))
 
 
 def _extras() -> Iterator[Check]:
-    """One line for each extra of this package: its packages, or what is missing of them."""
-    extras: dict[str, list[str]] = {}
-    for requirement in requires("weightcast") or []:
-        found = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", requirement)
-        if found and found[2] not in _JOINT and found[1] != "weightcast":
-            extras.setdefault(found[2], []).append(found[1])
-    for extra, names in sorted(extras.items()):
+    """One line for each extra of this package: its packages, what is missing or broken of them."""
+    for extra, names in extras().items():
         found = _versions(names)
         what = f" ({EXTRAS[extra]})" if extra in EXTRAS else ""
         missing = ", ".join(name for name, installed in found.items() if installed is None)
-        if missing:
+        broken = list(filter(None, map(import_failure, filter(found.get, names))))
+        if broken:
+            yield Check(f"extra {extra}", "failed", "; ".join(broken))
+        elif missing:
             remedy = f"pip install 'weightcast[{extra}]'"
             yield Check(f"extra {extra}", "missing", f"without {missing}{what}: {remedy}")
         else:
@@ -110,6 +108,21 @@ def _versions(names: list[str]) -> dict[str, str | None]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _commands() -> Iterator[Check]:
+    """Every command's --help; one line for all where they work."""
+    known = commands()
+    broken = False
+    for name, entry in known.items():
+        try:
+            command_parser(name, entry.load()).format_help()
+        except Exception as error:
+            broken = True
+            line = broken_package(error) or f"{type(error).__name__}: {error}"
+            yield Check(f"{name} --help", "failed", line)
+    if not broken:
+        yield Check("commands", "ok", f"--help of {', '.join(known)}")
 
 
 def _self_check() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Commands and functions that other packages offer the command, found by entry points.
+"""The commands, and functions that other packages offer them, found by entry points.
 
 A command is a module with SUMMARY, HELP, ``add_options(parser)`` and ``run(options)``, which
 returns the exit code, None for 0; what takes long to import is imported in there. It may have
@@ -9,16 +9,34 @@ ask of them: so the library never imports the laboratory.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
+from weightcast.cli.parsing import Parser
+
 INSTALL_LAB = "pip install 'weightcast[lab]'"
 
+OWN = ("convert", "compress", "probe", "export", "doctor")
+"""Commands of the library itself."""
 
-def installed_commands() -> dict[str, ModuleType]:
-    """The commands of other installed packages, by name."""
-    return {entry.name: entry.load() for entry in entry_points(group="weightcast.commands")}
+_ORDER = ("demo", "train", *OWN[:3], "reproduce", "bench", "report", *OWN[3:])
+_GROUP = "weightcast.commands"
+
+
+def commands() -> dict[str, EntryPoint]:
+    """All commands by name, as they are listed: those of strangers come last. None is loaded."""
+    own = (EntryPoint(name, f"weightcast.cli.{name}_command", _GROUP) for name in OWN)
+    found = {entry.name: entry for entry in (*own, *entry_points(group=_GROUP))}
+    return {name: found[name] for name in (*_ORDER, *found) if name in found}
+
+
+def command_parser(name: str, command: ModuleType) -> Parser:
+    """The options of a command."""
+    make = getattr(command, "PARSER", Parser)
+    parser = make(name, f"{command.SUMMARY} {command.HELP}")
+    command.add_options(parser)
+    return parser
 
 
 def extension(name: str, purpose: str) -> Any:

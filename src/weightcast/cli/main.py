@@ -5,33 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from importlib.metadata import EntryPoint, version
 
-from weightcast.cli import (
-    compress_command,
-    convert_command,
-    doctor_command,
-    export_command,
-    probe_command,
-)
-from weightcast.cli.installed import INSTALL_LAB, installed_commands
-from weightcast.cli.parsing import Parser
+from weightcast.cli.extras import broken_package
+from weightcast.cli.installed import INSTALL_LAB, OWN, command_parser, commands
 from weightcast.serialization import nearest
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
-
-_OWN = {
-    "convert": convert_command,
-    "compress": compress_command,
-    "probe": probe_command,
-    "export": export_command,
-    "doctor": doctor_command,
-}
-_ORDER = (
-    *("demo", "train", "convert", "compress", "probe"),
-    *("reproduce", "bench", "report", "export", "doctor"),
-)
-"""In which commands are listed; those of other packages come last."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,47 +26,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"\nweightcast: {str(interrupt) or 'stopped'}", file=sys.stderr)
         return INTERRUPTED
-    except ModuleNotFoundError as error:
-        remedy = "pip install 'weightcast[onnx]'" if words[0] == "export" else INSTALL_LAB
-        package = str(error.name).partition(".")[0]
-        print(f"weightcast: error: this needs {package}: {remedy}", file=sys.stderr)
-        return USER_ERROR
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        line = broken_package(error) or _explain(error, words)
+        if line is None:
+            raise
         # On one line, whatever a library put into its message.
-        print(f"weightcast: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"weightcast: error: {' '.join(line.split())}", file=sys.stderr)
         return USER_ERROR
+
+
+def _explain(error: Exception, words: list[str]) -> str | None:
+    """What to tell of an error; None for those that are no mistake of the user's."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        remedy = "pip install 'weightcast[onnx]'" if words[0] == "export" else INSTALL_LAB
+        return f"this needs {error.name.partition('.')[0]}: {remedy}"
+    return str(error) if isinstance(error, (ValueError, OSError, ModuleNotFoundError)) else None
 
 
 def _dispatch(words: list[str]) -> int:
-    """Read one command's options and run it; no other command's are made."""
-    others = installed_commands()
-    found = _OWN | others
-    commands = {name: found[name] for name in (*_ORDER, *found) if name in found}
+    """Read one command's options and run it; no other command is loaded."""
+    known = commands()
     if not words:
-        known = " or ".join(", ".join(commands).rsplit(", ", 1))
-        raise ValueError(f"name a command: {known}; weightcast --help says more")
+        listed = " or ".join(", ".join(known).rsplit(", ", 1))
+        raise ValueError(f"name a command: {listed}; weightcast --help says more")
     name, *rest = words
     if name in ("-h", "--help"):
-        _print_overview(commands)
+        _print_overview(known)
         raise SystemExit(0)
-    if name not in commands:
-        remedy = "" if others else f"; demo, train and others need the laboratory: {INSTALL_LAB}"
-        raise ValueError(f"invalid choice: {name!r} is no command{nearest(name, commands)}{remedy}")
-    command = commands[name]
-    make_parser = getattr(command, "PARSER", Parser)
-    parser = make_parser(name, f"{command.SUMMARY} {command.HELP}")
-    command.add_options(parser)
-    options = parser.read(rest)
+    if name == "--version":
+        print(f"weightcast {version('weightcast')}")
+        return 0
+    if name not in known:
+        lacking = f"; demo, train and others need the laboratory: {INSTALL_LAB}"
+        remedy = lacking if len(known) == len(OWN) else ""
+        raise ValueError(f"invalid choice: {name!r} is no command{nearest(name, known)}{remedy}")
+    command = known[name].load()
+    options = command_parser(name, command).read(rest)
     options.words = words  # for those that say how to go on
     return command.run(options) or 0
 
 
-def _print_overview(commands: Mapping[str, ModuleType]) -> None:
+def _print_overview(known: Mapping[str, EntryPoint]) -> None:
     text = "Learn a few of a network's weights and predict the rest."
     parser = argparse.ArgumentParser(prog="weightcast", description=text)
+    parser.add_argument("--version", action="version", version=version("weightcast"))
     listed = parser.add_subparsers(
         title="commands", metavar="COMMAND", description="weightcast COMMAND --help says more"
     )
-    for name, command in commands.items():
-        listed.add_parser(name, help=command.SUMMARY)
+    for name, entry in known.items():
+        listed.add_parser(name, help=_summary(entry))
     parser.print_help()
+
+
+def _summary(entry: EntryPoint) -> str:
+    try:
+        return entry.load().SUMMARY
+    except Exception:  # a stranger's, perhaps: the others are listed all the same
+        return "Cannot be loaded: weightcast doctor says why."

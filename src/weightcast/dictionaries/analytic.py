@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import scipy.fft
 import torch
 from torch import Tensor
 
@@ -73,9 +72,9 @@ class DCT(_Frequencies):
     """
 
     def _transform(self, grid: Grid) -> tuple[list[Tensor], Tensor]:
-        factors = [
-            torch.from_numpy(scipy.fft.idct(np.eye(n), axis=0, norm="ortho")) for n in grid.shape
-        ]
+        from scipy.fft import idct
+
+        factors = [torch.from_numpy(idct(np.eye(n), axis=0, norm="ortho")) for n in grid.shape]
         return factors, _radius([torch.arange(n).double() / n for n in grid.shape])
 
 
@@ -132,8 +131,8 @@ class Wavelet(_Transform):
             raise ValueError(f"Wavelet is for 1-d and 2-d grids, got {grid.shape}: use DCT")
         try:
             pywt: Any = importlib.import_module("pywt")
-        except ImportError as error:
-            raise ImportError(
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
                 "Wavelet dictionaries need PyWavelets: pip install 'weightcast[wavelets]'"
             ) from error
         known = pywt.wavelist(kind="discrete")

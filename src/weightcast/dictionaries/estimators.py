@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 # Estimators without an inverse_transform, by the attribute whose rows synthesise an input.
@@ -34,6 +32,9 @@ def synthesis_atoms(estimator: Any, n_visible: int) -> Tensor:
 
     ValueError if it is not fitted, fitted on other features, or has no affine synthesis map.
     """
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
     name = type(estimator).__name__
     try:
         check_is_fitted(estimator)

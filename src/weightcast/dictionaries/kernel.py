@@ -13,7 +13,6 @@ from functools import reduce
 from typing import ClassVar
 
 import torch
-from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms, stacking
@@ -41,7 +40,7 @@ from weightcast.dictionaries.selection import (
 from weightcast.dictionaries.spectra import eigenvectors
 from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.grid import Grid
-from weightcast.kernels import CoordinateKernel, SquaredExponential, as_kernel
+from weightcast.kernels import CoordinateKernel, SklearnKernel, SquaredExponential, as_kernel
 
 LARGE = 256
 """Atoms of a column from which on M_j is mixed faster in blocks than whole, on two CPU cores."""

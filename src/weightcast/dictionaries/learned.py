@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from sklearn.cluster import KMeans as SklearnKMeans
 from torch import Tensor
 
 from weightcast.dictionaries.atoms import Atoms
@@ -112,6 +111,8 @@ class KMeans(_Features):
             raise ValueError(f"whitening is {self.whitening}: it must be positive and finite")
 
     def _features(self, site: Site) -> Tensor:
+        from sklearn import cluster
+
         sample = site.require(self, "sample")
         n_features = self.n_features or site.n_visible
         if len(sample) < n_features:
@@ -123,7 +124,7 @@ class KMeans(_Features):
         zca = vectors @ torch.diag((variances + self.whitening).rsqrt()) @ vectors.t()
         seed = int(torch.randint(2**31, (1,), generator=site.generator))
         options: dict[str, Any] = {"n_init": 1, "max_iter": 50, "random_state": seed}
-        model = SklearnKMeans(n_features, **options)
+        model = cluster.KMeans(n_features, **options)
         model.fit(((sample - sample.mean(dim=0)) @ zca).numpy())
         return torch.from_numpy(model.cluster_centers_) @ zca
 

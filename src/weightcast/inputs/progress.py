@@ -41,7 +41,7 @@ class Progress:
 def _make_bar(title: str, total: float) -> Any:
     try:
         from tqdm import tqdm
-    except ImportError:
+    except Exception:  # missing, or broken: the work goes on without a bar
         return None
     layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}"
     return tqdm(desc=title, total=total, bar_format=layout)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
+"""A user's model, whose class stays what it was: its layers are replaced, not itself."""
 
-def copied(model: nn.Module, sharing: Iterable[torch.Tensor] = ()) -> nn.Module:
+
+def copied(model: Model, sharing: Iterable[torch.Tensor] = ()) -> Model:
     """A deep copy of a model that shares the tensors ``sharing`` with it.
 
     ``ValueError`` if a module keeps a tensor that was computed from others, which torch does not

@@ -11,9 +11,9 @@ from weightcast.dictionaries import count_atoms
 from weightcast.layers import PredictedModule, Refusal, predicted_layers, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.eligibility import (
-    KINDS,
     convertible_layers,
     groups_of_one_weight,
+    kinds,
     module_refusal,
     other_refusals,
     owners_of_parts,
@@ -214,7 +214,7 @@ def _no_match(key: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> st
     modules = dict(model.named_modules(remove_duplicate=False))
     could = f"; layers that can be predicted: {', '.join(map(repr, layers))}"
     if not layers:
-        could = f"; the model has no layer of type {', '.join(KINDS)}"
+        could = f"; the model has no layer of type {', '.join(kinds())}"
     if key in modules:
         shared = next((n for n in layers if modules.get(n) is modules[key]), None)
         if shared is not None:

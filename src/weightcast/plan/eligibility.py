@@ -24,9 +24,6 @@ from weightcast.layers import (
     view,
 )
 
-KINDS = tuple(cls.__name__ for cls in (*PREDICTED, *SPLIT) if cls is not DenseParameter)
-"""Names of torch's layers that can be predicted."""
-
 predicate = partial(Refusal, predicate=True)
 """A refusal that goes on from the layer's name."""
 
@@ -34,6 +31,11 @@ _HOOKS = (
     *("forward", "forward_pre", "backward", "backward_pre"),
     *("state_dict", "state_dict_pre", "load_state_dict_pre", "load_state_dict_post"),
 )
+
+
+def kinds() -> list[str]:
+    """The names of the layer types that can be predicted, those that were registered too."""
+    return [cls.__name__ for cls in (*PREDICTED, *SPLIT) if cls is not DenseParameter]
 
 
 def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -140,7 +142,10 @@ def module_refusal(module: nn.Module) -> Refusal:
     matrices = ", ".join(f"{name} {tuple(p.shape)}" for name, p in own.items() if p.dim() > 1)
     if not matrices:
         return predicate("holds no matrix")
-    return predicate(f"uses {matrices} itself, in a way that is not known", "it stays dense")
+    remedy = "it stays dense"
+    if own.keys() <= {"weight", "bias"}:
+        remedy += ", unless weightcast.register_layer says how"
+    return predicate(f"uses {matrices} itself, in a way that is not known", remedy)
 
 
 def is_quantised(module: nn.Module) -> bool:

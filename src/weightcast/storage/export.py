@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from weightcast.files import atomic_write
 from weightcast.layers.layer import full_precision
@@ -22,6 +21,9 @@ from weightcast.layers.models import copied
 from weightcast.storage.tracing import quiet, trace
 from weightcast.transform.convert import merge
 from weightcast.weight import PredictedWeight
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 Format = Literal["onnx", "torch"]
 Form = Literal["factored", "merged"]

@@ -9,11 +9,12 @@ from typing import Any, BinaryIO
 
 from torch import nn
 
-from weightcast.layers import PredictedLayer
+from weightcast.layers import PREDICTED, PredictedLayer, PredictedTransposedLinear
+from weightcast.layers.models import Model
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.storage.allowance import Allowance
 from weightcast.storage.format_error import FormatError, excerpt, naming, refusing
-from weightcast.storage.manifest import JSON_NAME, Manifest, max_bytes, read_manifest
+from weightcast.storage.manifest import JSON_NAME, LayerManifest, Manifest, max_bytes, read_manifest
 from weightcast.storage.open_files import open_files, open_folder
 from weightcast.storage.rebuild import TensorReader, rebuild
 from weightcast.storage.state import check_state, identity, without_atoms
@@ -21,7 +22,7 @@ from weightcast.storage.tensors import TensorFile
 from weightcast.transform.swap import swap
 
 
-def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = False) -> nn.Module:
+def load(folder: str | os.PathLike[str], model: Model, *, trusted: bool = False) -> Model:
     """Read a model that :func:`save` wrote.
 
     On the machine that saved it, it gives the same outputs to the last bit. It takes the dtype and
@@ -47,18 +48,16 @@ def load(folder: str | os.PathLike[str], model: nn.Module, *, trusted: bool = Fa
 def load_files(
     manifest: str | os.PathLike[str],
     tensors: str | os.PathLike[str],
-    model: nn.Module,
+    model: Model,
     *,
     trusted: bool = False,
-) -> nn.Module:
+) -> Model:
     """Read a saved model's two files, wherever they are; the rest is as for :func:`load`."""
     with naming(manifest), open_files(Path(manifest), Path(tensors)) as files:
         return _load(*files, model, trusted=trusted)
 
 
-def _load(
-    manifest_file: BinaryIO, tensors_file: BinaryIO, model: nn.Module, *, trusted: bool
-) -> nn.Module:
+def _load(manifest_file: BinaryIO, tensors_file: BinaryIO, model: Model, *, trusted: bool) -> Model:
     _check_model(model)
     dense = convertible_layers(model)
     modules = [name for name, _ in model.named_modules()]
@@ -101,15 +100,27 @@ def _check_model(model: nn.Module) -> None:
 
 def _check_names(manifest: Manifest, dense: Collection[str], model: nn.Module) -> None:
     """Refuse layers that the model does not have, and more tensors than it can have with them."""
-    for name in manifest.layers:
+    for name, layer in manifest.layers.items():
         if name not in dense:
-            raise FormatError(f"does not fit: the model has no dense layer {excerpt(name)}")
+            raise FormatError(
+                f"does not fit: the model has no dense layer {excerpt(name)}{_registered(layer)}"
+            )
     # V stands for the weight; indices, mixing and the factors of a base are added.
     bases = [layer.base.factors if layer.base else () for layer in manifest.layers.values()]
     most = len(model.state_dict()) + sum(2 + len(factors) for factors in bases)
     n_names = len(manifest.tensors) + len(manifest.ties)
     if n_names > most:
         raise FormatError(f"does not fit: it names {n_names} tensors, the model has up to {most}")
+
+
+def _registered(layer: LayerManifest) -> str:
+    """What is to be done about a layer of a type that is not known."""
+    if layer.layer in {cls.__name__ for cls in (PredictedTransposedLinear, *PREDICTED.values())}:
+        return ""
+    return (
+        f", nor a type {excerpt(layer.layer)}: import the module that registers it "
+        "(weightcast.register_layer) first"
+    )
 
 
 def _fill(model: nn.Module, file: TensorFile, manifest: Manifest, read: set[str]) -> None:

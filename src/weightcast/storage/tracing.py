@@ -7,18 +7,23 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
 from weightcast.inputs.batches import calls_to
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 _LOGGERS = ("onnx", "_subclasses.fake_tensor", "fx.experimental.symbolic_shapes")  # of torch
 
 
 def trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) -> ExportedProgram:
     """The model as a graph without weightcast's code, and without traces of this machine."""
+    from torch import export
+
     shapes = None
     if dynamic_batch:
         batch = [x.dim() > 0 and x.shape[0] == inputs[0].shape[0] for x in inputs]
@@ -27,10 +32,10 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_batch: bool) -> 
             x.repeat(2, *[1] * (x.dim() - 1)) if free and len(x) < 2 else x
             for x, free in zip(inputs, batch, strict=True)
         )
-        shapes = tuple({0: Dim.DYNAMIC} if free else None for free in batch)
+        shapes = tuple({0: export.Dim.DYNAMIC} if free else None for free in batch)
     try:
         with torch.no_grad(), quiet():
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+            program = export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         _refuse_failing(model, inputs)
         raise ValueError(

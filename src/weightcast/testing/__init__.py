@@ -12,5 +12,7 @@ message names the check, the numbers and what they should have been::
 from weightcast.testing.check_dictionary import check_dictionary
 from weightcast.testing.check_layer import check_layer
 from weightcast.testing.example_layers import example_rows, example_statistics
+from weightcast.testing.register import register_layer
 
 __all__ = ["check_dictionary", "check_layer", "example_rows", "example_statistics"]
+__all__ += ["register_layer"]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy.special import fdtri
 from torch import Tensor, nn
 
 from weightcast.dictionaries import RandomGaussian
@@ -206,6 +205,8 @@ class _Tried:
         require(not torch.equal(other.V, first.V), "seeds 1 and 2 draw the same V")
 
     def starts_well(self) -> None:
+        from scipy.special import fdtri
+
         layers = [self.layer(seed=seed) for seed in range(DRAWS)]
         moment = float(torch.stack([x.weight.detach().square().mean() for x in layers]).mean())
         ratio = moment / float(self.dense.weight.detach().square().mean())

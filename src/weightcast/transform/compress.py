@@ -20,7 +20,7 @@ from weightcast.inputs.hooks import layers_run
 from weightcast.inputs.moments import RIDGE, Moments
 from weightcast.inputs.progress import Progress
 from weightcast.layers import PredictedLayer, view
-from weightcast.layers.models import check_values
+from weightcast.layers.models import Model, check_values
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import Metric, choose_atoms
 from weightcast.plan.eligibility import convertible_layers
@@ -32,7 +32,7 @@ Target = Literal["dense", "compressed"]
 
 
 def compress(
-    model: nn.Module,
+    model: Model,
     plan: Plan | Mapping[str, Rule | None],
     inputs: Any = None,
     *,
@@ -41,7 +41,7 @@ def compress(
     ridge: float = RIDGE,
     seed: int = 0,
     progress: bool = True,
-) -> nn.Module:
+) -> Model:
     """Replace trained layers by predicted ones that come as near to them as the plan lets them.
 
     Without inputs V is the least-squares solution of U V = W. With inputs V minimises the error of

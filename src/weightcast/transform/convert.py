@@ -13,6 +13,7 @@ from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import collect_statistics, naming_layer
 from weightcast.inputs.hooks import execution_order
 from weightcast.layers import PredictedLayer, PredictedModule, view
+from weightcast.layers.models import Model
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.plan.eligibility import convertible_layers, has_hooks
 from weightcast.plan.plan import Plan
@@ -20,12 +21,12 @@ from weightcast.transform.swap import swap
 
 
 def convert(
-    model: nn.Module,
+    model: Model,
     plan: Plan | Mapping[str, Rule | None],
     inputs: Any = None,
     seed: int = 0,
     inplace: bool = False,
-) -> nn.Module:
+) -> Model:
     """Replace the layers that the plan names by predicted ones, with V drawn anew.
 
     Biases and all other layers keep their values. Data-driven dictionaries are made layer by
@@ -71,7 +72,7 @@ def convert(
     return converted
 
 
-def merge(model: nn.Module, inplace: bool = False) -> nn.Module:
+def merge(model: Model, inplace: bool = False) -> Model:
     """Replace every predicted layer by its dense counterpart, W = U V multiplied out.
 
     Args:

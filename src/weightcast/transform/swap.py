@@ -9,7 +9,7 @@ own bias's tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -21,7 +21,7 @@ from weightcast.layers import (
     split_module,
     view,
 )
-from weightcast.layers.models import copied
+from weightcast.layers.models import Model, copied
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.transform.hf_config import note_in_config
 
@@ -29,7 +29,7 @@ Make = Callable[[str, Any, nn.Module, Any], Any]
 """The new layer, from the name, the old layer, the model so far, and the new twin or None."""
 
 
-def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = False) -> nn.Module:
+def swap(model: Model, names: Iterable[str], make: Make, *, inplace: bool = False) -> Model:
     """Replace layers one after the other, each as soon as it is made.
 
     A shared layer is replaced wherever the model holds it. Without ``inplace`` a copy is changed,
@@ -66,7 +66,7 @@ def swap(model: nn.Module, names: Iterable[str], make: Make, *, inplace: bool = 
         places.take_back()
         raise
     note_in_config(places.model)
-    return places.model
+    return cast("Model", places.model)  # but for a model that is itself one layer
 
 
 class _Places:

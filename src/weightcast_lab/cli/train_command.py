@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from weightcast.cli.yaml_files import read_yaml
 from weightcast.serialization import field_types
 from weightcast_lab.cli.config_options import ConfigParser, parse_value, settings_of
+from weightcast_lab.settings import TrainConfig, override
 
 if TYPE_CHECKING:
     from weightcast_lab.studies.train import Run
-    from weightcast_lab.training import TrainConfig
 
 SUMMARY = "Train one network, dense or with predicted layers."
 HELP = """config.yaml holds the fields below; each is overridden by the option of its name,
@@ -24,8 +24,6 @@ PARSER = ConfigParser
 
 def add_options(parser: ConfigParser) -> None:
     """Add the command's options, one for each field of a TrainConfig."""
-    from weightcast_lab.training import TrainConfig
-
     parser.add_argument("config", metavar="config.yaml", help="the run, as a YAML file")
     parser.add_argument("--rows", help="append the result row to this file (JSON lines)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -44,12 +42,12 @@ def run(options: Namespace) -> None:
         ValueError: a config, data or folder that cannot be used; the message says why.
         Interrupted: Ctrl-C, after the checkpoint was written.
     """
+    config = _read_config(options)  # its mistakes are told before Lightning is imported
     from pytorch_lightning.utilities import rank_zero_only
 
     from weightcast_lab.studies.train import output_folder, train
     from weightcast_lab.training import Interrupted
 
-    config = _read_config(options)
     how = {name: getattr(options, name) for name in ("resume", "rows", "workers", "processes")}
     try:
         run = train(config, **how)
@@ -71,9 +69,6 @@ def _read_config(options: Namespace) -> TrainConfig:
     Raises:
         ValueError: no such file, or fields it does not know (with the nearest one it does).
     """
-    from weightcast_lab.training import TrainConfig
-    from weightcast_lab.training.settings import override
-
     path = Path(options.config)
     data, hints = read_yaml(path), field_types(TrainConfig)
     for name, value in vars(options).items():

@@ -9,7 +9,7 @@ from weightcast.plan.plan import Plan
 from weightcast.serialization import Configuration
 from weightcast_lab.data.speech.features import FeatureSettings
 from weightcast_lab.data.speech.timit import TestSet
-from weightcast_lab.training.settings import PretrainingSettings, TrainingSettings
+from weightcast_lab.settings import PretrainingSettings, TrainingSettings
 
 
 @dataclass(frozen=True)

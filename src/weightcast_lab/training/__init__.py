@@ -1,7 +1,7 @@
 """Training on small images and on text: data, reference networks, settings, ``fit`` on Lightning.
 
-Read in this order: ``settings``, ``build``, ``module``, ``callbacks``, ``fit``; apart from these,
-``ica`` learns filters without labels and ``linear`` classifies what they respond.
+Read in this order: ``weightcast_lab.settings``, ``build``, ``module``, ``callbacks``, ``fit``;
+apart from these, ``ica`` learns filters without labels and ``linear`` classifies what they respond.
 """
 
 from weightcast.integrations.lightning import RandomState, SafetensorsCheckpointIO
@@ -11,15 +11,15 @@ from weightcast_lab.data.images import Images
 from weightcast_lab.data.prepared import save_images
 from weightcast_lab.data.text import Text, load_text
 from weightcast_lab.networks import convnet, gpt, lstm, mlp, resnet20, vit
-from weightcast_lab.training.callbacks import Interrupted
-from weightcast_lab.training.fit import FitResult, fit
-from weightcast_lab.training.module import Classifier, Score, measure, measure_error
-from weightcast_lab.training.settings import (
+from weightcast_lab.settings import (
     ModelSettings,
     PretrainingSettings,
     TrainConfig,
     TrainingSettings,
 )
+from weightcast_lab.training.callbacks import Interrupted
+from weightcast_lab.training.fit import FitResult, fit
+from weightcast_lab.training.module import Classifier, Score, measure, measure_error
 
 __all__ = [
     "Batches",

@@ -15,7 +15,7 @@ from weightcast_lab.data.image_sources import load_images
 from weightcast_lab.data.images import Images
 from weightcast_lab.data.text import Text, load_text
 from weightcast_lab.networks import convnet, gpt, lstm, mlp, resnet20, vit
-from weightcast_lab.training.settings import TrainConfig
+from weightcast_lab.settings import TrainConfig
 
 IMAGE_BATCH, TEXT_BATCH = 500, 100
 """Images, or windows of text, in each of the batches that dictionaries are made from."""

@@ -19,6 +19,7 @@ from weightcast.integrations.lightning import RandomState, SafetensorsCheckpoint
 from weightcast_lab.data.batches import Batches
 from weightcast_lab.data.images import Images
 from weightcast_lab.data.text import Text
+from weightcast_lab.settings import TrainingSettings
 from weightcast_lab.training.callbacks import (
     BEST,
     LAST,
@@ -31,7 +32,6 @@ from weightcast_lab.training.callbacks import (
     TrainingStop,
 )
 from weightcast_lab.training.module import Classifier, Score, measure
-from weightcast_lab.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from weightcast.layers import predicted_layers
 from weightcast.optim import parameter_groups
 from weightcast.transform.broadcast import broadcast_constants
 from weightcast_lab.data.images import Split
-from weightcast_lab.training.settings import TrainingSettings
+from weightcast_lab.settings import TrainingSettings
 
 
 class Classifier(pl.LightningModule):

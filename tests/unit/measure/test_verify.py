@@ -176,3 +176,35 @@ def test_a_model_that_works_in_place_on_its_input():
     with pytest.raises(ValueError, match=r"'idle' \(gradient 0, change 0\)"):
         wc.verify(model, x)
     assert torch.equal(x, before)
+
+
+class Squeeze(nn.Module):
+    """Squeeze and excite: each channel times a gate that depends on the means of all."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.LazyConv2d(channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.f, self.g = nn.Linear(channels, 8), nn.Linear(8, channels)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu()
+        return x * self.g(self.f(x.mean((2, 3))).relu()).sigmoid()[..., None, None]
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_gate_that_changes_the_output_by_less_than_float32_tells_learns(called):
+    torch.manual_seed(0)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)
+    dense = nn.Sequential(*(Squeeze(32) for _ in range(8)), *head).eval()
+    x = torch.rand(8, 3, 16, 16)
+    (dense(x) * torch.randn(8, 10)).sum().backward()
+    assert 0 < dense[7].f.weight.grad.norm() < 1e-6  # of the dense layer too, there and then
+    dense.zero_grad()
+    model = wc.convert(dense, {"re:.*f": DCT, "*": None})
+    if not called:
+        model[7].f.forward = lambda x: torch.ones(len(x), 8)
+        with pytest.raises(ValueError, match=r"1 of 8 .* '7.f' \(gradient 0, change 0\)"):
+            wc.verify(model, x)
+    else:
+        assert all(0 < row.change < 1e-3 for row in wc.verify(model, x))

@@ -1,4 +1,7 @@
-"""TrainConfig: everything that decides a training run, as one frozen object and one YAML file."""
+"""TrainConfig: everything that decides a training run, as one frozen object and one YAML file.
+
+Apart from ``training``, for the command reads settings, and says what they are, without Lightning.
+"""
 
 from __future__ import annotations
 
