@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.computed_weight import READ_ONLY, guarded
 from weightcast.dictionaries import Atoms
 from weightcast.least_squares import Metric, fit_columns
 
@@ -70,22 +69,8 @@ class PredictedWeight(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W in the dense layer's layout, computed anew at each access, and not to be written."""
-        return guarded(self.multiply_out())
-
-    @weight.setter
-    def weight(self, _: object) -> None:
-        raise ValueError(READ_ONLY)
-
-    @weight.deleter
-    def weight(self) -> None:
-        raise ValueError(READ_ONLY)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As for any module, but a ``ValueError`` for ``weight``, which V computes."""
-        if name == "weight":
-            raise ValueError(READ_ONLY)
-        super().register_parameter(name, param)
+        """W in torch's layout, computed anew at each access."""
+        return self.multiply_out()
 
     def multiply_out(self) -> Tensor:
         """W^T = (U V)^T, (n_units, n_visible): torch's layout."""

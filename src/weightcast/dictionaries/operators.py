@@ -52,6 +52,7 @@ class Base(Constants, ABC):
         made = self._recipe().base
         for name in self._constants:
             old, new = getattr(self, name), getattr(made, name)
+            new = new.float() if old.element_size() < 4 else new  # rounded twice, as layers do
             setattr(self, name, new.to(device, old.dtype))
         self._hollow = False
 

@@ -145,7 +145,8 @@ def _skeleton(
             raise ValueError(f"a {type(rule.dictionary).__name__} has a base, and none is named")
         layer = seen.predict(rule, seed=None, atoms=atoms, bases=bases)
         dtype = layer.V.dtype
-        layer.atoms = copy.deepcopy(atoms).to(dtype)
+        here = copy.deepcopy(atoms)
+        layer.atoms = (here.float() if dtype.itemsize < 4 else here).to(dtype)
         layer.atoms.base = bases.place(atoms.base, layer.atoms.base, "here", dtype)
     return layer
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBases
 from weightcast.grid import Grid
+from weightcast.layers.computed_weight import READ_ONLY, guarded
 from weightcast.layers.rule import Rule
 from weightcast.layers.view import View
 from weightcast.weight import ExecutionPath, PredictedWeight, dense_variance, draw_bias
@@ -119,6 +120,8 @@ class PredictedLayer(PredictedWeight):
                 self.reset_V(dense_variance(fan_in) if variance is None else variance, generator)
                 drawn = draw_bias(n_units, fan_in, generator) if bias else drawn
             self.bias = nn.Parameter(drawn) if bias else None
+        if dtype.itemsize < 4:
+            self.float()  # rounded twice, as a network is that is cast later
         self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
         self.is_twin = False
 
@@ -140,6 +143,26 @@ class PredictedLayer(PredictedWeight):
                 f"{cls.__name__} needs dictionary= and fraction=, and was given {given}"
             )
         return Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    @property
+    @override
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """W in the dense layer's layout, computed anew at each access, and not to be written."""
+        return guarded(self.multiply_out())
+
+    @weight.setter
+    def weight(self, _: object) -> None:
+        raise ValueError(READ_ONLY)
+
+    @weight.deleter
+    def weight(self) -> None:
+        raise ValueError(READ_ONLY)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As for any module, but a ``ValueError`` for ``weight``, which V computes."""
+        if name == "weight":
+            raise ValueError(READ_ONLY)
+        super().register_parameter(name, param)
 
     @override
     def multiply_out(self) -> Tensor:
