@@ -224,17 +224,16 @@ class PredictedEmbeddingBag(PredictedTable):
             offsets: (n_bags,), where each bag starts.
             per_sample_weights: the input's shape, weights of a sum.
         """
-        # The rows of these tokens become a table of their own, with one more row for the padding.
+        # The rows of these tokens become a table of their own, after a row for the padding.
         rows = self.look_up(input.reshape(-1))
-        n = rows.shape[0]
-        table = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
-        places = torch.arange(n, device=input.device).view(input.shape)
+        table = torch.cat([rows.new_zeros(1, self.embedding_dim), rows])
+        places = torch.arange(1, table.shape[0], device=input.device).view(input.shape)
         if self.padding_idx is not None:
-            places = torch.where(input == self.padding_idx, n, places)
+            places = torch.where(input == self.padding_idx, 0, places)
         return nn.functional.embedding_bag(
             places, table, None if offsets is None else offsets.to(places.dtype), mode=self.mode,
             per_sample_weights=per_sample_weights, include_last_offset=self.include_last_offset,
-            padding_idx=n,
+            padding_idx=0,
         )  # fmt: skip
 
 
