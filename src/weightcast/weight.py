@@ -272,16 +272,25 @@ class PredictedWeight(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def known(size: int) -> bool:
+    """Whether a size is a number, and no symbol that stands for any in a traced graph."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import has_static_value  # brings sympy
+
+        return has_static_value(size)
+    return isinstance(size, int)
+
+
 def surely(comparison: bool) -> bool:
     """Whether a comparison of sizes holds, in a traced graph for all sizes that it is for.
 
-    Tracers would make a condition on their symbols a limit of the graph; this one adds none.
+    A tracer makes a condition on its symbols a limit of the graph; this one sets none.
     """
     if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import statically_known_true  # and sympy
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
 
         return statically_known_true(comparison)
-    return comparison is True  # and no symbol of make_fx, or tensor of torch.jit.trace
+    return comparison is True  # a number's, and no symbol of make_fx or tensor of torch.jit.trace
 
 
 PLANE = 300
