@@ -184,6 +184,8 @@ class PredictedWeight(nn.Module):
     @property
     def _costs(self) -> dict[str, Cost]:
         """What each path costs. Counted on first use."""
+        if torch.compiler.is_compiling():  # whose graph would depend on whether it was counted
+            return self._count_costs()
         if self._counted is None:
             self._counted = self._count_costs()
         return self._counted
