@@ -11,20 +11,24 @@ from torch.fx import Proxy
 class Leaf(nn.Module):
     """A module that is one operation of a torch.fx graph, which calls it.
 
-    There it goes on choosing its path by the number of rows. A tracer that is to look inside must
-    be ``torch.export``'s or ``torch.compile``'s: a proxy does not know its shape.
+    There it goes on choosing its path by the number of rows: a proxy, which has no shape, could not
+    be asked for them.
     """
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the module, or have a proxy's tracer write the call down."""
         for x in (*inputs, *options.values()):
             if isinstance(x, Proxy):
-                tracer: Any = x.tracer
-                name = tracer.path_of_module(self)
-                return tracer.call_module(
-                    self,
-                    lambda *a, **k: tracer.create_proxy("call_module", name, a, k),
-                    inputs,
-                    options,
-                )
+                return _written_down(x.tracer, self, inputs, options)
         return super().__call__(*inputs, **options)
+
+
+def _written_down(
+    tracer: Any, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """The proxy of a call, which the tracer takes for the outcome of the module's forward."""
+
+    def call(*args: Any, **kwargs: Any) -> Proxy:
+        return tracer.create_proxy("call_module", tracer.path_of_module(module), args, kwargs)
+
+    return tracer.call_module(module, call, inputs, options)
