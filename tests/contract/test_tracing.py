@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning"),  # recurrent layers' list
     pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:# The axis name. batch will not:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning"),
 ]
 
