@@ -13,9 +13,9 @@ import weightcast as wc
 from tests.contract.table import DICTIONARIES, make_dictionary
 from weightcast import dictionaries as d
 from weightcast import kernels as k
-from weightcast.dictionaries.fingerprint import fingerprint
 from weightcast.dictionaries.work import CUBE, NUMBER
 from weightcast.storage.allowance import building
+from weightcast.dictionaries.fingerprint import fingerprint
 
 GRIDS = (wc.Grid((8, 8)), wc.Grid((5, 5), 8), wc.Grid((16, 16)))
 REBUILDABLE = [name for name in DICTIONARIES if make_dictionary(name, 24).rebuildable]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.fx import Proxy
+from torch.fx import Proxy, Tracer
 
 
 class Leaf(nn.Module):
@@ -19,16 +19,18 @@ class Leaf(nn.Module):
         """Call the module, or have a proxy's tracer write the call down."""
         for x in (*inputs, *options.values()):
             if isinstance(x, Proxy):
-                return _written_down(x.tracer, self, inputs, options)
+                return _written_down(x, self, inputs, options)
         return super().__call__(*inputs, **options)
 
 
 def _written_down(
-    tracer: Any, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
+    x: Proxy, module: nn.Module, inputs: tuple[object, ...], options: dict[str, object]
+) -> object:
     """The proxy of a call, which the tracer takes for the outcome of the module's forward."""
+    tracer = x.tracer
+    assert isinstance(tracer, Tracer)
 
-    def call(*args: Any, **kwargs: Any) -> Proxy:
+    def call(*args: object, **kwargs: object) -> Proxy:
         return tracer.create_proxy("call_module", tracer.path_of_module(module), args, kwargs)
 
     return tracer.call_module(module, call, inputs, options)
