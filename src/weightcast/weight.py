@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -152,7 +152,7 @@ class PredictedWeight(nn.Module):
         if self.choose_path(rows.shape[0]) == "materialised":
             return nn.functional.linear(x, self._weight_rows(self._mixed()), bias)
         y = self._predict(self.atoms.project(rows), bias)
-        if x.dim() == 2 and x.shape[0] > 1 and 1 < self.atoms.columns < self.n_units:
+        if x.dim() == 2 and 1 < self.atoms.columns < self.n_units and surely(x.shape[0] > 1):
             return y
         # No view, as from nn.functional.linear: fully_shard hooks into the output's gradient, which
         # in-place operations on a view (an activation's, say) would cut off.
@@ -169,6 +169,8 @@ class PredictedWeight(nn.Module):
     @property
     def _costs(self) -> dict[str, Cost]:
         """What each path costs. Counted on first use."""
+        if torch.compiler.is_compiling():  # whose graph would depend on whether it was counted
+            return self._count_costs()
         if self._counted is None:
             self._counted = self._count_costs()
         return self._counted
@@ -190,20 +192,16 @@ class PredictedWeight(nn.Module):
         return M.numel() // self.atoms.columns * self.n_units, M.numel()
 
     def choose_path(self, batch: int) -> ExecutionPath:
-        """The path for ``batch`` rows, of a convolution examples times output positions."""
+        """The path for ``batch`` rows, of a convolution examples times output positions.
+
+        In a graph that is traced for any number of rows ``factored``, unless the other one takes
+        less time at every number that the graph is for.
+        """
         if self.path != "auto":
             return self.path
         factored, materialised = self._costs.values()
-        return "factored" if factored.time(batch) <= materialised.time(batch) else "materialised"
-
-    def fix_path(self, path: ExecutionPath) -> None:
-        """Compute in one way whatever the batch, for a graph without branches.
-
-        That is ``factored``, with mixing applied to V and never to the rows, or ``materialised``.
-        """
-        self.path = path
-        cost = self._costs["factored"]
-        self._counted = self._costs | {"factored": replace(cost, mix_per_row=None)}
+        dearer = factored.time(batch) > materialised.time(batch)
+        return "materialised" if surely(dearer) else "factored"
 
     def unit_slices(self) -> Iterator[slice]:
         """The units of every column."""
@@ -261,6 +259,27 @@ class PredictedWeight(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def known(size: int) -> bool:
+    """Whether a size is a number, and no symbol that stands for any in a traced graph."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import has_static_value  # brings sympy
+
+        return has_static_value(size)
+    return isinstance(size, int)
+
+
+def surely(comparison: bool) -> bool:
+    """Whether a comparison of sizes holds, in a traced graph for all sizes that it is for.
+
+    A tracer makes a condition on its symbols a limit of the graph; this one sets none.
+    """
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(comparison)
+    return comparison is True  # a number's, and no symbol of make_fx or tensor of torch.jit.trace
+
+
 PLANE = 300
 """Multiply-adds of a product that take as long as one value written by a depthwise convolution.
 
@@ -287,8 +306,8 @@ class Cost:
     planes: int = 0
 
     def folds(self, batch: int) -> bool:
-        """Whether mixing once costs no more than mixing each of ``batch`` rows."""
-        return self.mix_per_row is None or self.once <= batch * self.mix_per_row
+        """Whether mixing once costs no more than mixing each of ``batch`` rows, or may not."""
+        return self.mix_per_row is None or not surely(batch * self.mix_per_row < self.once)
 
     def of(self, batch: int) -> int:
         """Multiply-adds for ``batch`` rows."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import weightcast as wc
 from tests.oracle import loops
 from weightcast import dictionaries as d
-from weightcast.weight import dense_variance, draw_bias
+from weightcast.weight import dense_variance, draw_bias, known, surely
 
 
 def _weight(n_visible=12, n_units=7, n_atoms=5, columns=3, **options) -> wc.PredictedWeight:
@@ -159,3 +159,20 @@ def test_the_wrong_number_of_inputs_is_named():
     atoms = wc.dictionaries.DCT().atoms(32, 16)
     with pytest.raises(ValueError, match="atoms are for 32 inputs, the layer has 64"):
         wc.PredictedLinear(64, 4, dictionary=wc.dictionaries.DCT(), fraction=0.5, atoms=atoms)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
+def test_what_is_surely_so_is_said_of_numbers_alone():
+    """Symbols of make_fx, and the tensors that torch.jit.trace takes sizes for, can be any."""
+    assert known(3)
+    assert surely(3 > 2)
+    assert not surely(2 > 3)
+    found = []
+
+    def trace(x):
+        found.append((known(x.shape[0]), surely(x.shape[0] > 2), surely(x.shape[0] < 2)))
+        return x + 1
+
+    torch.fx.experimental.proxy_tensor.make_fx(trace, tracing_mode="symbolic")(torch.ones(5, 3))
+    torch.jit.trace(trace, torch.ones(5, 3), check_trace=False)
+    assert found == [(False, False, False)] * 2

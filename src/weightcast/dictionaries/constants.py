@@ -24,6 +24,9 @@ class Constants(nn.Module):
     ``named_buffers`` of a module above, which is what DDP asks, does not.
     """
 
+    _dynamo_marked_static = True
+    """As ``torch._dynamo.mark_static`` sets it (an import of seconds): shapes are never symbols."""
+
     def __init__(self) -> None:
         super().__init__()
         self._constants: list[str] = []

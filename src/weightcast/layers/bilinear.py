@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Unpack
 
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class PredictedBilinear(PredictedLayer):
                 f"the inputs are {tuple(input1.shape)} and {tuple(input2.shape)}, expected "
                 f"(..., {widths[0]}) and (..., {widths[1]}) with equal leading axes"
             )
-        n_rows = input1.shape[:-1].numel()
+        n_rows = math.prod(input1.shape[:-1])  # numel would fix it in a traced graph
         if self.choose_path(n_rows) == "materialised":
             return nn.functional.bilinear(input1, input2, self.multiply_out(), self.bias)
         rows = self.view.input_rows(input1, input2)

@@ -14,6 +14,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
+from weightcast.layers.leaf import Leaf
 from weightcast.weight import PredictedWeight
 
 Part = tuple[nn.Module, Mapping[str, str]]
@@ -22,7 +23,7 @@ Part = tuple[nn.Module, Mapping[str, str]]
 Splittable = TypeVar("Splittable", bound=nn.Module)
 
 
-class PredictedModule(nn.Module, ABC, Generic[Splittable]):
+class PredictedModule(Leaf, ABC, Generic[Splittable]):
     """A module without its weights, and the layers that it borrows them from.
 
     Attributes of the module are found here too; its weights are computed at each access. The given

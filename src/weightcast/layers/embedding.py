@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from weightcast.layers.layer import LayerOptions, PredictedLayer, full_precision
 from weightcast.layers.view import Refusal, View
-from weightcast.weight import Cost
+from weightcast.weight import Cost, known
 
 
 class TableView(View[nn.Embedding | nn.EmbeddingBag]):
@@ -224,17 +224,20 @@ class PredictedEmbeddingBag(PredictedTable):
             offsets: (n_bags,), where each bag starts.
             per_sample_weights: the input's shape, weights of a sum.
         """
-        # The rows of these tokens become a table of their own, with one more row for the padding.
-        rows = self.look_up(input.reshape(-1))
-        n = rows.shape[0]
-        table = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
-        places = torch.arange(n, device=input.device).view(input.shape)
-        if self.padding_idx is not None:
-            places = torch.where(input == self.padding_idx, n, places)
+        padding, scaled, n = self.padding_idx, False, input.numel()
+        if padding is not None and not known(n):
+            # In a graph torch fixes the number of rows of a table with padding: the whole table.
+            table, places, scaled = self.weight, input, self.scale_grad_by_freq
+        else:  # the rows of these tokens are a table of their own, after one for the padding
+            table = self.look_up(input.reshape(-1))
+            places = torch.arange(n, device=input.device).view(input.shape)
+            if padding is not None:
+                table = torch.cat([table.new_zeros(1, self.embedding_dim), table])
+                places, padding = torch.where(input == padding, 0, places + 1), 0
         return nn.functional.embedding_bag(
             places, table, None if offsets is None else offsets.to(places.dtype), mode=self.mode,
             per_sample_weights=per_sample_weights, include_last_offset=self.include_last_offset,
-            padding_idx=n,
+            padding_idx=padding, scale_grad_by_freq=scaled,
         )  # fmt: skip
 
 

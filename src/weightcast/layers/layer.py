@@ -14,6 +14,7 @@ from typing_extensions import override
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, SharedBases
 from weightcast.grid import Grid
 from weightcast.layers.computed_weight import READ_ONLY, guarded
+from weightcast.layers.leaf import Leaf
 from weightcast.layers.rule import Rule
 from weightcast.layers.view import View
 from weightcast.weight import ExecutionPath, PredictedWeight, dense_variance, draw_bias
@@ -59,7 +60,7 @@ class LayerOptions(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-class PredictedLayer(PredictedWeight):
+class PredictedLayer(Leaf, PredictedWeight):
     """What all predicted layers share: a rule, a bias, and conversion from and to the dense layer.
 
     ``V`` and ``bias`` are the only parameters (a LowRank dictionary adds its U). The class's

@@ -85,7 +85,7 @@ def _prepare(model: nn.Module, form: Form) -> nn.Module:
     layers = [module for module in model.modules() if isinstance(module, PredictedWeight)]
     _fold_mixing([layer for layer in layers if layer.atoms.pending_mixing is not None])
     for layer in layers:
-        layer.fix_path("factored")
+        layer.path = "factored"
     return model
 
 
