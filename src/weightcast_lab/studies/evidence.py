@@ -83,9 +83,9 @@ def _figure4(name: str, fraction: float, why: str) -> Cell:
         f"figure 4, {name}, {100 * fraction:g} %",
         why,
         "evidence_figure4.jsonl",
-        partial(_runs, lambda rate, seed: config(fraction, rate, seed)),
+        partial(make_runs, lambda rate, seed: config(fraction, rate, seed)),
         {
-            rate: _choice(replace(config(chosen_at, rate, 0), n_validation=10_000))
+            rate: make_choice(replace(config(chosen_at, rate, 0), n_validation=10_000))
             for rate in (1e-3, 2e-3, 4e-3, 8e-3)
         },
     )
@@ -114,8 +114,8 @@ def _modern_cell(network: str, curve: str, fraction: float, why: str) -> Cell:
         f"{network}, {curve}, {100 * fraction:g} %",
         why,
         f"evidence_{network}.jsonl",
-        partial(_runs, config),
-        {rate: _choice(config(rate, 0)) for rate in rates},
+        partial(make_runs, config),
+        {rate: make_choice(config(rate, 0)) for rate in rates},
         criterion="validation_loss",
     )
 
@@ -143,14 +143,14 @@ def _figure5(*, epochs: int, seeds: int, gpu: bool) -> Iterator[Cell]:
         )
 
 
-def _runs(config: Callable[[float, int], TrainConfig], rate: float | None) -> list[Trial]:
+def make_runs(config: Callable[[float, int], TrainConfig], rate: float | None) -> list[Trial]:
     """The runs of all seeds at the rate that was chosen."""
     assert rate is not None
     made = (config(rate, seed) for seed in SEEDS)
     return [Trial("train", replace(one, labels={**one.labels, **OWN_RATE})) for one in made]
 
 
-def _choice(config: TrainConfig) -> Trial:
+def make_choice(config: TrainConfig) -> Trial:
     """A run that helps to choose a rate: named by it, in an experiment of its own."""
     rate = config.training.learning_rate
     return Trial(

@@ -5,8 +5,8 @@ Each trial has its folder, as in a sweep, with two more entries::
     claim          held by the queue that runs the trial: others take the next
     checkpoints/   the state after the last epoch, from which a trial that was stopped goes on
 
-A finished trial's row is put into its cell's file, and counts as done wherever that file is, with or
-without the folder.
+A finished trial's row is put into its cell's file, and counts as done wherever that file is, with
+or without the folder.
 """
 
 from __future__ import annotations
@@ -209,9 +209,5 @@ def _describe(backlog: Backlog, trial: Trial) -> str:
     if trial.key in backlog.state.errors:
         return f"{name} failed: {backlog.root / trial.key / 'error.txt'}"
     metrics = backlog.state.rows[trial.key]["metrics"]
-    found = [
-        f"{key} {metrics[key]:.3f}"
-        for key in ("validation_error", "test_error")
-        if metrics.get(key) is not None
-    ]
-    return f"{name}: {', '.join(found)}"
+    kind = "validation_error" if trial.kind == CHOICE else "test_error"
+    return f"{name}: {kind} {metrics[kind]:.2f}"

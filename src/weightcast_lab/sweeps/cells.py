@@ -50,7 +50,7 @@ class Cell:
         return min(sorted(self.choices), key=value)
 
     def trials(self, rows: Mapping[str, Row]) -> list[Trial]:
-        """All trials that are known by now: those that choose, then the runs at the rate they chose.
+        """All trials that are known by now: those that choose, and the runs once they have chosen.
 
         Args:
             rows: the finished ones by their trials' keys.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 
 from weightcast_lab.sweeps.backlog import Backlog
 from weightcast_lab.sweeps.cells import Cell
@@ -11,17 +12,21 @@ from weightcast_lab.sweeps.rows import Row
 
 
 def listing(backlog: Backlog) -> str:
-    """Two lines for each cell, in order of worth, and one for what is left of all.
+    """A line for each cell, in order of worth, below what it is for, and one for what is left.
 
     Args:
         backlog: with what it has read.
     """
-    rows = backlog.state.rows
-    lines = ["   done  min each  cell"]
-    lines += [line for cell in backlog.cells for line in _describe(cell, backlog)]
+    lines = ["   done  min each"]
+    for why, cells in groupby(
+        backlog.cells, lambda cell: cell.why + " Waits for a GPU." * cell.gpu
+    ):
+        lines.append(why)
+        lines += [line for cell in cells for line in _describe(cell, backlog)]
     left, unknown = _left(backlog)
-    total = f"{len(rows)} rows are there; about {left / 3600:.1f} hours of one core are left"
-    return "\n".join([*lines, total + f", and {unknown} trials of unknown length" * (unknown > 0)])
+    total = f"{len(backlog.state.rows)} rows are there; without a GPU about {left / 3600:.1f} hours"
+    total += " of one core are left" + f", and {unknown} trials of unknown length" * (unknown > 0)
+    return "\n".join([*lines, total])
 
 
 def seconds_each(cell: Cell, backlog: Backlog) -> tuple[float | None, bool]:
@@ -29,15 +34,15 @@ def seconds_each(cell: Cell, backlog: Backlog) -> tuple[float | None, bool]:
 
     Args:
         cell: of the backlog.
-        backlog: where no row of the cell tells, those of cells with the same file do; None where
-            none of them does either.
+        backlog: where no row of the cell tells, those of cells like it do, with the same file and
+            the same need for a GPU; None where none of them does either.
     """
     rows = backlog.state.rows
     own = _mean_seconds(cell, rows)
     if own is not None:
         return own, True
-    alike = (_mean_seconds(other, rows) for other in backlog.cells if other.file == cell.file)
-    known = [seconds for seconds in alike if seconds is not None]
+    alike = [c for c in backlog.cells if (c.file, c.gpu) == (cell.file, cell.gpu)]
+    known = [seconds for c in alike if (seconds := _mean_seconds(c, rows)) is not None]
     return (statistics.fmean(known) if known else None), False
 
 
@@ -47,7 +52,6 @@ def _describe(cell: Cell, backlog: Backlog) -> Iterable[str]:
     seconds, measured = seconds_each(cell, backlog)
     minutes = "?" if seconds is None else f"{'' if measured else '~'}{seconds / 60:.1f}"
     yield f"{done:>3}/{cell.n_trials:<3} {minutes:>9}  {cell.name}" + _say_rate(cell, rate)
-    yield f"{'':19}{cell.why}" + " Waits for a GPU." * cell.gpu
     for trial in cell.trials(rows):
         error = backlog.root / trial.key / "error.txt"
         if trial.key not in rows and error.exists():
@@ -62,17 +66,15 @@ def _say_rate(cell: Cell, rate: float | None) -> str:
 
 
 def _mean_seconds(cell: Cell, rows: Mapping[str, Row]) -> float | None:
-    found = [
-        rows[t.key]["metrics"].get("trial_seconds") for t in cell.trials(rows) if t.key in rows
-    ]
-    known = [seconds for seconds in found if seconds is not None]
+    metrics = [rows[trial.key]["metrics"] for trial in cell.trials(rows) if trial.key in rows]
+    known = [found["trial_seconds"] for found in metrics if "trial_seconds" in found]
     return statistics.fmean(known) if known else None
 
 
 def _left(backlog: Backlog) -> tuple[float, int]:
-    """Seconds of all trials that are missing, and how many there are of unknown length."""
+    """Seconds of what is missing and needs no GPU, and how many trials are of unknown length."""
     total, unknown, seen = 0.0, 0, set[str]()
-    for cell in backlog.cells:
+    for cell in (cell for cell in backlog.cells if not cell.gpu):
         known = cell.trials(backlog.state.rows)
         missing = {trial.key for trial in known if backlog.is_open(trial)} - seen
         seen |= missing
