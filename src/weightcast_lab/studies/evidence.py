@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,17 +39,17 @@ MNIST, CIFAR10, PLAYS = "mnist", "CIFAR-10 (JPEG copy)", "tinyshakespeare"
 
 SEEDS = range(3)
 PAIRS = ("SE-AE", "SE-Emp", "Emp-Emp", "RandFixU-RandFixU", "LowRank", "RandCon-RandCon")
-MODERN_CURVES = (modern.INFORMED, modern.RANDOM, NARROW)
+NETWORKS, MODERN_CURVES = ("resnet20", "gpt"), (modern.INFORMED, modern.RANDOM, NARROW)
 
 
 def cells() -> list[Cell]:
     """All of the queue, what decides most first."""
+    quarter = [(DENSE, 1.0), *((curve, 0.25) for curve in MODERN_CURVES)]
     return [
         _figure4(DENSE, 1.0, "What every pair of figure 4 is compared with, seed by seed."),
         _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
-        *_modern("resnet20", (0.25,)),
-        *_modern("gpt", (0.25,)),
+        *(_modern(network, *point) for network in NETWORKS for point in quarter),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
         *(
@@ -57,8 +57,7 @@ def cells() -> list[Cell]:
             for fraction in (0.02, 0.1, 0.25)
             for name in (*PAIRS, "Local-Grouped")
         ),
-        *_modern("resnet20", (0.5,))[1:],
-        *_modern("gpt", (0.5,))[1:],
+        *(_modern(network, curve, 0.5) for network in NETWORKS for curve in MODERN_CURVES),
     ]
 
 
@@ -91,14 +90,8 @@ def _figure4(name: str, fraction: float, why: str) -> Cell:
     )
 
 
-def _modern(network: str, fractions: Sequence[float]) -> list[Cell]:
-    """The dense network, then its curves at these shares, each at a rate of its own."""
-    why = f"How far is {network} from dense when trained longer, each curve at its best rate?"
-    points = [(DENSE, 1.0), *((c, fraction) for fraction in fractions for c in MODERN_CURVES)]
-    return [_modern_cell(network, *point, why) for point in points]
-
-
-def _modern_cell(network: str, curve: str, fraction: float, why: str) -> Cell:
+def _modern(network: str, curve: str, fraction: float) -> Cell:
+    """A curve of ResNet-20 or the small GPT at a share, at a rate of its own."""
     base = modern.cpu_setting(network)
     images = network == "resnet20"
 
@@ -112,7 +105,7 @@ def _modern_cell(network: str, curve: str, fraction: float, why: str) -> Cell:
     rates = (4e-3, 8e-3, 16e-3, 32e-3) if images else (2e-3, 4e-3, 8e-3)
     return Cell(
         f"{network}, {curve}, {100 * fraction:g} %",
-        why,
+        f"How far is {network} from dense when trained longer, each curve at its best rate?",
         f"evidence_{network}.jsonl",
         partial(make_runs, config),
         {rate: make_choice(config(rate, 0)) for rate in rates},
@@ -126,18 +119,14 @@ def _figure5(*, epochs: int, seeds: int, gpu: bool) -> Iterator[Cell]:
     for fraction, name in [(1.0, DENSE), *((f, name) for f in (0.25, 0.1) for name in names)]:
         columns = max(1, int(0.5 / fraction)) if name == figure5.LEADING else 4
         setting = figure5.ConvnetSetting(columns=min(4, columns), epochs=epochs)
-        configs = [
-            replace(
-                figure5.make_config(name, fraction, setting, seed, CIFAR10),
-                experiment=f"evidence-figure5-{epochs}-epochs",
-            )
-            for seed in range(seeds)
-        ]
+        configs = (figure5.make_config(name, fraction, setting, s, CIFAR10) for s in range(seeds))
+        experiment = f"evidence-figure5-{epochs}-epochs"
+        trials = [Trial("train", replace(config, experiment=experiment)) for config in configs]
         yield Cell(
             f"figure 5, {name}, {100 * fraction:g} %, {epochs} epochs",
             "Does figure 5's order hold with all 50,000 images?",
             "evidence_figure5.jsonl",
-            lambda _, configs=configs: [Trial("train", config) for config in configs],
+            lambda _, trials=trials: trials,
             {},
             gpu=gpu,
         )

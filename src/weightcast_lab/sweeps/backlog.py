@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
@@ -68,12 +68,8 @@ class Backlog:
                 self._list(cell, cell.choices.values())
                 self._list(cell, cell.trials(self.state.rows))  # known once the choices are
 
-    def is_open(self, trial: Trial) -> bool:
-        """Whether a trial is neither finished nor has been tried in vain by this queue."""
-        return trial.key not in self.state.rows and trial.key not in self.state.errors
-
     def open_trials(self, *, gpu: bool) -> list[Trial]:
-        """What is to be done, in its order.
+        """What is neither done nor was tried in vain by this queue, in its order.
 
         Args:
             gpu: whether there will be one: then the cells that wait for it come first.
@@ -83,7 +79,7 @@ class Backlog:
             trial
             for cell in sorted(suiting, key=lambda cell: not cell.gpu)
             for trial in cell.trials(self.state.rows)
-            if self.is_open(trial)
+            if trial.key not in self.state.rows and trial.key not in self.state.errors
         ]
 
     def take(self, *, gpu: bool) -> tuple[Trial, ExitStack] | None:
@@ -132,7 +128,7 @@ def work(
     place: Place,
     *,
     seconds: float,
-    jobs: dict[bool, int],
+    jobs: Mapping[bool, int],
     say: Callable[[str], object] = lambda line: None,
 ) -> bool:
     """Work off a backlog until its end, or until the time is up.
@@ -149,20 +145,30 @@ def work(
         Whether nothing is left that could be done here.
     """
     end = time.monotonic() + seconds
-    running: dict[Future[str | None], tuple[bool, Trial, ExitStack]] = {}
+    place = replace(place, threads=1, checkpoints=CHECKPOINTS)
+    running: _Running = {}
     try:
         with ExitStack() as stack:
-            pools = {gpu: stack.enter_context(_pool(place, n, gpu)) for gpu, n in jobs.items()}
+            pools = {
+                gpu: LocalPool(n, replace(place, accelerator="gpu" if gpu else "cpu"))
+                for gpu, n in jobs.items()
+            }
+            for pool in pools.values():
+                stack.enter_context(pool)
             while _start(backlog, pools, jobs, running):
-                left = end - time.monotonic()
+                left = min(end - time.monotonic(), _PATIENCE)
                 if left <= 0:
                     raise _TimeIsUp
-                _wait(running, min(left, _PATIENCE))
+                if running:
+                    wait(running, timeout=left, return_when=FIRST_COMPLETED)
+                else:  # others are at work on all there is
+                    time.sleep(left)
                 for future in [future for future in running if future.done()]:
                     _, trial, claim = running.pop(future)
                     backlog.settle(trial, future)
                     claim.close()
-                    say(_describe(backlog, trial))
+                    end_of_it = "failed" if trial.key in backlog.state.errors else "done"
+                    say(f"{end_of_it}: {trial.config.experiment}, {trial.label} ({trial.key})")
     except _TimeIsUp:
         return False
     finally:
@@ -172,11 +178,12 @@ def work(
     return True
 
 
+_Running = dict[Future[str | None], tuple[bool, Trial, ExitStack]]
+"""By its future: whether a trial has a GPU, the trial, and the claim on it."""
+
+
 def _start(
-    backlog: Backlog,
-    pools: dict[bool, LocalPool],
-    jobs: dict[bool, int],
-    running: dict[Future[str | None], tuple[bool, Trial, ExitStack]],
+    backlog: Backlog, pools: Mapping[bool, LocalPool], jobs: Mapping[bool, int], running: _Running
 ) -> bool:
     """Give work to all that are idle; whether anything is being done, here or by other queues."""
     for gpu in sorted(pools, reverse=True):
@@ -187,27 +194,3 @@ def _start(
             trial, claim = taken
             running[pools[gpu].submit(backlog.root / trial.key)] = (gpu, trial, claim)
     return bool(running) or bool(backlog.open_trials(gpu=True in jobs))
-
-
-def _pool(place: Place, jobs: int, gpu: bool) -> LocalPool:
-    accelerator = "gpu" if gpu else "cpu"
-    return LocalPool(
-        jobs, replace(place, accelerator=accelerator, threads=1, checkpoints=CHECKPOINTS)
-    )
-
-
-def _wait(running: Iterable[Future[str | None]], seconds: float) -> None:
-    futures = list(running)
-    if futures:
-        wait(futures, timeout=seconds, return_when=FIRST_COMPLETED)
-    else:  # others are at work on all there is
-        time.sleep(seconds)
-
-
-def _describe(backlog: Backlog, trial: Trial) -> str:
-    name = f"{trial.config.experiment}, {trial.label}"
-    if trial.key in backlog.state.errors:
-        return f"{name} failed: {backlog.root / trial.key / 'error.txt'}"
-    metrics = backlog.state.rows[trial.key]["metrics"]
-    kind = "validation_error" if trial.kind == CHOICE else "test_error"
-    return f"{name}: {kind} {metrics[kind]:.2f}"

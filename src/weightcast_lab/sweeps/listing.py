@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from weightcast_lab.sweeps.backlog import Backlog
@@ -29,28 +29,12 @@ def listing(backlog: Backlog) -> str:
     return "\n".join([*lines, total])
 
 
-def seconds_each(cell: Cell, backlog: Backlog) -> tuple[float | None, bool]:
-    """How long a trial of a cell takes, and whether that was measured in the cell itself.
-
-    Args:
-        cell: of the backlog.
-        backlog: where no row of the cell tells, those of cells like it do, with the same file and
-            the same need for a GPU; None where none of them does either.
-    """
-    rows = backlog.state.rows
-    own = _mean_seconds(cell, rows)
-    if own is not None:
-        return own, True
-    alike = [c for c in backlog.cells if (c.file, c.gpu) == (cell.file, cell.gpu)]
-    known = [seconds for c in alike if (seconds := _mean_seconds(c, rows)) is not None]
-    return (statistics.fmean(known) if known else None), False
-
-
 def _describe(cell: Cell, backlog: Backlog) -> Iterable[str]:
     rows, rate = backlog.state.rows, cell.rate(backlog.state.rows)
     done = sum(trial.key in rows for trial in cell.trials(rows))
-    seconds, measured = seconds_each(cell, backlog)
-    minutes = "?" if seconds is None else f"{'' if measured else '~'}{seconds / 60:.1f}"
+    seconds = _seconds_each(cell, backlog)
+    about = "" if _mean_seconds([cell], rows) else "~"  # measured in cells like it
+    minutes = "?" if seconds is None else f"{about}{seconds / 60:.1f}"
     yield f"{done:>3}/{cell.n_trials:<3} {minutes:>9}  {cell.name}" + _say_rate(cell, rate)
     for trial in cell.trials(rows):
         error = backlog.root / trial.key / "error.txt"
@@ -65,8 +49,15 @@ def _say_rate(cell: Cell, rate: float | None) -> str:
     return f", rate {rate:g}" + " (the end of those tried)" * at_end
 
 
-def _mean_seconds(cell: Cell, rows: Mapping[str, Row]) -> float | None:
-    metrics = [rows[trial.key]["metrics"] for trial in cell.trials(rows) if trial.key in rows]
+def _seconds_each(cell: Cell, backlog: Backlog) -> float | None:
+    """Of the cell's own rows, else of those with its file and its need for a GPU; else None."""
+    alike = [c for c in backlog.cells if (c.file, c.gpu) == (cell.file, cell.gpu)]
+    return _mean_seconds([cell], backlog.state.rows) or _mean_seconds(alike, backlog.state.rows)
+
+
+def _mean_seconds(cells: Sequence[Cell], rows: Mapping[str, Row]) -> float | None:
+    trials = {trial.key for cell in cells for trial in cell.trials(rows)}
+    metrics = [rows[key]["metrics"] for key in trials & rows.keys()]
     known = [found["trial_seconds"] for found in metrics if "trial_seconds" in found]
     return statistics.fmean(known) if known else None
 
@@ -76,10 +67,10 @@ def _left(backlog: Backlog) -> tuple[float, int]:
     total, unknown, seen = 0.0, 0, set[str]()
     for cell in (cell for cell in backlog.cells if not cell.gpu):
         known = cell.trials(backlog.state.rows)
-        missing = {trial.key for trial in known if backlog.is_open(trial)} - seen
+        missing = {trial.key for trial in known} - backlog.state.rows.keys() - seen
         seen |= missing
         n = len(missing) + cell.n_trials - len(known)
-        seconds, _ = seconds_each(cell, backlog)
+        seconds = _seconds_each(cell, backlog)
         if seconds is None:
             unknown += n
         else:
