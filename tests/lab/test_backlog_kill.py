@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from weightcast_lab.sweeps.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-EPOCHS = 25
+EPOCHS = 40
 DRIVER = f"""
 import sys
 from pathlib import Path
@@ -95,18 +94,24 @@ def test_the_better_rate_was_taken(undisturbed):
     assert {row["config"]["training"]["learning_rate"] for row in runs} == {best}
 
 
+def wait_for(condition, queue):
+    while not condition() and queue.poll() is None:
+        time.sleep(0.02)
+
+
 def test_killed_ten_times_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
     generator, resumable = random.Random(0), 0
-    for _ in range(10):
-        before = Counter(starts(tmp_path))
+    for n in range(10):
+        before, kept = starts(tmp_path), (tmp_path / "root").glob
         queue = start(tmp_path)
-        while Counter(starts(tmp_path)) == before and queue.poll() is None:
-            time.sleep(0.02)
+        wait_for(lambda before=before: starts(tmp_path) != before, queue)
+        if n % 2:  # every other time not before there is something to go on from
+            wait_for(lambda kept=kept: any(kept("*/checkpoints/last.ckpt")), queue)
         time.sleep(generator.uniform(0, 3))
         queue.send_signal(signal.SIGKILL)
         queue.wait()
-        resumable += any((tmp_path / "root").glob("*/checkpoints/last.ckpt"))
-    assert resumable >= 2  # or the test has not tried what it is for
+        resumable += any(kept("*/checkpoints/last.ckpt"))
+    assert resumable >= 3  # or the test has not tried what it is for
     assert finish(start(tmp_path))[-1] == "finished"
     assert rows(tmp_path) == undisturbed
     assert sum(starts(tmp_path).values()) > N_TRIALS
