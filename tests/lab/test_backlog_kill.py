@@ -103,13 +103,12 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_been(undisturbed, tmp_path):
     generator, resumable = random.Random(0), 0
     for n in range(10):
         before, kept = starts(tmp_path), (tmp_path / "root").glob
-        queue = start(tmp_path)
-        wait_for(lambda before=before: starts(tmp_path) != before, queue)
-        if n % 2:  # every other time not before there is something to go on from
-            wait_for(lambda kept=kept: any(kept("*/checkpoints/last.ckpt")), queue)
-        time.sleep(generator.uniform(0, 3))
-        queue.send_signal(signal.SIGKILL)
-        queue.wait()
+        with start(tmp_path) as queue:
+            wait_for(lambda before=before: starts(tmp_path) != before, queue)
+            if n % 2:  # every other time not before there is something to go on from
+                wait_for(lambda kept=kept: any(kept("*/checkpoints/last.ckpt")), queue)
+            time.sleep(generator.uniform(0, 3))
+            queue.send_signal(signal.SIGKILL)
         resumable += any(kept("*/checkpoints/last.ckpt"))
     assert resumable >= 3  # or the test has not tried what it is for
     assert finish(start(tmp_path))[-1] == "finished"
