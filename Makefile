@@ -3,6 +3,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+MINUTES ?= 60
+DATA ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +13,7 @@ UNFINISHED := $(VENV)/.unfinished
 CONSTRAINTS := constraints/py311.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench clean
+.PHONY: help install demo test test-slow lint format bench evidence clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +63,10 @@ format: $(INSTALLED) ## rewrite the code in the project's format
 
 bench: $(INSTALLED) ## time predicted layers in turn with dense ones; ARGS="--preset cpu" for more
 	$(BIN)/weightcast bench $(ARGS)
+
+# Ends by Ctrl-C too; the next call goes on. DATA says where the data lie: docs/evidence.md.
+evidence: $(INSTALLED) ## long runs in idle time: MINUTES=60 DATA=...; ARGS=--list shows the queue
+	$(BIN)/python -m weightcast_lab.studies.evidence --minutes $(MINUTES) --data "$(DATA)" $(ARGS)
 
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) weightcast-demo build dist

@@ -5,8 +5,8 @@ import torch
 
 from tests.lab.speech_corpora import write_timit
 from weightcast.cli.main import main
-from weightcast_lab.cli import reproduction as reproduce
 from weightcast_lab.cli.reproduction import find_sources
+from weightcast_lab.studies import sources
 from weightcast_lab.sweeps.rows import read_rows
 from weightcast_lab.sweeps.trial import Trial
 from weightcast_lab.training import Images, load_images, save_images
@@ -168,7 +168,7 @@ def test_images_that_do_not_suit_the_figure_are_refused(tmp_path, capsys):
 
 def test_other_data_of_the_same_name_are_prepared_anew(tmp_path, monkeypatch):
     found = {"A": images(1, 20), "B": images(1, 30)}
-    monkeypatch.setattr(reproduce, "load_images", found.__getitem__)
-    files = [reproduce._prepare("m, n", source, tmp_path) for source in ("A", "B", "A")]
+    monkeypatch.setattr(sources, "load_images", found.__getitem__)
+    files = [sources.prepare("m, n", source, tmp_path) for source in ("A", "B", "A")]
     assert files[0] == files[2] != files[1]
     assert [len(load_images(file).train[1]) for file in files] == [20, 30, 20]

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from weightcast_lab.studies.evidence import cells
+from weightcast_lab.sweeps.backlog import CHOICES
+
 LINE = re.compile(r"\| `([\w.]+)` \| .+ \| `(.+?)`.* \| (?:this one|\[.+\]\((.+)\)) \|")
 LINES = [
     match.groups()
@@ -14,8 +17,13 @@ LINES = [
 ]
 
 
+QUEUE = {CHOICES, *(cell.file for cell in cells())}
+"""The evidence queue's files, which are there once it has rows for them."""
+
+
 def test_the_table_has_every_file_once_and_in_order():
-    assert [file for file, _, _ in LINES] == sorted(path.name for path in Path("results").iterdir())
+    there = {path.name for path in Path("results").iterdir()}
+    assert [file for file, _, _ in LINES] == sorted(there | QUEUE)
 
 
 @pytest.mark.parametrize(("file", "command", "page"), LINES)
@@ -27,6 +35,8 @@ def test_its_command_and_its_page_are_there(file, command, page):
     else:
         assert first == "weightcast"
         assert rest[0] in ("bench", "demo", "reproduce", "train")
-    if rest[0] != "reproduce" and file != "windows_validation.csv":
+    if file in QUEUE:
+        assert rest[1] == "weightcast_lab.studies.evidence"
+    elif rest[0] != "reproduce" and file != "windows_validation.csv":
         assert f"results/{file}" in command
     assert f"results/{file}" in Path("docs", page or "results.md").read_text("utf-8")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -15,16 +13,15 @@ from typing import Literal, cast
 import torch
 
 from weightcast.serialization import nearest
-from weightcast_lab.data.prepared import SUFFIX, image_shape
+from weightcast_lab.data.prepared import image_shape
 from weightcast_lab.data.text import DESCRIPTIONS
 from weightcast_lab.report import tables, write_report
 from weightcast_lab.studies import figure4, figure5, filters, modern, rica, speech
-from weightcast_lab.studies.sources import PACKAGED, find_source, parse_sources
+from weightcast_lab.studies.sources import find_source, full_path, parse_sources, prepare
 from weightcast_lab.sweeps.executors import RayExecutor
 from weightcast_lab.sweeps.presets import check_preset
 from weightcast_lab.sweeps.sweep import ROWS, SweepResult, sweep
 from weightcast_lab.sweeps.trial import Place, Trial
-from weightcast_lab.training import load_images, save_images
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def reproduce(
     for note in figure.notes(*sources):
         print(f"weightcast: {note}", file=sys.stderr)
     if figure.channels:
-        sources = {key: _prepare(key, source, folder) for key, source in sources.items()}
+        sources = {key: prepare(key, source, folder) for key, source in sources.items()}
         _check_channels(name, figure.channels, sources)
     figure.check(trials[0], sources)
     place = Place(sources, cast(Literal["auto", "cpu", "gpu"], accelerator))
@@ -164,7 +161,7 @@ def find_sources(name: str, data: str) -> dict[str, str]:
     most = len(FIGURES[name].channels or (0,))
     if len(sources) > most:
         raise ValueError(f"--data names {len(sources)} data sets, and {name} takes {most}: {data}")
-    return {key: _full_path(source) for key, source in sources.items()}
+    return {key: full_path(source) for key, source in sources.items()}
 
 
 def _present(result: SweepResult, folder: Path, n_trials: int) -> int:
@@ -179,20 +176,6 @@ def _present(result: SweepResult, folder: Path, n_trials: int) -> int:
             file=sys.stderr,
         )
     return len(result.failures)
-
-
-def _prepare(name: str, source: str, folder: Path) -> str:
-    """Decode the images once, into a file that every trial opens."""
-    if source == "digits" or source.endswith(SUFFIX):
-        return source
-    # By name and place: other data under the same name are not taken for these.
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-    digest = hashlib.sha256(f"{name}\0{source}".encode()).hexdigest()[:8]
-    file = folder / "data" / f"{slug}-{digest}{SUFFIX}"
-    if not file.exists():
-        print(f"weightcast: reading {source}", file=sys.stderr, flush=True)
-        save_images(replace(load_images(source), name=name), file)
-    return str(file.resolve())
 
 
 def _check_channels(name: str, expected: Sequence[int], sources: Mapping[str, str]) -> None:
@@ -238,9 +221,3 @@ def _name(source: str, figure: str) -> str:
     if figure == "speech" and path.is_dir():  # known by what it holds
         return "timit" if any(p.name.upper() == "TRAIN" for p in path.iterdir()) else "fsdd"
     return path.resolve().stem if path.exists() else source
-
-
-def _full_path(source: str) -> str:
-    """Processes elsewhere have another working directory."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() and source not in PACKAGED else source

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
+from weightcast_lab.data.image_sources import load_images
 from weightcast_lab.data.natural_patches import PHOTOGRAPHS
+from weightcast_lab.data.prepared import SUFFIX, save_images
 from weightcast_lab.data.text import DESCRIPTIONS
 
 PACKAGED = ("digits", PHOTOGRAPHS, DESCRIPTIONS)
@@ -59,3 +65,32 @@ def find_source(place: Mapping[str, str] | str | None, data: str) -> str:
         known = ", ".join(place) or "none"
         raise ValueError(f"there is no place for the data {data!r}, only for {known}: add it")
     return place
+
+
+def full_path(source: str) -> str:
+    """A source as processes with another working directory find it."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() and source not in PACKAGED else source
+
+
+def prepare(name: str, source: str, folder: Path) -> str:
+    """Decode images once, into a file below ``folder`` that every trial opens.
+
+    Args:
+        name: what the data is called.
+        source: where it lies.
+        folder: of the sweep.
+
+    Returns:
+        The file's path, or the source where it needs no preparing.
+    """
+    if source == "digits" or source.endswith(SUFFIX):
+        return source
+    # By name and place: other data under the same name are not taken for these.
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    digest = hashlib.sha256(f"{name}\0{source}".encode()).hexdigest()[:8]
+    file = folder / "data" / f"{slug}-{digest}{SUFFIX}"
+    if not file.exists():
+        print(f"weightcast: reading {source}", file=sys.stderr, flush=True)
+        save_images(replace(load_images(source), name=name), file)
+    return str(file.resolve())

@@ -107,7 +107,7 @@ def train(
     return Run(folder, counts, result, row)
 
 
-def _without_place(config: TrainConfig) -> TrainConfig:
+def freeze(config: TrainConfig) -> TrainConfig:
     """A config without what a place decides.
 
     Raises:
@@ -121,27 +121,48 @@ def _without_place(config: TrainConfig) -> TrainConfig:
     return replace(config, output=None, accelerator="auto")
 
 
-@runs_trials("train", TrainConfig, freeze=_without_place)
+@runs_trials("train", TrainConfig, freeze=freeze)
 def run(config: TrainConfig, place: Place) -> Row:
     """Train one network as a trial of a sweep: nothing is kept but its row.
 
     Args:
         config: the run; ``data`` is what the data is called.
-        place: where the data lies, and what to compute on.
+        place: where the data lies, what to compute on, and whether to keep checkpoints.
 
     Raises:
         ValueError: bad data, a plan that does not fit, or a loss that is no number.
     """
+    return run_on(read_place(config, place), config, place)
+
+
+def read_place(config: TrainConfig, place: Place) -> Images | Text:
+    """A trial's data from where they lie, called as its config calls them.
+
+    Raises:
+        ValueError: data that cannot be read.
+    """
     data = read_data(config, find_source(place.data, config.data))
-    if config.data not in PACKAGED:
-        data = replace(data, name=config.data)
-    model = build_model(config, data)
+    return data if config.data in PACKAGED else replace(data, name=config.data)
+
+
+def run_on(data: Images | Text, config: TrainConfig, place: Place) -> Row:
+    """Train a trial's network on these data, from its checkpoint if there is one.
+
+    Raises:
+        ValueError: a plan that does not fit, or a loss that is no number.
+    """
+    folder = None if place.checkpoints is None else Path(place.checkpoints)
+    resume = folder is not None and (folder / LAST).is_file()
+    # A checkpoint holds what was pre-trained.
+    model = build_model(replace(config, pretraining=None) if resume else config, data)
     result = fit(
         model,
         data,
         config.training,
         seed=config.seed,
         progress=False,
+        folder=folder,
+        resume=resume,
         accelerator=place.accelerator,
     )
     counts = ledger(model, batch=config.training.batch_size)

@@ -8,6 +8,7 @@
     log.txt       what all attempts printed
     attempts.log  a line when an attempt starts and when it ends
     lock          held by the process that runs the trial
+    checkpoints/  where the place asks for them, until the row is there
 
 ``python -m weightcast_lab.sweeps.attempt FOLDER`` runs the trial of a folder.
 """
@@ -17,11 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,6 +83,8 @@ def run_folder(folder: Path, place: Place) -> int:
             return 0
         _note(folder, "start")
         (folder / ERROR).unlink(missing_ok=True)
+        if place.checkpoints is not None:
+            place = replace(place, checkpoints=str(folder / place.checkpoints))
         try:
             import torch
 
@@ -91,8 +96,10 @@ def run_folder(folder: Path, place: Place) -> int:
             _note(folder, "failed")
             return FAILED
         write_text(folder / ROW, text)
-        with suppress(OSError):  # the row is there, whatever becomes of the note
+        with suppress(OSError):  # the row is there, whatever becomes of the rest
             _note(folder, "end")
+            if place.checkpoints is not None:
+                shutil.rmtree(place.checkpoints)
         return 0
 
 
@@ -161,6 +168,18 @@ def end_with(descriptor: int) -> None:
         os._exit(ABANDONED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def seconds_of(folder: Path) -> float | None:
+    """Wall time of a trial that was done in one attempt; None of others, whose pauses are in it."""
+    try:
+        lines = [line.split() for line in (folder / ATTEMPTS).read_text("utf-8").splitlines()]
+        (start, _, first), (end, _, last) = lines
+    except (OSError, ValueError):
+        return None
+    if (first, last) != ("start", "end"):
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _note(folder: Path, event: str) -> None:

@@ -19,6 +19,7 @@ STUDIES = {
     "filters": "weightcast_lab.studies.filters",
     "speech": "weightcast_lab.studies.speech",
     "rica": "weightcast_lab.studies.rica",
+    "choice": "weightcast_lab.studies.choice",
 }
 """The study that runs each kind of trial. A trial's file can name these kinds and nothing else."""
 
@@ -32,11 +33,14 @@ class Place:
             such places by the data's names; None reads what the config's data names.
         accelerator: cpu, gpu, or auto: a GPU where there is one.
         threads: that one trial computes with.
+        checkpoints: a folder, in the trial's own, for the state after each epoch, from which a
+            trial that was cut off goes on; None keeps none, and it starts anew.
     """
 
     data: dict[str, str] | str | None = None
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int = 1
+    checkpoints: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -75,7 +79,7 @@ class Trial:
     """One run of an experiment; the same trial gives the same row, timings apart.
 
     Args:
-        kind: what is run: train, filters, speech or rica.
+        kind: what is run: an entry of ``STUDIES``.
         config: that kind's frozen config, with ``variant``, ``seed`` and ``to_dict``.
     """
 

@@ -1,0 +1,211 @@
+"""The evidence queue: runs at full length, in order of worth, in the time that a machine is idle.
+
+    make evidence MINUTES=60 DATA="mnist=MNIST,CIFAR-10 (JPEG copy)=CIFAR10,tinyshakespeare=PLAYS"
+    make evidence ARGS=--list
+
+or ``python -m weightcast_lab.studies.evidence --minutes 60 --data ...``. It runs at the lowest
+priority, a trial per core, and stops in time; the next call goes on where it was. Rows go to
+``results/evidence_*.jsonl``. docs/evidence.md says what is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from weightcast_lab.bench.scripts import make_parser, say
+from weightcast_lab.studies import figure4, figure5, modern
+from weightcast_lab.studies.sources import full_path, parse_sources, prepare
+from weightcast_lab.sweeps.backlog import Backlog, work
+from weightcast_lab.sweeps.cells import CHOICE, Cell
+from weightcast_lab.sweeps.curves import DENSE, NARROW
+from weightcast_lab.sweeps.listing import listing
+from weightcast_lab.sweeps.rows import OWN_RATE
+from weightcast_lab.sweeps.sweep import divide
+from weightcast_lab.sweeps.trial import Place, Trial
+from weightcast_lab.training import PretrainingSettings, TrainConfig, TrainingSettings
+
+MNIST, CIFAR10, PLAYS = "mnist", "CIFAR-10 (JPEG copy)", "tinyshakespeare"
+"""What the rows call the data."""
+
+SEEDS = range(3)
+PAIRS = ("SE-AE", "SE-Emp", "Emp-Emp", "RandFixU-RandFixU", "LowRank", "RandCon-RandCon")
+NETWORKS, MODERN_CURVES = ("resnet20", "gpt"), (modern.INFORMED, modern.RANDOM, NARROW)
+
+
+def cells() -> list[Cell]:
+    """All of the queue, what decides most first."""
+    quarter = [(DENSE, 1.0), *((curve, 0.25) for curve in MODERN_CURVES)]
+    return [
+        _figure4(DENSE, 1.0, "What every pair of figure 4 is compared with, seed by seed."),
+        _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
+        *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
+        *(_modern(network, *point) for network in NETWORKS for point in quarter),
+        *_figure5(epochs=60, seeds=3, gpu=True),
+        *_figure5(epochs=10, seeds=1, gpu=False),
+        *(
+            _figure4(name, fraction, f"Figure 4's curve at {100 * fraction:g} % learned.")
+            for fraction in (0.02, 0.1, 0.25)
+            for name in (*PAIRS, "Local-Grouped")
+        ),
+        *(_modern(network, curve, 0.5) for network in NETWORKS for curve in MODERN_CURVES),
+    ]
+
+
+_AT_FIVE = "Which pairs hold at 5 % learned, and do trained dictionaries beat random ones?"
+
+
+def _figure4(name: str, fraction: float, why: str) -> Cell:
+    """A pair at a share: its rate is chosen at 5 %, on 10,000 digits, with seed 0."""
+
+    def config(share: float, rate: float, seed: int) -> TrainConfig:
+        setting = figure4.MLPSetting(
+            columns=10,
+            activation="sigmoid",
+            pretraining=PretrainingSettings(epochs=10),
+            training=TrainingSettings(epochs=40, learning_rate=rate, label_smoothing=0.1),
+        )
+        made = figure4.make_config(name, share, setting, seed, MNIST)
+        return replace(made, experiment="evidence-figure4")
+
+    chosen_at = 1.0 if name == DENSE else 0.05
+    return Cell(
+        f"figure 4, {name}, {100 * fraction:g} %",
+        why,
+        "evidence_figure4.jsonl",
+        partial(make_runs, lambda rate, seed: config(fraction, rate, seed)),
+        {
+            rate: make_choice(replace(config(chosen_at, rate, 0), n_validation=10_000))
+            for rate in (1e-3, 2e-3, 4e-3, 8e-3)
+        },
+    )
+
+
+def _modern(network: str, curve: str, fraction: float) -> Cell:
+    """A curve of ResNet-20 or the small GPT at a share, at a rate of its own."""
+    base = modern.cpu_setting(network)
+    images = network == "resnet20"
+
+    def config(rate: float, seed: int) -> TrainConfig:
+        training = replace(base.training, epochs=30 if images else 4, learning_rate=rate)
+        setting = replace(base, training=training, n_train=10_000 if images else base.n_train)
+        data = CIFAR10 if images else PLAYS
+        made = modern.make_config(curve, fraction, setting, seed, data)
+        return replace(made, experiment=f"evidence-{network}")
+
+    rates = (4e-3, 8e-3, 16e-3, 32e-3) if images else (2e-3, 4e-3, 8e-3)
+    return Cell(
+        f"{network}, {curve}, {100 * fraction:g} %",
+        f"How far is {network} from dense when trained longer, each curve at its best rate?",
+        f"evidence_{network}.jsonl",
+        partial(make_runs, config),
+        {rate: make_choice(config(rate, 0)) for rate in rates},
+        criterion="validation_loss",
+    )
+
+
+def _figure5(*, epochs: int, seeds: int, gpu: bool) -> Iterator[Cell]:
+    """All 50,000 images, at the rate of the figure's other rows."""
+    names = (figure5.LEADING, "SE-Emp", "RandFixU-RandFixU", NARROW)
+    for fraction, name in [(1.0, DENSE), *((f, name) for f in (0.25, 0.1) for name in names)]:
+        columns = max(1, int(0.5 / fraction)) if name == figure5.LEADING else 4
+        setting = figure5.ConvnetSetting(columns=min(4, columns), epochs=epochs)
+        configs = (figure5.make_config(name, fraction, setting, s, CIFAR10) for s in range(seeds))
+        experiment = f"evidence-figure5-{epochs}-epochs"
+        trials = [Trial("train", replace(config, experiment=experiment)) for config in configs]
+        yield Cell(
+            f"figure 5, {name}, {100 * fraction:g} %, {epochs} epochs",
+            "Does figure 5's order hold with all 50,000 images?",
+            "evidence_figure5.jsonl",
+            lambda _, trials=trials: trials,
+            {},
+            gpu=gpu,
+        )
+
+
+def make_runs(config: Callable[[float, int], TrainConfig], rate: float | None) -> list[Trial]:
+    """The runs of all seeds at the rate that was chosen."""
+    assert rate is not None
+    made = (config(rate, seed) for seed in SEEDS)
+    return [Trial("train", replace(one, labels={**one.labels, **OWN_RATE})) for one in made]
+
+
+def make_choice(config: TrainConfig) -> Trial:
+    """A run that helps to choose a rate: named by it, in an experiment of its own."""
+    rate = config.training.learning_rate
+    return Trial(
+        CHOICE,
+        replace(
+            config,
+            experiment=f"{config.experiment}-validation",
+            variant=f"{config.variant}, rate {rate:g}",
+            labels={**config.labels, "learning_rate": rate},
+        ),
+    )
+
+
+def main() -> None:
+    """Work off the queue for some minutes, or list it."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--data", default="", metavar="NAME=PLACE,NAME=PLACE")
+    parser.add_argument("--jobs", type=int, help="trials at a time; default: one per core")
+    parser.add_argument("--list", action="store_true", help="show what is done and what is missing")
+    parser.add_argument("--root", type=Path, default=Path("runs/evidence"), help="trials' folders")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="files of rows")
+    options = parser.parse_args()
+    if not options.minutes > 0 or (options.jobs is not None and options.jobs < 1):
+        parser.error(f"--minutes is {options.minutes} and --jobs {options.jobs}: take more than 0")
+    try:
+        if options.list:
+            print(listing(Backlog(cells(), options.root, options.results)))
+        else:
+            _work(options)
+    except ValueError as error:
+        parser.exit(2, f"evidence: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "evidence: stopped; the same command goes on from here\n")
+
+
+def _work(options: argparse.Namespace) -> None:
+    start = time.monotonic()
+    _give_way()
+    sources = parse_sources(options.data)
+    chosen = [cell for cell in cells() if cell.data in sources]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(cell.data for cell in cells()))
+        raise ValueError(f"no data: say where they lie with --data NAME=PLACE, of {names}")
+    for data in dict.fromkeys(cell.data for cell in cells() if cell.data not in sources):
+        say(f"without {data}: --data does not name it, so its cells wait")
+    places = {
+        name: full_path(where) if name == PLAYS else prepare(name, full_path(where), options.root)
+        for name, where in sources.items()
+    }
+    backlog = Backlog(chosen, options.root, options.results)
+    seconds = 60 * options.minutes - (time.monotonic() - start)
+    jobs = {False: options.jobs or divide(len(chosen))[0]}
+    if torch.cuda.is_available():
+        jobs[True] = 2 * torch.cuda.device_count()
+    finished = work(backlog, Place(places), seconds=seconds, jobs=jobs, say=say)
+    say("all is done that can be done here" if finished else "the time is up")
+
+
+def _give_way() -> None:
+    """Take what others leave; the trials' processes inherit it."""
+    os.nice(19)
+    ionice = shutil.which("ionice")
+    if ionice is not None:
+        subprocess.run([ionice, "-c", "3", "-p", str(os.getpid())], check=False)
+
+
+if __name__ == "__main__":
+    main()

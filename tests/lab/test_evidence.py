@@ -1,0 +1,149 @@
+"""The evidence queue: what is in it, in which order, and how it is called."""
+
+import itertools
+import sys
+
+import pytest
+
+from weightcast_lab.studies import evidence
+from weightcast_lab.sweeps.backlog import CHOICES
+
+CELLS = evidence.cells()
+NAMES = [cell.name for cell in CELLS]
+FILES = {CHOICES, *(cell.file for cell in CELLS)}
+
+
+def rows_that_choose(cell, best):
+    """As after its choices, of which one rate was best."""
+    return {
+        trial.key: {"metrics": {cell.criterion: 0.0 if rate == best else 1.0}}
+        for rate, trial in cell.choices.items()
+    }
+
+
+def runs(cell):
+    """The runs at the second rate that is tried."""
+    rate = sorted(cell.choices)[1] if cell.choices else None
+    return cell.trials(rows_that_choose(cell, rate))[len(cell.choices) :]
+
+
+def test_what_decides_the_papers_claim_comes_first():
+    assert NAMES[:2] == ["figure 4, dense, 100 %", "figure 4, SE-AE, 5 %"]
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(cell.why[-1] in ".?" for cell in CELLS)
+    figure4 = [name.rpartition(", ")[2] for name in NAMES if name.startswith("figure 4")]
+    assert figure4 == ["100 %"] + ["5 %"] * 7 + ["2 %"] * 7 + ["10 %"] * 7 + ["25 %"] * 7
+
+
+def test_everything_that_was_asked_for_is_there():
+    pairs = [*evidence.PAIRS, "Local-Grouped"]
+    assert {name for name in NAMES if name.startswith("figure 4")} == {
+        "figure 4, dense, 100 %",
+        *(f"figure 4, {pair}, {share} %" for pair in pairs for share in (2, 5, 10, 25)),
+    }
+    curves = [f"{c}, {share} %" for c in ("informed", "random", "narrow") for share in (25, 50)]
+    for network in ("resnet20", "gpt"):
+        assert {name for name in NAMES if name.startswith(network)} == {
+            f"{network}, {curve}" for curve in ["dense, 100 %", *curves]
+        }
+    pairs = ("Emp-Emp leading", "SE-Emp", "RandFixU-RandFixU", "narrow")
+    points = ["dense, 100 %", *(f"{pair}, {share} %" for pair in pairs for share in (25, 10))]
+    figure5 = {cell.name: cell for cell in CELLS if cell.name.startswith("figure 5")}
+    assert figure5.keys() == {
+        f"figure 5, {point}, {epochs} epochs" for point in points for epochs in (10, 60)
+    }
+    for name, cell in figure5.items():
+        long = name.endswith("60 epochs")
+        assert cell.gpu is long
+        assert {(t.config.n_train, t.config.training.epochs) for t in runs(cell)} == {
+            (None, 60 if long else 10)
+        }
+        assert len(runs(cell)) == (3 if long else 1)
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.choices], ids=lambda c: c.name)
+def test_choices_and_runs_are_one_training_but_for_data_rate_and_seed(cell):
+    assert [trial.config.seed for trial in runs(cell)] == [0, 1, 2]
+    rate = sorted(cell.choices)[1]
+    assert {trial.config.training.learning_rate for trial in runs(cell)} == {rate}
+    for tried, trial in cell.choices.items():
+        chooses, run = trial.config, runs(cell)[0].config
+        assert trial.kind == "choice"
+        assert chooses.training.learning_rate == tried
+        assert chooses.n_validation > 0
+        assert chooses.seed == 0
+        assert chooses.experiment == f"{run.experiment}-validation"
+        assert (chooses.training.epochs, chooses.pretraining) == (
+            run.training.epochs,
+            run.pretraining,
+        )
+        assert chooses.labels["curve"] == run.labels["curve"]
+
+
+def test_figure_4_is_trained_as_the_issue_says():
+    for cell in CELLS:
+        if cell.name.startswith("figure 4"):
+            for trial in runs(cell):
+                config = trial.config
+                assert config.model.activation == "sigmoid"
+                assert config.pretraining.epochs == 10
+                assert (config.training.epochs, config.training.schedule) == (40, "one-cycle")
+                assert config.n_validation == 0
+                assert config.n_train is None
+                assert config.labels.get("columns", 10) == 10
+
+
+def test_modern_networks_are_trained_longer():
+    for cell in CELLS:
+        for trial in runs(cell):
+            if trial.config.model.name == "resnet20":
+                assert (trial.config.training.epochs, trial.config.n_train) == (30, 10_000)
+            if trial.config.model.name == "gpt":
+                assert (trial.config.training.epochs, trial.config.n_train) == (4, 12_000)
+
+
+def test_no_two_trials_are_told_apart_by_nothing():
+    """Cells may share what chooses their rate, and nothing else."""
+    choices = {t.key for cell in CELLS for t in cell.choices.values()}
+    all_runs = [trial for cell in CELLS for trial in runs(cell)]
+    assert len({trial.key for trial in all_runs}) == len(all_runs)
+    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7
+    names = [
+        (t.config.experiment, t.config.variant, t.config.seed)
+        for t in itertools.chain(
+            all_runs, {t.key: t for c in CELLS for t in c.choices.values()}.values()
+        )
+    ]
+    assert len(set(names)) == len(names)
+
+
+def call(monkeypatch, tmp_path, *arguments):
+    places = ["--root", str(tmp_path / "root"), "--results", str(tmp_path / "results")]
+    monkeypatch.setattr(sys, "argv", ["evidence", *arguments, *places])
+    evidence.main()
+
+
+def test_the_list_needs_no_data_and_changes_nothing(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--list")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.strip().startswith("0/") for line in lines) == len(CELLS)
+    assert lines[-1].endswith("0.0 hours of one core are left, and 219 trials of unknown length")
+    assert not (tmp_path / "results").exists()
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["rows.lock"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no data: say where they lie with --data NAME=PLACE, of mnist, CIFAR-10"),
+        (("--data", "mnist=./no/where"), "there is no data folder"),
+        (("--minutes", "0"), "--minutes is 0.0 and --jobs None: take more than 0"),
+        (("--jobs", "0"), "--jobs 0: take more than 0"),
+    ],
+)
+def test_a_call_that_cannot_work_says_what_to_do(monkeypatch, tmp_path, capsys, arguments, message):
+    monkeypatch.setattr(evidence, "_give_way", lambda: None)  # these tests keep their priority
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, tmp_path, *arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
