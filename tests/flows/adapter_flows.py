@@ -1,0 +1,81 @@
+"""Adapters on predicted layers, and the other way round; quantised layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+import weightcast as wc
+from tests.flows.examples import classifier, digits, texts
+from tests.flows.flow import flow
+from tests.flows.networks import llama
+from weightcast.layers import predicted_layers
+
+PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
+
+
+@flow("LoRA on a predicted network: train, save, load, merge_and_unload", "peft", "transformers")
+def adapters_on_predicted(folder: Path) -> None:
+    import weightcast.integrations.peft
+
+
+    base = wc.convert(llama(), PLAN)
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
+    model = get_peft_model(base, config)
+    tokens = texts()[:8]
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimiser.step()
+    with torch.no_grad():
+        expected = model.eval()(tokens).logits
+        model.save_pretrained(folder)
+        merged = model.merge_and_unload()
+        torch.testing.assert_close(merged(tokens).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@flow("An adapter that was saved comes back onto the same predicted network",
+      "peft", "transformers")  # fmt: skip
+def adapters_come_back(folder: Path) -> None:
+    import weightcast.integrations.peft
+
+
+    base = wc.convert(llama(), PLAN)
+    wc.save(base, folder / "base")
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
+    model = get_peft_model(base, config).eval()
+    model.save_pretrained(folder / "adapter")
+    again = PeftModel.from_pretrained(wc.load(folder / "base", llama()), folder / "adapter").eval()
+    with torch.no_grad():
+        assert torch.equal(again(texts()[:8]).logits, model(texts()[:8]).logits)
+
+
+@flow("convert and compress a network with LoRA adapters: the bases are predicted, not lora_A",
+      "peft", "transformers")  # fmt: skip
+def predicted_under_adapters(folder: Path) -> None:
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
+    adapted = get_peft_model(llama(), config)
+    batches = [{"input_ids": texts()[:8]}]
+    for model in (
+        wc.convert(adapted, PLAN),
+        wc.compress(adapted, PLAN, inputs=batches, progress=False),
+    ):
+        names = set(predicted_layers(model))
+        assert not [name for name in names if "lora_" in name]
+        assert len([name for name in names if name.endswith("proj.base_layer")]) == 4
+        model(input_ids=texts()[:8], labels=texts()[:8]).loss.backward()
+        assert all(p.grad is not None for name, p in model.named_parameters() if "lora_" in name)
+
+
+@flow("int8 of torchao: a network with int8 weights is compressed", "torchao")
+def compressing_int8(folder: Path) -> None:
+    images, _ = digits()
+    model = classifier()
+    quantize_(model, Int8WeightOnlyConfig(version=2))
+    small = wc.compress(
+        model, {"*": wc.Rule(wc.dictionaries.DCT(), 1.0)}, inputs=[images[:256]], progress=False
+    )
+    assert len(predicted_layers(small)) == 3
+    torch.testing.assert_close(small(images), model(images), rtol=1e-2, atol=1e-2)

@@ -1,0 +1,81 @@
+"""Lightning, and features of scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import weightcast as wc
+from tests.flows.examples import classifier, digits
+from tests.flows.flow import flow
+
+PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
+
+
+@flow("Lightning's own ModelCheckpoint: resume bit-equal, load_from_checkpoint",
+      "pytorch-lightning")  # fmt: skip
+def lightning(folder: Path) -> None:
+    class Digits(pl.LightningModule):
+        def __init__(self, seed: int = 0) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.network = wc.convert(classifier(), PLAN, seed=seed)
+
+        def training_step(self, batch, _):
+            images, labels = batch
+            return nn.functional.cross_entropy(self.network(images), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), 1e-3)
+
+    loader = DataLoader(TensorDataset(*digits()), batch_size=256)
+
+    def fit(module: Digits, epochs: int, ckpt_path: Path | None = None) -> Digits:
+        keep = ModelCheckpoint(folder, save_last=True)
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", callbacks=[keep], logger=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, loader, ckpt_path=ckpt_path)
+        return module
+
+    whole = fit(Digits(), 2)
+    fit(Digits(), 1)
+    resumed = fit(Digits(seed=1), 2, folder / "last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    loaded = Digits.load_from_checkpoint(folder / "last.ckpt", seed=2)
+    images, _ = digits()
+    assert torch.equal(loaded.network(images), whole.network(images))
+
+
+@flow("Features of a fitted scikit-learn estimator as a dictionary; logistic regression on top",
+      "scikit-learn")  # fmt: skip
+def estimator_features(folder: Path) -> None:
+    images, labels = digits()
+    pca = PCA(48).fit(images.flatten(1).numpy())
+    rule = wc.Rule(wc.dictionaries.FromEstimator(pca), 0.5)
+    model = wc.convert(classifier(), {"1": rule})
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(30):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    torch.save(model.state_dict(), folder / "model.pt")
+    again = wc.convert(classifier(), {"1": rule}, seed=1)
+    again.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    with torch.no_grad():
+        features = again[:3](images)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
+        features[:1000], labels[:1000]
+    )
+    assert regression.score(features[1000:], labels[1000:]) > 0.9
