@@ -21,7 +21,6 @@ PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
 def adapters_on_predicted(folder: Path) -> None:
     import weightcast.integrations.peft
 
-
     base = wc.convert(llama(), PLAN)
     config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
     model = get_peft_model(base, config)
@@ -40,7 +39,6 @@ def adapters_on_predicted(folder: Path) -> None:
       "peft", "transformers")  # fmt: skip
 def adapters_come_back(folder: Path) -> None:
     import weightcast.integrations.peft
-
 
     base = wc.convert(llama(), PLAN)
     wc.save(base, folder / "base")

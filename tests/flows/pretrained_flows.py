@@ -25,7 +25,6 @@ PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
 def drawn_bases(folder: Path) -> None:
     import weightcast.integrations.huggingface
 
-
     tokens = texts()[:8]
     plan = {
         r"re:.*\.q_proj": wc.Rule(wc.dictionaries.RandomGaussian(), 0.25),
@@ -44,7 +43,6 @@ def drawn_bases(folder: Path) -> None:
 @flow("A trained network compressed to a quarter: save_pretrained, from_pretrained", "transformers")
 def compressed(folder: Path) -> None:
     import weightcast.integrations.huggingface
-
 
     images, labels = digits()
     trained = vit()
@@ -65,7 +63,6 @@ def compressed(folder: Path) -> None:
 @flow("Tied embeddings: the head of GPT-2 is tied when it comes back", "transformers")
 def tied(folder: Path) -> None:
     import weightcast.integrations.huggingface
-
 
     model = wc.convert(gpt2(), PLAN).eval()
     model.save_pretrained(folder)
@@ -96,7 +93,6 @@ def generate(folder: Path) -> None:
 @flow("from_pretrained with a device_map and an offload_folder", "transformers", "accelerate")
 def big_model(folder: Path) -> None:
     import weightcast.integrations.huggingface
-
 
     model = wc.convert(llama(), PLAN).eval()
     model.save_pretrained(folder / "saved")

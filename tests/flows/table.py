@@ -25,11 +25,14 @@ def committed() -> dict[str, tuple[str, str]]:
 
 
 def main() -> None:
-    """Run all flows, one after the other, and write the page's table anew."""
+    """Run all flows, one after the other, and write the page's table anew, failures too."""
     lines = []
     for flow in FLOWS:
         with tempfile.TemporaryDirectory() as folder:
-            outcome = flow.outcome(Path(folder))
+            try:
+                outcome = flow.outcome(Path(folder))
+            except Exception as error:
+                outcome = f"fails: {type(error).__name__}"
         tools = ", ".join(f"{name} {version(name)}" for name in flow.tools)
         lines.append(f"| {flow.title} | {tools} | {outcome} |\n")
         print(lines[-1], end="")

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-for package in (
-    "accelerate",
-    "onnxruntime",
-    "peft",
-    "pytorch_lightning",
-    "torchao",
-    "transformers",
-):
-    pytest.importorskip(package)
+pytest.importorskip("accelerate")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("peft")
+pytest.importorskip("pytorch_lightning")
+pytest.importorskip("torchao")
+pytest.importorskip("transformers")
 
 from tests.flows.flow import FLOWS, Flow
 from tests.flows.table import committed

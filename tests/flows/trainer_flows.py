@@ -30,7 +30,6 @@ def save_resume_reload(make: Callable, auto: type, rows: list[dict], folder: Pat
     """Train for 6 steps, and again from the checkpoint of step 3; load the last one."""
     import weightcast.integrations.huggingface
 
-
     def trainer(seed: int, name: str) -> Trainer:
         set_seed(seed)
         model = wc.convert(make(), PLAN)
@@ -109,7 +108,6 @@ def gradient_checkpointing(folder: Path) -> None:
 @flow("bfloat16: Trainer trains and saves, from_pretrained is bfloat16", "transformers")
 def bfloat16(folder: Path) -> None:
     import weightcast.integrations.huggingface
-
 
     model = wc.convert(llama().bfloat16(), PLAN)
     rows = [{"input_ids": row, "labels": row} for row in texts()]

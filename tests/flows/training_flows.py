@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -58,24 +58,24 @@ def lightning(folder: Path) -> None:
     assert torch.equal(loaded.network(images), whole.network(images))
 
 
-@flow("Features of a fitted scikit-learn estimator as a dictionary; logistic regression on top",
-      "scikit-learn")  # fmt: skip
-def estimator_features(folder: Path) -> None:
+@flow(
+    "scikit-learn: a fitted estimator as a dictionary; a trained network's features in a pipeline",
+    "scikit-learn",
+)
+def estimators(folder: Path) -> None:
     images, labels = digits()
-    pca = PCA(48).fit(images.flatten(1).numpy())
-    rule = wc.Rule(wc.dictionaries.FromEstimator(pca), 0.5)
+    pca = PCA(48).fit(images[:1000].flatten(1).numpy())
+    rule = wc.Rule(wc.dictionaries.FromEstimator(pca, selection="leading"), 0.5)
+    torch.manual_seed(0)
     model = wc.convert(classifier(), {"1": rule})
     optimiser = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(30):
+    for _ in range(60):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
+        nn.functional.cross_entropy(model(images[:1000]), labels[:1000]).backward()
         optimiser.step()
-    torch.save(model.state_dict(), folder / "model.pt")
-    again = wc.convert(classifier(), {"1": rule}, seed=1)
-    again.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
-    with torch.no_grad():
-        features = again[:3](images)
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
-        features[:1000], labels[:1000]
-    )
-    assert regression.score(features[1000:], labels[1000:]) > 0.9
+    wc.save(model, folder / "model")
+    loaded = wc.load(folder / "model", classifier()).requires_grad_(False)
+    features = FunctionTransformer(lambda x: loaded[:3](torch.from_numpy(x)).numpy())
+    regression = make_pipeline(features, StandardScaler(), LogisticRegression(max_iter=1000))
+    regression.fit(images[:1000].numpy(), labels[:1000])
+    assert regression.score(images[1000:].numpy(), labels[1000:]) > 0.9
