@@ -70,8 +70,8 @@ def gpt2_trainer(folder: Path) -> None:
 @flow("BERT: Trainer saves, resumes bit-equal, from_pretrained", "transformers", "accelerate")
 def bert_trainer(folder: Path) -> None:
     prose = [{"input_ids": row, "labels": 0} for row in texts("docs/architecture.md")]
-    code = [{"input_ids": row, "labels": 1} for row in texts("tests/flows/examples.py")]
-    save_resume_reload(bert, AutoModelForSequenceClassification, prose + code, folder)
+    settings = [{"input_ids": row, "labels": 1} for row in texts("pyproject.toml")]
+    save_resume_reload(bert, AutoModelForSequenceClassification, prose + settings, folder)
 
 
 @flow("T5: Trainer saves, resumes bit-equal, from_pretrained", "transformers", "accelerate")
@@ -105,20 +105,22 @@ def gradient_checkpointing(folder: Path) -> None:
             torch.testing.assert_close(p.grad, plain[name])
 
 
-@flow("bfloat16: Trainer trains and saves, from_pretrained is bfloat16", "transformers")
+@flow("bfloat16, and autocast: Trainer trains and saves, from_pretrained", "transformers")
 def bfloat16(folder: Path) -> None:
     import weightcast.integrations.huggingface
 
-    model = wc.convert(llama().bfloat16(), PLAN)
     rows = [{"input_ids": row, "labels": row} for row in texts()]
-    arguments = TrainingArguments(
-        folder, max_steps=3, bf16=True, use_cpu=True, report_to="none", disable_tqdm=True
-    )
-    trainer = Trainer(model, arguments, train_dataset=rows)
-    trainer.train()
-    trainer.save_model(folder / "last")
-    loaded = AutoModelForCausalLM.from_pretrained(folder / "last")
-    assert loaded.dtype == torch.bfloat16
     batch = default_data_collator(rows[:4])
-    with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits)
+    for dtype, autocast in ((torch.bfloat16, False), (torch.float32, True)):
+        model = wc.convert(llama().to(dtype), PLAN)
+        arguments = TrainingArguments(
+            folder, max_steps=3, bf16=autocast, use_cpu=True, report_to="none", disable_tqdm=True
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train()
+        trainer.save_model(folder / "last")
+        loaded = AutoModelForCausalLM.from_pretrained(folder / "last")
+        assert loaded.dtype == dtype
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(**batch).logits, model(**batch).logits)
