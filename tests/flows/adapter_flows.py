@@ -19,11 +19,11 @@ PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
 
 @flow("LoRA on a predicted network: train, save, load, merge_and_unload", "peft", "transformers")
 def adapters_on_predicted(folder: Path) -> None:
-    import weightcast.integrations.peft
+    from weightcast.integrations.peft import register
 
     base = wc.convert(llama(), PLAN)
     config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
-    model = get_peft_model(base, config)
+    model = get_peft_model(base, register(config))
     tokens = texts()[:8]
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     model(input_ids=tokens, labels=tokens).loss.backward()
@@ -38,14 +38,18 @@ def adapters_on_predicted(folder: Path) -> None:
 @flow("An adapter that was saved comes back onto the same predicted network",
       "peft", "transformers")  # fmt: skip
 def adapters_come_back(folder: Path) -> None:
-    import weightcast.integrations.peft
+    from weightcast.integrations.peft import register
 
     base = wc.convert(llama(), PLAN)
     wc.save(base, folder / "base")
     config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
-    model = get_peft_model(base, config).eval()
+    model = get_peft_model(base, register(config)).eval()
     model.save_pretrained(folder / "adapter")
-    again = PeftModel.from_pretrained(wc.load(folder / "base", llama()), folder / "adapter").eval()
+    again = PeftModel.from_pretrained(
+        wc.load(folder / "base", llama()),
+        folder / "adapter",
+        config=register(LoraConfig.from_pretrained(folder / "adapter")),
+    ).eval()
     with torch.no_grad():
         assert torch.equal(again(texts()[:8]).logits, model(texts()[:8]).logits)
 

@@ -112,7 +112,8 @@ def bfloat16(folder: Path) -> None:
     rows = [{"input_ids": row, "labels": row} for row in texts()]
     batch = default_data_collator(rows[:4])
     for dtype, autocast in ((torch.bfloat16, False), (torch.float32, True)):
-        model = wc.convert(llama().to(dtype), PLAN)
+        dense = AutoModelForCausalLM.from_config(llama().config, dtype=dtype)
+        model = wc.convert(dense, PLAN)
         arguments = TrainingArguments(
             folder, max_steps=3, bf16=autocast, use_cpu=True, report_to="none", disable_tqdm=True
         )
