@@ -21,8 +21,8 @@ PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
       "accelerate", "transformers")  # fmt: skip
 def accelerate_launch(folder: Path) -> None:
     run(
-        "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no",
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
         Path(__file__).with_name("accelerated_training.py"), folder,
     )  # fmt: skip
     assert (folder / "done-0").exists()

@@ -1,4 +1,8 @@
-"""``accelerate launch --num_processes 2 accelerated_training.py OUT``, by accelerate_flows."""
+"""``accelerate launch --multi_gpu --num_processes 2 accelerated_training.py OUT``, on CPUs.
+
+``--cpu`` would start both by mpirun only; ``--multi_gpu`` starts them by torch, and the script says
+that it computes on the CPU.
+"""
 
 from __future__ import annotations
 
