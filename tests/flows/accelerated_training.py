@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import weightcast.integrations.huggingface
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 import weightcast as wc
+import weightcast.integrations.huggingface
 from tests.flows.examples import texts
 from tests.flows.networks import llama
 

@@ -76,7 +76,7 @@ def predicted_under_adapters(folder: Path) -> None:
 @flow(
     "compress a network with int8 weights of torchao",
     "torchao",
-    remedy="layer.weight = nn.Parameter(layer.weight.dequantize())",
+    remedy="read the weight back first: layer.weight = nn.Parameter(layer.weight.dequantize())",
 )
 def compressing_int8(folder: Path) -> None:
     images, _ = digits()

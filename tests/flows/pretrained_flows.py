@@ -111,8 +111,9 @@ def big_model(folder: Path) -> None:
 
 @flow("pipeline('image-classification') on a saved folder", "transformers", "pillow")
 def image_pipeline(folder: Path) -> None:
-    import weightcast.integrations.huggingface
     from PIL import Image
+
+    import weightcast.integrations.huggingface
 
     model = wc.convert(vit(channels=3), PLAN).eval()
     model.save_pretrained(folder)

@@ -33,7 +33,7 @@ def main() -> None:
                 outcome = flow.outcome(Path(folder))
             except Exception as error:
                 outcome = f"fails: {type(error).__name__}"
-        tools = ", ".join(f"{name} {version(name)}" for name in flow.tools)
+        tools = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in flow.tools)
         lines.append(f"| {flow.title} | {tools} | {outcome} |\n")
         print(lines[-1], end="")
     words, _ = PAGE.read_text("utf-8").split(HEAD)

@@ -96,7 +96,11 @@ def compiled(folder: Path) -> None:
     torch.testing.assert_close(*losses)
 
 
-@flow("Writing into layer.weight, in place or by an initialiser", "torch", remedy="wc.merge")
+@flow(
+    "Writing into layer.weight, in place or by an initialiser",
+    "torch",
+    remedy="call wc.merge(model) first",
+)
 def writing_weights(folder: Path) -> None:
     layer = wc.convert(nn.Linear(64, 48), wc.Plan({"": PLAN["1"]}))
     before = layer.weight.detach().clone()
@@ -107,7 +111,7 @@ def writing_weights(folder: Path) -> None:
     layer.weight = nn.Parameter(torch.zeros(48, 64))
 
 
-@flow("fuse_conv_bn_eval of a predicted convolution", "torch", remedy="wc.merge")
+@flow("fuse_conv_bn_eval of a predicted convolution", "torch", remedy="call wc.merge(model) first")
 def fusing(folder: Path) -> None:
     images, _ = digits()
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8))
