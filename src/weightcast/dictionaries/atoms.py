@@ -14,6 +14,9 @@ from weightcast.dictionaries.mixing import block_places, block_size, dense_mixin
 from weightcast.dictionaries.operators import Base
 from weightcast.dictionaries.work import NUMBER
 
+DERIVED = ("stacked", "block_atoms", "atom_places")
+"""Constants of atoms that follow from the others."""
+
 
 class Atoms(Constants):
     """U_j = B[:, indices_j] M_j for every column j, multiplied out only where that costs less.
@@ -54,7 +57,7 @@ class Atoms(Constants):
         self.base = base
         self.register_constant("indices", indices.contiguous())
         self.register_constant("mixing", None if mixing is None else mixing.contiguous())
-        for name in ("stacked", "block_atoms", "atom_places"):
+        for name in DERIVED:
             self.register_constant(name, None, persistent=False)
         self.refresh()
         self.register_load_state_dict_post_hook(_after_loading)
@@ -142,6 +145,10 @@ class Atoms(Constants):
         self._in_order = not flat.is_meta and flat.equal(order)  # then nothing is gathered
         self._place()
         self._stack()
+        # accelerate asks every name in this set for its device.
+        self._non_persistent_buffers_set.difference_update(DERIVED)
+        there = {name for name in DERIVED if getattr(self, name) is not None}
+        self._non_persistent_buffers_set.update(there)
 
     def _place(self) -> None:
         """Find the atoms' places in the blocks of M, unless they are in order already."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from weightcast.dictionaries import Atoms, SharedBases, count_atoms
+from weightcast.dictionaries.constants import named_constants
 from weightcast.dictionaries.fingerprint import fingerprint
 from weightcast.dictionaries.packing import unpack
 from weightcast.grid import Grid
@@ -84,7 +85,15 @@ class PredictedLayers(HfQuantizer):
         names = sorted(self.records, key=lambda name: self.records[name].twin is not None)
         swap(model, names, make, inplace=True)
 
+        def named_buffers(*args: Any, **options: Any) -> Iterator[tuple[str, torch.Tensor]]:
+            yield from type(model).named_buffers(model, *args, **options)
+            yield from named_constants(model, persistent=True)
+
+        # Of layers that stay on disk, transformers reads what the network lists as buffers.
+        model.named_buffers = named_buffers
+
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        del model.named_buffers
         for name, record in self.records.items():
             layer: Any = model.get_submodule(name)
             layer.atoms.refresh()

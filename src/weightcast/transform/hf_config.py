@@ -83,6 +83,9 @@ def note_in_config(model: nn.Module) -> None:
         if any(isinstance(layer, PredictedLayer) for layer in module.modules()):
             if known is None or ours:
                 config.quantization_config = ConfigRecord(module)
+                # No names of earlier versions, as ViT's: the Trainer does not read them back
+                # (huggingface/transformers#48805).
+                module._weight_conversions = []  # pyright: ignore[reportArgumentType]
         elif ours:
             del config.quantization_config
         _note_ties(module)
