@@ -51,6 +51,7 @@ def convert(
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     rules = plan.resolve(model)
+    _refuse_frozen(model, rules)
     batches = None if inputs is None else as_batches(inputs)
     bases = SharedBases()
 
@@ -95,6 +96,18 @@ def merge(model: Model, inplace: bool = False) -> Model:
         if isinstance(module, PredictedLayer):
             predicted.append(name)
     return swap(model, predicted, lambda _, layer, *__: layer.to_dense(), inplace=inplace)
+
+
+def _refuse_frozen(model: nn.Module, rules: Mapping[str, Rule]) -> None:
+    """Raise ValueError for frozen layers, which a plan allows beneath adapters only."""
+    every: Any = convertible_layers(model)
+    frozen = [name for name in rules if not every[name].weight.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{len(frozen)} layer(s), the first {frozen[0]!r}, are frozen beneath an adapter, and V "
+            "drawn anew would never be learned: weightcast.compress keeps their weights; or call "
+            "requires_grad_(True) on them first, or leave them dense"
+        )
 
 
 def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None) -> list[str]:
