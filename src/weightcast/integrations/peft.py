@@ -14,8 +14,8 @@ Needs ``peft``, which asks every configuration which layers it may adapt beside 
     dense = model.merge_and_unload()           # adapted layers become dense, W + B A
 
 Linear layers, transformers' ``Conv1D`` and embeddings are adapted; DoRA, rsLoRA and the other
-variants of LoRA that leave W alone work as on dense layers. A predicted layer holds V only, and no V
-gives W + B A in general: ``merge_adapter`` is refused, and so are initialisations that change W.
+variants of LoRA that leave W alone work as on dense layers. A predicted layer holds V only, and no
+V gives W + B A in general: ``merge_adapter`` is refused, and so are initialisations that change W.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def register(config: LoraConfig) -> LoraConfig:
 class _OnPredicted(lora.LoraLayer):
     """What LoRA does otherwise on a layer whose weight is computed; once it is dense, nothing."""
 
-    def update_layer(self, adapter_name: str, *args: Any, config: LoraConfig, **options: Any) -> None:
+    def update_layer(
+        self, adapter_name: str, *args: Any, config: LoraConfig, **options: Any
+    ) -> None:
         """Add an adapter; ``ValueError`` for one that would start by changing the weight."""
         changed = "kasa_config" if getattr(config, "kasa_config", None) else "init_lora_weights"
         start = getattr(config, changed)
@@ -75,8 +77,8 @@ class _OnPredicted(lora.LoraLayer):
         if merged and self._is_predicted:
             raise ValueError(
                 f"adapter {', '.join(map(repr, merged))} cannot be merged into a predicted layer: "
-                "no V gives W + B A. Call merge_and_unload(), which makes the adapted layers dense, "
-                "or weightcast.merge on the model before this"
+                "no V gives W + B A. Call merge_and_unload(), which makes the adapted layers "
+                "dense, or weightcast.merge on the model before this"
             )
         super().merge(safe_merge=safe_merge, adapter_names=merged)
 
@@ -104,7 +106,9 @@ class _OnPredicted(lora.LoraLayer):
 class LoraOnLinear(_OnPredicted, lora.Linear):
     """LoRA on a predicted linear layer, or on one in place of transformers' ``Conv1D``."""
 
-    def __init__(self, base_layer: nn.Module, *args: Any, config: LoraConfig, **options: Any) -> None:
+    def __init__(
+        self, base_layer: nn.Module, *args: Any, config: LoraConfig, **options: Any
+    ) -> None:
         transposed = isinstance(base_layer, PredictedTransposedLinear)
         config = copy.copy(config)
         config.fan_in_fan_out = transposed
@@ -116,7 +120,9 @@ class LoraOnLinear(_OnPredicted, lora.Linear):
 class LoraOnEmbedding(_OnPredicted, lora.Embedding):
     """LoRA on a predicted embedding."""
 
-    def _embed(self, input: Tensor, weight: Tensor, input_fn: Any = None, output_fn: Any = None) -> Tensor:
+    def _embed(
+        self, input: Tensor, weight: Tensor, input_fn: Any = None, output_fn: Any = None
+    ) -> Tensor:
         """Rows of A, as torch looks them up; tables of torch's that do more are not predicted."""
         table: Any = self.get_base_layer()
         if input_fn is not None or output_fn is not None or not self._is_predicted:

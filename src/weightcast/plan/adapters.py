@@ -1,7 +1,7 @@
 """Adapters that a model holds, PEFT's: which layers they adapt, and which modules are their own.
 
-An adapter stands in a layer's place and holds it as ``base_layer``, beside small matrices of its own.
-The base is a layer of the model like any other; the rest is the adapter's, and stays as it is.
+An adapter stands in a layer's place and holds it as ``base_layer``, beside small matrices of its
+own. The base is a layer of the model like any other; the rest stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OWN_PART = Refusal("belongs to an adapter", "it stays as it is, beside a predict
 
 
 def is_adapter(module: nn.Module) -> bool:
-    """Whether a module is one of PEFT's adapters; told by its class's name, without importing PEFT."""
+    """Whether a module is one of PEFT's adapters, told by a class's name: PEFT is not imported."""
     return any(
         cls.__name__ == "BaseTunerLayer" and cls.__module__.split(".")[0] == "peft"
         for cls in type(module).__mro__
@@ -33,7 +33,7 @@ def adapters(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def adapters_of(name: str, found: Mapping[str, nn.Module]) -> tuple[str, ...]:
-    """The names of those :func:`adapters` whose base a layer is, or is inside of, the inner first."""
+    """The names of those :func:`adapters` in whose base a layer is, the inner first."""
     return tuple(above for above, part in _above(name, found) if part == BASE)
 
 

@@ -66,7 +66,7 @@ def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def owners_of_parts(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The module that a layer is a weight of, or the base of, by name, for layers that are one's."""
+    """The module that a layer is a weight, or the base, of, by name, for layers that are one's."""
     modules, held = dict(model.named_modules()), adapters(model)
     parents = {name: name.rpartition(".")[0] for name in layers}
     owners = {
@@ -145,7 +145,7 @@ def module_refusal(module: nn.Module) -> Refusal:
         lazy = "is lazy, its shape is not known yet"
         return predicate(lazy, "run the model once on example inputs first")
     if is_quantised(module):
-        return predicate("is quantised", "convert the model before quantising it")
+        return predicate("is quantised", "convert or compress the model before quantising it")
     if parametrize.is_parametrized(module):
         return Refusal(
             "its weight is computed by a parametrisation (weight norm, spectral norm or the like)",
@@ -195,9 +195,16 @@ def weight_refusal(layer: Any) -> Refusal | None:
             "its weight is no plain parameter (weight norm, pruning or the like)",
             "remove that first, or leave the layer dense",
         )
-    if type(weight) is not nn.Parameter:
+    kind = type(weight)
+    if kind.__module__.split(".")[0] == "torchao":
         return Refusal(
-            f"its weight is a {type(weight).__name__}, no plain parameter",
+            f"its weight is quantised, torchao's {kind.__name__}",
+            "convert or compress the model before quantising it, or read the weight back first: "
+            "layer.weight = nn.Parameter(layer.weight.dequantize())",
+        )
+    if kind is not nn.Parameter:
+        return Refusal(
+            f"its weight is a {kind.__name__}, no plain parameter",
             "convert the model before quantising or sharding it",
         )
     if not weight.is_floating_point() or weight.element_size() < 2:
