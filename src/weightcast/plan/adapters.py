@@ -46,7 +46,6 @@ def adapter_refusal(name: str, found: Mapping[str, nn.Module]) -> Refusal | None
     """Why the base of an adapter cannot be predicted, if so."""
     for above in adapters_of(name, found):
         adapter: Any = found[above]
-        kind = type(adapter).__name__
         if getattr(adapter, "merged_adapters", None):
             merged = ", ".join(map(repr, adapter.merged_adapters))
             return Refusal(
@@ -54,9 +53,9 @@ def adapter_refusal(name: str, found: Mapping[str, nn.Module]) -> Refusal | None
                 "call unmerge_adapter() first, or merge_and_unload()",
                 predicate=True,
             )
-        if kind in ("MultiheadAttention", "ParamWrapper"):
+        if type(adapter).__name__ == "ParamWrapper":
             return Refusal(
-                f"is written to by its adapter ({kind}) at each call",
+                "has a parameter that its adapter (ParamWrapper) computes anew at each call",
                 "call merge_and_unload() first, or leave it dense",
                 predicate=True,
             )
