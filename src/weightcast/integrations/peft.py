@@ -87,7 +87,7 @@ class _OnPredicted(lora.LoraLayer):
     ) -> nn.Module:
         """The layer without adapters: the predicted one, or a dense one of weight W + B A."""
         if merge and check_adapters_to_merge(self, adapter_names):
-            make_dense(self, inplace=True)
+            make_dense(self, inplace=True)  # pyright: ignore[reportArgumentType]: a module by its mate
             self.merge(safe_merge=safe_merge, adapter_names=adapter_names)
         return self.get_base_layer()
 
