@@ -74,6 +74,7 @@ from weightcast.transform.broadcast import broadcast_constants
 from weightcast.transform.compress import compress
 from weightcast.transform.convert import convert, merge
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
+from weightcast.transform.trained import PretrainedWarning
 from weightcast.weight import PredictedWeight
 
 __version__ = version("weightcast")
@@ -99,6 +100,7 @@ __all__ = [
     "PredictedMultiheadAttention",
     "PredictedRecurrent",
     "PredictedWeight",
+    "PretrainedWarning",
     "Probe",
     "Rule",
     "broadcast_constants",

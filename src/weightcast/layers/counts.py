@@ -134,7 +134,9 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
 
 def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[int]) -> LedgerRow:
     atoms = layer.atoms
-    learned = sum(p.numel() for p in layer.parameters() if id(p) not in counted)
+    own = [p for p in layer.parameters() if id(p) not in counted]
+    held = sum(p.numel() for p in own)
+    learned = sum(p.numel() for p in own if p.requires_grad)
     base = 0 if id(atoms.base) in counted else atoms.base.n_static
     tied = id(atoms) in counted
     indices, mixing, stacked = (
@@ -150,8 +152,8 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
         layer,
         dense=dense + bias,
         learned=learned,
-        static=base + mixing + indices + stacked,
-        stored=learned + indices + fixed,
+        static=base + mixing + indices + stacked + held - learned,
+        stored=held + indices + fixed,
         multiply_adds=-(-layer.multiply_adds(batch) // batch),
         dense_multiply_adds=layer.view.dense_multiply_adds,
     )

@@ -10,6 +10,7 @@ from torch import nn
 from weightcast.dictionaries import count_atoms
 from weightcast.layers import PredictedModule, Refusal, predicted_layers, view
 from weightcast.layers.rule import Rule
+from weightcast.plan.adapters import is_adapter
 from weightcast.plan.eligibility import (
     convertible_layers,
     groups_of_one_weight,
@@ -94,6 +95,7 @@ def explain(rules: Rules, model: nn.Module) -> Explanation:
     rows = []
     for name, layer in layers.items():
         owner = model.get_submodule(owners[name]) if name in owners else layer
+        owner = layer if is_adapter(owner) else owner
         kind = type(owner.module if isinstance(owner, PredictedModule) else owner).__name__
         decision = decisions[name]
         rows.append(PlanRow(name, kind, decision.rule, str(decision.refusal or "")))
@@ -220,6 +222,7 @@ def _no_match(key: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> st
         if shared is not None:
             return f"rule {key!r}: this module is shared; name it by its first name {shared!r}"
         kind, why = type(modules[key]).__name__, module_refusal(modules[key])
+        why = other_refusals(model, layers).get(key, why)
         subject = "it " if why.predicate else ""
         return f"rule {key!r} names a {kind}, which cannot be predicted: {subject}{why}{could}"
     others = {} if layers else other_refusals(model, layers)

@@ -23,6 +23,13 @@ from weightcast.layers import (
     split_refusal,
     view,
 )
+from weightcast.plan.adapters import (
+    OWN_PART,
+    adapter_refusal,
+    adapters,
+    adapters_of,
+    is_own_part,
+)
 
 predicate = partial(Refusal, predicate=True)
 """A refusal that goes on from the layer's name."""
@@ -43,10 +50,13 @@ def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     Of modules that read their weights themselves (attention, recurrent layers, experts) these are
     the weights, each as a layer that shares its parameter with the module. The module calls these
-    layers, and they can be replaced, only once it is split.
+    layers, and they can be replaced, only once it is split. Of adapters it is the bases.
     """
     layers: dict[str, nn.Module] = {}
+    held = adapters(model)
     for name, module in model.named_modules():
+        if is_own_part(name, held):
+            continue
         if find_view(module) is not None:
             layers |= {} if isinstance(module, PredictedLayer) else {name: module}
         elif (split := split_module(module)) is not None:
@@ -56,14 +66,15 @@ def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def owners_of_parts(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The module that a layer is a weight of, by name, for layers that are part of one."""
-    modules = dict(model.named_modules())
+    """The module that a layer is a weight, or the base, of, by name, for layers that are one's."""
+    modules, held = dict(model.named_modules()), adapters(model)
     parents = {name: name.rpartition(".")[0] for name in layers}
-    return {
+    owners = {
         name: parent
         for name, parent in parents.items()
         if modules.get(name) is not layers[name] or isinstance(modules[parent], PredictedModule)
     }
+    return {name: above[-1] for name in layers if (above := adapters_of(name, held))} | owners
 
 
 def groups_of_one_weight(layers: Mapping[str, nn.Module]) -> list[list[str]]:
@@ -82,12 +93,17 @@ def refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Ref
         for key, parameter in module._parameters.items():
             holders.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
     found: dict[str, Refusal] = {}
+    held = adapters(model)
     for group in groups_of_one_weight(layers):
         members: list[Any] = [layers[name] for name in group]
         own = {
             name: refusal
             for name, layer in zip(group, members, strict=True)
-            if (refusal := _layer_refusal(layer) or _tie_refusal(holders, layer.weight, members))
+            if (
+                refusal := adapter_refusal(name, held)
+                or _layer_refusal(layer, is_base=bool(adapters_of(name, held)))
+                or _tie_refusal(holders, layer.weight, members)
+            )
         }
         if own:  # together or not at all
             other, why = next(iter(own.items()))
@@ -100,10 +116,14 @@ def other_refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[st
     """Why modules that hold weights, and are none of these layers, stay as they are."""
     found: dict[str, Refusal] = {}
     inside: set[int] = set()
+    held = adapters(model)
     for name, module in model.named_modules():
         if name in layers or id(module) in inside:
             continue
-        if isinstance(module, (PredictedLayer, parametrize.ParametrizationList)):
+        if name in held or is_own_part(name, held):
+            if any(True for _ in module.parameters(recurse=False)):
+                found[name] = OWN_PART
+        elif isinstance(module, (PredictedLayer, parametrize.ParametrizationList)):
             inside.update(map(id, module.modules()))
             if isinstance(module, PredictedLayer):
                 found[name] = predicate("is predicted already")
@@ -125,7 +145,7 @@ def module_refusal(module: nn.Module) -> Refusal:
         lazy = "is lazy, its shape is not known yet"
         return predicate(lazy, "run the model once on example inputs first")
     if is_quantised(module):
-        return predicate("is quantised", "convert the model before quantising it")
+        return predicate("is quantised", "convert or compress the model before quantising it")
     if parametrize.is_parametrized(module):
         return Refusal(
             "its weight is computed by a parametrisation (weight norm, spectral norm or the like)",
@@ -175,9 +195,16 @@ def weight_refusal(layer: Any) -> Refusal | None:
             "its weight is no plain parameter (weight norm, pruning or the like)",
             "remove that first, or leave the layer dense",
         )
-    if type(weight) is not nn.Parameter:
+    kind = type(weight)
+    if kind.__module__.split(".")[0] == "torchao":
         return Refusal(
-            f"its weight is a {type(weight).__name__}, no plain parameter",
+            f"its weight is quantised, torchao's {kind.__name__}",
+            "convert or compress the model before quantising it, or read the weight back first: "
+            "layer.weight = nn.Parameter(layer.weight.dequantize())",
+        )
+    if kind is not nn.Parameter:
+        return Refusal(
+            f"its weight is a {kind.__name__}, no plain parameter",
             "convert the model before quantising or sharding it",
         )
     if not weight.is_floating_point() or weight.element_size() < 2:
@@ -188,12 +215,15 @@ def weight_refusal(layer: Any) -> Refusal | None:
     return view(layer).refusal
 
 
-def _layer_refusal(layer: Any) -> Refusal | None:
-    """Why a layer by itself cannot be predicted: what it is, or what would be lost with it."""
+def _layer_refusal(layer: Any, *, is_base: bool) -> Refusal | None:
+    """Why a layer by itself cannot be predicted: what it is, or what would be lost with it.
+
+    The base of an adapter is frozen by its nature, and V fitted to it may be frozen too.
+    """
     if refusal := weight_refusal(layer):
         return refusal
     weight = layer.weight
-    if not weight.requires_grad:
+    if not weight.requires_grad and not is_base:
         return predicate(
             "is frozen (requires_grad=False), and a frozen V would never be learned",
             "call requires_grad_(True) first and freeze V later, or leave the layer dense",

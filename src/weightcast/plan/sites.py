@@ -48,7 +48,10 @@ def find_sites(
     """The layers to probe, by name; ValueError for a name that is none of them."""
     found = dict(_layers(model) if isinstance(model, nn.Module) else _tensors(model))
     if not found:
-        raise ValueError("there is nothing to probe: no weights of linear layers or convolutions")
+        why = _refused(model) if isinstance(model, nn.Module) else ""
+        raise ValueError(
+            f"there is nothing to probe: no weights of linear layers or convolutions{why}"
+        )
     for name in [*(layers or ()), *grids]:
         if name not in found:
             raise ValueError(f"no layer {name!r} can be probed{nearest(name, found)}")
@@ -75,6 +78,13 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]
         if weight_refusal(layer) is None:
             seen = view(layer)
             yield name, (seen.filters(), seen.grid)
+
+
+def _refused(model: nn.Module) -> str:
+    """The first layer that could be probed if its weight could be read."""
+    layers = convertible_layers(model)
+    found = ((name, why) for name, layer in layers.items() if (why := weight_refusal(layer)))
+    return next((f"; {why.about(f'layer {name!r}')}" for name, why in found), "")
 
 
 def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid | None]]]:

@@ -102,7 +102,7 @@ def suggest(
         family = Family(grid if pixels else seen.grid, have_rows, pixels)
         rules[name] = Rule(family.own, fraction, min(columns, n_units), grid)
     if not rules:
-        raise _nothing_left(layers, order, found, None if budget else fraction)
+        raise _nothing_left(model, layers, order, found, None if budget else fraction)
     return Plan({**rules, "*": None})
 
 
@@ -135,14 +135,20 @@ def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:
 
 
 def _nothing_left(
-    layers: Mapping[str, Any], order: Sequence[str], large: Collection[str], fraction: float | None
+    model: nn.Module,
+    layers: Mapping[str, Any],
+    order: Sequence[str],
+    large: Collection[str],
+    fraction: float | None,
 ) -> ValueError:
     """The error where no layer is left; ``large`` are too small only for a fraction, if given."""
     if not large or fraction is None:
+        refused = refusals(model, convertible_layers(model)).items()
+        why = next((f"; {refusal.about(f'layer {name!r}')}" for name, refusal in refused), "")
         return TooMuchDenseError(
             f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply "
             f"inputs, the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied "
-            "or refused stay dense: name layers in a Plan of your own"
+            f"or refused stay dense: name layers in a Plan of your own{why}"
         )
     widest = max(view(layers[name]).sizes[0] for name in large)
     return ValueError(

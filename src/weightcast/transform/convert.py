@@ -18,6 +18,7 @@ from weightcast.layers.rule import Rule, layer_seed
 from weightcast.plan.eligibility import convertible_layers, has_hooks
 from weightcast.plan.plan import Plan
 from weightcast.transform.swap import swap
+from weightcast.transform.trained import warn_if_trained
 
 
 def convert(
@@ -26,6 +27,7 @@ def convert(
     inputs: Any = None,
     seed: int = 0,
     inplace: bool = False,
+    warn_pretrained: bool = True,
 ) -> Model:
     """Replace the layers that the plan names by predicted ones, with V drawn anew.
 
@@ -41,6 +43,8 @@ def convert(
             ``(input, target)`` pairs, or of mappings of keyword arguments; or one tensor.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
         inplace: change ``model`` itself rather than a deep copy.
+        warn_pretrained: warn once, by a :class:`PretrainedWarning`, where weights that look trained
+            are about to be lost (:func:`compress` keeps them).
 
     Returns:
         The model with predicted layers.
@@ -51,6 +55,10 @@ def convert(
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     rules = plan.resolve(model)
+    layers = convertible_layers(model)
+    _refuse_frozen({name: layers[name] for name in rules})
+    if warn_pretrained:
+        warn_if_trained({name: layers[name] for name in rules})
     batches = None if inputs is None else as_batches(inputs)
     bases = SharedBases()
 
@@ -95,6 +103,17 @@ def merge(model: Model, inplace: bool = False) -> Model:
         if isinstance(module, PredictedLayer):
             predicted.append(name)
     return swap(model, predicted, lambda _, layer, *__: layer.to_dense(), inplace=inplace)
+
+
+def _refuse_frozen(layers: Mapping[str, Any]) -> None:
+    """Raise ValueError for frozen layers, which a plan allows beneath adapters only."""
+    frozen = [name for name, layer in layers.items() if not layer.weight.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{len(frozen)} layer(s), the first {frozen[0]!r}, are frozen beneath an adapter, and "
+            "V drawn anew would never be learned: weightcast.compress keeps their weights; or call "
+            "requires_grad_(True) on them first, or leave them dense"
+        )
 
 
 def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None) -> list[str]:

@@ -177,7 +177,7 @@ def test_a_quantised_module_without_parameters_is_listed():
     layer = torch.ao.nn.quantized.dynamic.Linear(8, 8)
     model = nn.ModuleDict({"bad": layer, "good": nn.Linear(8, 3)})
     rows = {row.layer: row for row in wc.Plan({"*": DCT}).explain(model).rows}
-    assert rows["bad"].reason.startswith("is quantised: convert the model before")
+    assert rows["bad"].reason.startswith("is quantised: convert or compress the model")
 
 
 def test_nothing_that_holds_weights_is_left_out():

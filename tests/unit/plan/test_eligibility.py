@@ -138,3 +138,51 @@ def test_hooks_of_every_kind_are_seen():
         assert not has_hooks(layer)
         getattr(layer, f"register_{register}")(lambda *_: None)
         assert has_hooks(layer), register
+
+
+def test_weights_that_torchao_has_quantised_are_refused_and_can_be_read_back():
+    quantization = pytest.importorskip("torchao.quantization")
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    x, whole = torch.randn(40, 64), {"*": wc.Rule(wc.dictionaries.DCT(), 1.0)}
+    int8 = quantization.Int8WeightOnlyConfig()
+    quantization.quantize_(model, int8, filter_fn=lambda _, name: name == "2")
+    small = wc.compress(model, whole, inputs=x, progress=False)
+    assert isinstance(small[0], wc.PredictedLinear)
+    assert type(small[2].weight).__name__ == "Int8Tensor"
+    assert torch.allclose(small(x), model(x), atol=1e-2)
+    for verb in (wc.convert, wc.compress):
+        with pytest.raises(ValueError, match="layer '2': its weight is quantised, torchao's Int8"):
+            verb(model, {"2": whole["*"]})
+    quantization.quantize_(model, int8, filter_fn=lambda _, name: name == "0")
+    for verb in (wc.suggest, wc.probe):
+        with pytest.raises(ValueError, match=r"torchao's Int8Tensor: .*\.dequantize\(\)\)"):
+            verb(model)
+    layer: nn.Linear = model[0]  # pyright: ignore[reportAssignmentType]
+    layer.weight = nn.Parameter(layer.weight.dequantize())  # what the remedy says
+    small = wc.compress(model, whole, inputs=x, progress=False)
+    assert torch.allclose(small(x), model(x), atol=1e-2)
+
+
+def test_layers_of_bitsandbytes_are_refused_by_name():
+    """By a class of theirs in name and place; the package itself needs a GPU."""
+    eight = type("Linear8bitLt", (nn.Linear,), {"__module__": "bitsandbytes.nn.modules"})
+    model = nn.Sequential(eight(64, 64), nn.Linear(64, 64))
+    rule = wc.Rule(wc.dictionaries.DCT(), 0.5)
+    with pytest.raises(ValueError, match=r"Linear8bitLt, .* quantised: convert or compress the"):
+        wc.compress(model, {"0": rule})
+    assert [row.layer for row in wc.Plan({"*": rule}).explain(model).predicted] == ["1"]
+
+
+def test_torchao_leaves_v_as_it_is():
+    """It quantises nn.Linear; merged, a predicted layer is one."""
+    quantization = pytest.importorskip("torchao.quantization")
+    x, rule = torch.randn(4, 64), wc.Rule(wc.dictionaries.DCT(), 0.5)
+    model = wc.convert(nn.Sequential(nn.Linear(64, 64)), {"*": rule})
+    before = model(x)
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    assert model[0].V.dtype == torch.float32
+    assert torch.equal(model(x), before)
+    dense = wc.merge(model)
+    quantization.quantize_(dense, quantization.Int8WeightOnlyConfig())
+    assert type(dense[0].weight).__name__ == "Int8Tensor"
+    assert torch.allclose(dense(x), before, atol=0.1)
