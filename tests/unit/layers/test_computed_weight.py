@@ -73,7 +73,7 @@ def test_what_would_be_lost_is_refused(name):
 def test_all_else_is_as_with_a_plain_tensor():
     layer, x = make_layer(), torch.randn(3, 16)
     W = layer.weight
-    assert isinstance(W, ComputedWeight)
+    assert type(W) is ComputedWeight
     assert type(W * 2) is type(W.clone()) is type(x @ W.t()) is torch.Tensor
     nn.functional.linear(x, W, layer.bias).square().sum().backward()
     expected = layer.V.grad.clone()
@@ -84,6 +84,8 @@ def test_all_else_is_as_with_a_plain_tensor():
     with torch.no_grad():
         dense.weight.copy_(W)
     torch.testing.assert_close(dense(x), nn.functional.linear(x, W))
+    torch.testing.assert_close(dense.weight, W)
+    torch.testing.assert_close(W, dense.weight)
 
 
 def test_a_parameter_made_of_it_is_a_weight_of_its_own():
