@@ -13,7 +13,7 @@ UNFINISHED := $(VENV)/.unfinished
 CONSTRAINTS := constraints/py311.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench evidence clean
+.PHONY: help install demo test test-slow dist-test lint format bench evidence clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: $(INSTALLED) ## run the tests, but for those marked slow
 test-slow: $(INSTALLED) ## run those marked slow: sweeps that are killed, a Ray cluster
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+dist-test: ## build sdist and wheel, and try them in empty environments of Python 3.11 to 3.13
+	$(PYTHON) tests/release/distribution.py $(ARGS)
 
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(INSTALLED) ## check style, types and the order of imports
