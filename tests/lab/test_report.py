@@ -136,7 +136,8 @@ class TestSummary:
         assert summary.spread is None
         assert summary.cells()[3] == "4.00"
 
-    def test_prints_an_aligned_table(self):
+    def test_prints_an_aligned_table(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "100")
         head, dense, few = report.text_table(make_rows()).splitlines()
         assert head.startswith("variant  learned weights")
         assert dense.split() == [

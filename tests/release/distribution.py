@@ -3,8 +3,9 @@
     make dist-test
     python tests/release/distribution.py --pythons 3.11 --core-only --output dist
 
-It needs git, network access for pip, and about 8 GB of disk while it runs where pip's torch is a CUDA
-build. An interpreter that this machine lacks is named and skipped. What is not committed is not in it.
+It needs git, network access for pip, and about 8 GB of disk while it runs where pip's torch is a
+CUDA build. An interpreter that this machine lacks is named and skipped. What is not committed is
+not in it.
 """
 
 from __future__ import annotations
