@@ -100,19 +100,21 @@ def _candidates(version: str) -> Iterator[str]:
 
 
 def try_out(python: str, wheel: Path, folder: Path, core_only: bool) -> Iterator[str]:
-    """Install the wheel alone and use it; then the same with the extra ``all``."""
+    """Install the wheel alone and use it; then with the extra ``demo``, then with ``all``."""
     own = environment(python, folder / "venv")
-    for extra, options in (("", ()), *(() if core_only else (("[all]", ("--all",)),))):
+    for extra in ("",) if core_only else ("", "demo", "all"):
+        named = f"[{extra}]" if extra else ""
         start, empty = time.perf_counter(), Path(tempfile.mkdtemp(dir=folder))
-        run(own, "-m", "pip", "install", "-c", CONSTRAINTS, f"{wheel}{extra}")
+        run(own, "-m", "pip", "install", "-c", CONSTRAINTS, f"{wheel}{named}")
         run(own, "-m", "pip", "check")
         installed = time.perf_counter() - start
         script = shutil.copy(Path(__file__).with_name("installed.py"), empty)
-        said = run(own, script, *options, cwd=empty).strip().splitlines()[-1]
+        said = run(own, script, extra, cwd=empty).strip().splitlines()[-1]
         megabytes = sum(p.lstat().st_size for p in own.parents[1].rglob("*")) / 1e6
+        tried = time.perf_counter() - start - installed
         yield (
-            f"weightcast{extra or ' alone'}: {said} (installed in {installed:.0f} s, tried in "
-            f"{time.perf_counter() - start - installed:.0f} s, {megabytes:,.0f} MB)"
+            f"weightcast{named}: {said} (installed in {installed:.0f} s, tried in {tried:.0f} s, "
+            f"{megabytes:,.0f} MB)"
         )
 
 
@@ -120,7 +122,7 @@ def main() -> None:
     """Build, check, and try out in every interpreter that is there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pythons", nargs="+", default=PYTHONS, metavar="VERSION")
-    parser.add_argument("--core-only", action="store_true", help="not with the extra all")
+    parser.add_argument("--core-only", action="store_true", help="without any extra")
     parser.add_argument("--output", type=Path, help="where to leave the sdist and the wheel")
     options = parser.parse_args()
     if run("git", "status", "--porcelain", cwd=ROOT):
