@@ -8,12 +8,13 @@ DATA ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+FOR_DEMO := $(VENV)/.installed-demo
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 CONSTRAINTS := constraints/py311.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench evidence clean
+.PHONY: help install demo test test-slow dist-test lint format bench evidence clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +22,12 @@ help: ## list these targets
 
 install: $(INSTALLED) ## build .venv, if it is missing or out of date
 
+# Two levels in one .venv: what the demo needs, and what tests and lint need besides.
+$(FOR_DEMO): EXTRA := demo
+$(INSTALLED): EXTRA := dev
+
 # An interrupted installation leaves $(UNFINISHED) behind, and the next one starts anew.
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+$(FOR_DEMO) $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "weightcast needs Python 3.11 or newer, and '$(PYTHON)' is not that:" \
 			"name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -34,11 +39,11 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@mkdir -p $(VENV)
 	@touch $(UNFINISHED)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[$(EXTRA)]'
 	@rm $(UNFINISHED)
-	@touch $@
+	@touch $(FOR_DEMO) $@
 
-demo: $(INSTALLED) ## train, compare and draw on 5,000 digits: weightcast-demo/index.html
+demo: $(FOR_DEMO) ## train, compare and draw on 5,000 digits: weightcast-demo/index.html
 	$(BIN)/weightcast demo $(ARGS)
 
 # One thread per worker: more would only get in each other's way.
@@ -49,6 +54,9 @@ test: $(INSTALLED) ## run the tests, but for those marked slow
 test-slow: $(INSTALLED) ## run those marked slow: sweeps that are killed, a Ray cluster
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+dist-test: ## build sdist and wheel, and try them in empty environments of Python 3.11 to 3.13
+	$(PYTHON) tests/release/distribution.py $(ARGS)
 
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(INSTALLED) ## check style, types and the order of imports

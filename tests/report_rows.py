@@ -155,3 +155,41 @@ def all_rows(seed: int = 0) -> list[Row]:
         *speech_rows(generator),
         *curve_rows("rica", generator, dataset="cifar10 patches"),
     ]
+
+
+def probe_row() -> Row:
+    """A probed network of two layers, whose weights a kernel predicts worse than their means."""
+    measured = {
+        ("0", "floor"): (0.05, 0.4),
+        ("0", "Kernel"): (-0.536, 0.5),
+        ("0", "DCT"): (0.3, 0.6),
+        ("0", "ceiling"): (0.6, 0.9),
+        ("2", "floor"): (0.04, 0.7),
+        ("2", "Kernel"): (-3.5, 0.8),
+        ("2", "DCT"): (0.2, 0.9),
+        ("2", "ceiling"): (0.5, 0.95),
+    }
+    rows = [
+        {
+            "layer": layer,
+            "dictionary": dictionary,
+            "fraction": 0.05,
+            "n_atoms": 3,
+            "r2": r2,
+            "output_r2": output_r2,
+            "reason": "",
+        }
+        for (layer, dictionary), (r2, output_r2) in measured.items()
+    ]
+    return {
+        "schema": 1,
+        "experiment": "probe",
+        "variant": "net.safetensors",
+        "dataset": "",
+        "seed": 0,
+        "config": {},
+        "counts": {"dense": 1000},
+        "metrics": {},
+        "versions": {"weightcast": "0.1.0"},
+        "probe": {"rows": rows, "seed": 0},
+    }

@@ -11,6 +11,8 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -164,13 +166,37 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     raise errors[0]
 
 
-def aligned(lines: Sequence[Sequence[str]], n_names: int = 1) -> str:
-    """Lines of cells as text: the first n_names of each to the left, the others to the right."""
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < n_names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+def aligned(lines: Sequence[Sequence[str]], n_names: int = 1, *, ruled: bool = False) -> str:
+    """Lines of cells as text: the first n_names of each to the left, the others to the right.
+
+    What is wider than the terminal (80 columns where there is none) folds: columns that do not fit
+    follow below, beside the names again; a last column of names is wrapped instead. With ``ruled``
+    the first line is a heading and the last one a total.
+    """
+    width = shutil.get_terminal_size().columns
+    sizes = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    blocks, numbers = [], list(range(n_names, len(sizes)))
+    while numbers or not blocks:
+        shown, used = list(range(n_names)), sum(sizes[:n_names]) + 2 * n_names - 2
+        while numbers and (len(shown) == n_names or used + 2 + sizes[numbers[0]] <= width):
+            used += 2 + sizes[numbers[0]]
+            shown.append(numbers.pop(0))
+        room = max(20, width - used + sizes[n_names - 1]) if used > width else sizes[n_names - 1]
+        block = [_line(cells, sizes, shown, n_names, room) for cells in lines]
+        if ruled:
+            rule = "-" * max(map(len, "\n".join(block).splitlines()))
+            block = [block[0], rule, *block[1:-1], rule, block[-1]]
+        blocks.append("\n".join(block))
+    return "\n\n".join(blocks)
+
+
+def _line(
+    cells: Sequence[str], sizes: Sequence[int], shown: list[int], n_names: int, room: int
+) -> str:
+    """Some cells of a line, its last name wrapped to ``room`` letters, on one line or several."""
+    indent = sum(sizes[: n_names - 1]) + 2 * n_names - 2
+    first, *more = textwrap.wrap(cells[n_names - 1], room) or [""]
+    names = [cell.ljust(sizes[i]) for i, cell in enumerate(cells[: n_names - 1])]
+    numbers = [cells[i].rjust(sizes[i]) for i in shown[n_names:]]
+    line = "  ".join([*names, first.ljust(min(room, sizes[n_names - 1])), *numbers]).rstrip()
+    return "\n".join([line, *(" " * indent + rest for rest in more)])

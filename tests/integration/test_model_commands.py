@@ -237,7 +237,7 @@ def test_probe_prints_rows_and_a_page(place, capsys):
     row = json.loads((place / "rows.jsonl").read_text())
     assert row["probe"] == json.loads(json.dumps(found.to_dict()))
     page = (place / "page" / "index.html").read_text()
-    assert "How predictable each layer is: net.safetensors" in page
+    assert "How predictable each layer&#x27;s weights are: net.safetensors" in page
     assert "ceiling" in page
     images = [file for file in (place / "page").iterdir() if file.suffix in (".svg", ".png")]
     assert len(images) == 2

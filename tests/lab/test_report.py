@@ -136,7 +136,8 @@ class TestSummary:
         assert summary.spread is None
         assert summary.cells()[3] == "4.00"
 
-    def test_prints_an_aligned_table(self):
+    def test_prints_an_aligned_table(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "100")
         head, dense, few = report.text_table(make_rows()).splitlines()
         assert head.startswith("variant  learned weights")
         assert dense.split() == [
@@ -199,9 +200,20 @@ class TestChart:
         assert low < 5 - math.sqrt(2)
         assert high > 6.5 + math.sqrt(4.5)
 
-    def test_a_single_run_has_an_axis_of_some_length(self):
-        low, high = self.spec([make_row(error=0.0)])["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    def test_a_single_run_is_a_bar_on_an_axis_of_some_length(self):
+        (bar,) = self.spec([make_row(error=0.0)])["layer"]
+        low, high = bar["encoding"]["x"]["scale"]["domain"]
         assert low == 0 < high
+        assert bar["mark"]["type"] == "bar"
+
+    def test_one_network_of_several_runs_is_a_bar_with_its_spread(self):
+        rows = [make_row(seed=seed, error=error) for seed, error in enumerate((4.0, 5.0, 6.0))]
+        bar, spread, single = self.spec(rows)["layer"]
+        assert bar["data"]["values"][0]["error"] == 5
+        assert [spread["data"]["values"][0][end] for end in ("low", "high")] == [4, 6]
+        assert [run["error"] for run in single["data"]["values"]] == [4, 5, 6]
+        assert bar["encoding"]["x"]["scale"]["domain"][0] == 0
+        assert bar["encoding"]["x"]["scale"]["domain"][1] > 6
 
     def test_more_variants_than_colours(self):
         names = [f"variant {i}" for i in range(20)]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.report_rows import all_rows
+from tests.report_rows import all_rows, labelled_row, probe_row
 from weightcast_lab.cli.report_command import run_report
+from weightcast_lab.report.glossary import terms
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -135,7 +136,7 @@ def test_all_our_results_are_drawn(browser, results):
     charts = window.page.locator("[data-chart]").all()
     assert len(charts) >= 3
     for chart in charts:
-        assert chart.locator("svg .mark-symbol path").count() >= 1
+        assert chart.locator("svg .mark-symbol path, svg .mark-rect path").count() >= 1
     assert window.requests == [window.url]
     assert window.complaints == []
     window.page.close()
@@ -250,6 +251,79 @@ def test_names_leave_room_for_the_numbers_beside_them_on_a_phone(browser, result
         name = box.locator("tbody th").locator("visible=true").first
         assert name.bounding_box()["width"] < 0.6 * box.bounding_box()["width"]
     window.page.close()
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig4", "fig5"])
+def test_no_column_is_cut_on_a_desk(browser, results, name):
+    window = Opened(browser, results, 1280, "light")
+    box = window.page.locator(f"#{name} .box").locator("visible=true").first
+    last = box.locator("thead th").locator("visible=true").last.bounding_box()
+    outer = box.bounding_box()
+    assert last["x"] + last["width"] <= outer["x"] + outer["width"] <= 1280
+    window.page.close()
+
+
+@pytest.fixture(scope="module")
+def small_reports(tmp_path_factory):
+    """A probed network, and one network's runs, which are no line yet."""
+    folder = tmp_path_factory.mktemp("small")
+    runs = [labelled_row("fig4", "SE-Emp", 0.1, seed, 2.0 + seed) for seed in range(3)]
+    found = {}
+    for name, rows in (("probe", [probe_row()]), ("single", runs)):
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found[name] = run_report([file], folder / name, images=False)
+    return found
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_probe_says_first_what_matters_and_draws_what_is_below_zero(
+    browser, small_reports, width
+):
+    window = Opened(browser, small_reports["probe"], width, "light")
+    page = window.page
+    outputs, weights = page.locator("section").all()
+    assert "what matters for the network" in outputs.inner_text()
+    assert "With 5 % known, the best dictionary reaches 60.0 to 90.0 %" in outputs.inner_text()
+    text = weights.inner_text()
+    assert "Below 0 a prediction is worse than the mean." in text
+    assert "Drawn at -100 % though lower: 2, 5 %, Kernel: -350.0 %." in text
+    zero = weights.locator("svg .mark-rule.role-mark line").bounding_box()["x"]
+    symbols = weights.locator("svg .mark-symbol.role-mark path").all()
+    assert sum(symbol.bounding_box()["x"] + 4 < zero for symbol in symbols) == 2
+    for section in (outputs, weights):
+        for name in ("floor", "Kernel", "DCT", "ceiling"):
+            assert section.locator(f'dl.names dt:text-is("{name}")').is_visible()
+        assert section.locator("dl.names dt").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert window.complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_single_network_is_a_bar_with_its_spread(browser, small_reports, width):
+    window = Opened(browser, small_reports["single"], width, "dark")
+    page = window.page
+    bar = page.locator(".chart svg path[aria-roledescription=bar]").bounding_box()
+    spread = page.locator(".chart svg .mark-rule.role-mark line").bounding_box()
+    end = bar["x"] + bar["width"]
+    assert spread["x"] < end < spread["x"] + spread["width"]
+    assert bar["width"] > 0.5 * page.locator(".chart").bounding_box()["width"]
+    assert page.locator("dl.names dt").all_inner_texts() == ["SE", "Emp"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert window.complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("window", ["desk", "phone"])
+def test_every_curve_has_its_sentence(window, request):
+    page = request.getfixturevalue(window).page
+    for name in ("fig4", "fig5", "rica", "speech"):
+        curves = page.locator(f"#{name} .key input").evaluate_all("all => all.map(x => x.value)")
+        named = page.locator(f"#{name} dl.names dt").all_inner_texts()
+        assert named == terms(curves)
+        assert all(terms([curve]) for curve in curves)
+        assert page.locator(f"#{name} dl.names").is_visible()
 
 
 @pytest.mark.parametrize("window", ["desk", "phone"])

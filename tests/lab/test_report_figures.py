@@ -261,7 +261,9 @@ class TestCaption:
 
     def test_says_so_only_where_one_is(self):
         narrow = [row for row in wide_rows() if row["seed"] == 0 or row["labels"]["fraction"] < 0.1]
-        linear = [row for row in wide_rows() if row["labels"]["fraction"] == 0.1]
+        linear = [
+            row for row in wide_rows() + wide_rows("LowRank") if row["labels"]["fraction"] == 0.1
+        ]
         for rows in (simple_rows(), narrow, linear):
             for text in self.words(rows):
                 assert self.CUT not in text

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weightcast.serialization import concrete_subclasses, decode, encode, nearest
+from weightcast.serialization import aligned, concrete_subclasses, decode, encode, nearest
 
 
 class Shape(ABC):
@@ -131,3 +131,52 @@ def test_nearest():
 
 def test_concrete_subclasses_leave_out_abstract_ones():
     assert set(concrete_subclasses(Shape)) == {"Square", "Circle"}
+
+
+TABLE = [
+    ("layer", "kind", "learned weights", "share", "multiply-adds"),
+    ("encoder.0", "Linear", "1,000", "5 %", "20"),
+    ("head", "Linear", "10", "100 %", ""),
+]
+
+
+def test_a_table_that_fits_stands_in_one_piece(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert aligned(TABLE, n_names=2).splitlines() == [
+        "layer      kind    learned weights  share  multiply-adds",
+        "encoder.0  Linear            1,000    5 %             20",
+        "head       Linear               10  100 %",
+    ]
+
+
+def test_columns_that_do_not_fit_follow_below_beside_the_names_again(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "42")
+    assert aligned(TABLE, n_names=2, ruled=True).split("\n\n") == [
+        "layer      kind    learned weights  share\n"
+        "-----------------------------------------\n"
+        "encoder.0  Linear            1,000    5 %\n"
+        "-----------------------------------------\n"
+        "head       Linear               10  100 %",
+        "layer      kind    multiply-adds\n"
+        "--------------------------------\n"
+        "encoder.0  Linear             20\n"
+        "--------------------------------\n"
+        "head       Linear",
+    ]
+
+
+def test_long_words_are_wrapped_in_their_column(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    said = "has hooks, which a replaced layer would lose: remove them first"
+    lines = aligned([("layer", "says"), ("encoder", said)], n_names=2).splitlines()
+    assert lines[0] == "layer    says"
+    assert lines[1].startswith("encoder  has hooks,")
+    assert max(map(len, lines)) <= 40
+    assert all(line.startswith(" " * 9) for line in lines[2:])
+    assert " ".join(" ".join(lines[1:]).split()) == f"encoder {said}"
+
+
+def test_a_table_has_80_columns_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    wide = [("name", *(f"number {i}" for i in range(20)))]
+    assert [len(block) <= 80 for block in aligned(wide).split("\n\n")] == [True] * 3

@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from weightcast.inputs.batches import as_batches
+
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _OLD_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # before archives
 
@@ -81,7 +83,7 @@ def load_inputs(source: str | None, allow_import: bool, batch: int) -> list[Any]
         found = _call(source, _import(source, allow_import))
         if not isinstance(found, Iterable):
             raise ValueError(f"{source} returned a {type(found).__name__}: expected batches")
-        return list(found)
+        return as_batches(found)
     tensors = load_tensors(path)
     lengths = {len(tensor) if tensor.dim() else 0 for tensor in tensors.values()}
     if len(lengths) != 1 or lengths == {0}:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from weightcast.inputs.progress import Progress
+
+MAX_BATCHES = 1_000
+"""Batches that are read of inputs without a length, which may be endless."""
+
+MAX_BYTES = 4 * 2**30
+"""Bytes of tensors after which no further batch of such inputs is read."""
 
 
 class InputsError(ValueError):
@@ -25,8 +35,12 @@ def check_finite(rows: Tensor) -> Tensor:
     return rows
 
 
-def as_batches(inputs: Any) -> list[Any]:
+def as_batches(inputs: Any, *, progress: bool = True) -> list[Any]:
     """Example inputs as a list of batches, all in memory; one tensor or mapping is one batch.
+
+    Inputs with a length give as many batches as it says. Without one, as a generator or a loader
+    that draws forever, they are read up to :data:`MAX_BATCHES`, or :data:`MAX_BYTES` of tensors,
+    with a warning where that leaves some out, and with progress on stderr if it takes long.
 
     Raises:
         ValueError: no batch, no example inputs, or one ``(input, target)`` pair outside a list.
@@ -42,10 +56,48 @@ def as_batches(inputs: Any) -> list[Any]:
         raise ValueError(
             f"inputs is {inputs!r}: pass a batch of example inputs, a tensor, or a list of batches"
         )
-    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else list(inputs)
+    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else _read(inputs, progress)
+    if not batches and isinstance(inputs, Iterator):
+        raise ValueError(
+            f"inputs is a {type(inputs).__name__} that gave nothing: it was used up before; pass a "
+            "list or a DataLoader"
+        )
     if not batches:
         raise ValueError("inputs is empty: pass at least one batch of example inputs")
     return batches
+
+
+def _read(inputs: Any, progress: bool) -> list[Any]:
+    """The batches of inputs that are no single batch."""
+    try:
+        length = len(inputs)
+    except (TypeError, NotImplementedError):  # both are in use for what has none
+        return _read_without_length(inputs, progress)
+    return list(islice(inputs, length))
+
+
+def _read_without_length(inputs: Iterable[Any], progress: bool) -> list[Any]:
+    batches, n_bytes = [], 0
+    shown = Progress("reading inputs:", MAX_BATCHES, show=progress)  # in lines: few take long
+    for batch in inputs:
+        if len(batches) == MAX_BATCHES or n_bytes >= MAX_BYTES:
+            _warn_of_rest(len(batches), n_bytes)
+            break
+        batches.append(batch)
+        n_bytes += sum(x.numel() * x.element_size() for x in tensors_in(batch))
+        if len(batches) % 100 == 0:
+            shown.say(f"{len(batches):,} batches of {MAX_BATCHES:,} at most")
+    return batches
+
+
+def _warn_of_rest(n_batches: int, n_bytes: int) -> None:
+    warnings.warn(
+        f"inputs has no length and goes on after {n_batches:,} batches ({n_bytes / 2**20:,.1f} "
+        f"MiB): the rest is left out, for at most {MAX_BATCHES:,} batches or "
+        f"{MAX_BYTES / 2**30:g} GiB of such inputs are read; pass a list to choose yourself, as "
+        "list(itertools.islice(inputs, 50))",
+        stacklevel=6,
+    )
 
 
 def model_input(batch: Any) -> Any:

@@ -57,8 +57,7 @@ in this repository.
 
 ## Use
 
-It is loaded with the package [weightcast](https://pypi.org/project/weightcast/), into the class
-that it was saved from:
+It is loaded with the Python package `weightcast`, into the class that it was saved from:
 
 ```python
 model = {{ model_name }}.from_pretrained("{{ repo_id }}")

@@ -93,9 +93,7 @@ class Ledger:
             table.append(
                 (row.layer, row.kind, *learned, f"{row.static:,}", f"{row.stored:,}", cost)
             )
-        lines = aligned(table, n_names=2).splitlines()
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return aligned(table, n_names=2, ruled=True)
 
 
 def ledger(model: nn.Module, batch: int = 100) -> Ledger:

@@ -78,7 +78,8 @@ def compression_report(
     Args:
         model: the dense network.
         compressed: the same network with predicted layers.
-        inputs: example batches as for ``convert``; None leaves the errors of outputs out.
+        inputs: example batches as for ``convert``, at most 1,000 where they have no length; None
+            leaves the errors of outputs out.
 
     Raises:
         ValueError: no predicted layers, layers that the dense network lacks, or inputs on which a

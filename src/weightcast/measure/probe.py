@@ -64,7 +64,8 @@ def probe(
         dictionaries: by the names that the rows give them, or in a list, or one; None takes a
             kernel and cosines where inputs have coordinates, cosines elsewhere, and with inputs
             their covariance.
-        inputs: example batches as for ``convert``; not for a state dict, which cannot be run.
+        inputs: example batches as for ``convert``, at most 1,000 where they have no length; not for
+            a state dict, which cannot be run.
         layers: names; None takes all layers that can be predicted.
         columns: groups of units, each with atoms of its own, fewer where a layer has fewer units.
         grids: coordinates of linear layers' inputs by layer name, such as ``(28, 28)``.
@@ -95,10 +96,11 @@ def probe(
     named = None if dictionaries is None else _named(dictionaries)
     if inputs is not None and not isinstance(model, nn.Module):
         raise ValueError("inputs need a model to run: a state dict has weights only")
+    batches = None if inputs is None else as_batches(inputs, progress=progress)
     rows: list[ProbeRow] = []
     with Progress("probing", len(sites), show=progress) as shown:
         needs = {"covariance"}.union(*(dictionary.needs for dictionary in (named or {}).values()))
-        for site in _observed(model, sites, inputs, needs, seed):
+        for site in _observed(model, sites, batches, needs, seed):
             tried = candidates(site) if named is None else named
             tried = {FLOOR: RandomGaussian("orthonormal"), **tried, CEILING: SingularVectors()}
             draws, bases = layer_seed(seed, site.name), SharedBases()
@@ -116,13 +118,16 @@ def probe(
 
 
 def _observed(
-    model: Any, sites: Mapping[str, ProbeSite], inputs: Any, needs: set[str], seed: int
+    model: Any,
+    sites: Mapping[str, ProbeSite],
+    batches: list[Any] | None,
+    needs: set[str],
+    seed: int,
 ) -> Iterator[ProbeSite]:
     """The sites, each with statistics and metric of its inputs, which are gathered one by one."""
-    if inputs is None:
+    if batches is None:
         yield from sites.values()
         return
-    batches = as_batches(inputs)
     layers = convertible_layers(model)
     run = layers_run(model, [name for name in sites if not view(layers[name]).blindness], batches)
     for name, site in sites.items():

@@ -54,8 +54,8 @@ def verify(model: nn.Module, inputs: Any) -> tuple[Verified, ...]:
     Args:
         model: with predicted layers. Everything is done to a copy: the model, its gradients and
             modes, and the global random state stay as they are.
-        inputs: example batches as for :func:`convert`; the model may return tensors in tuples,
-            mappings or dataclasses.
+        inputs: example batches as for :func:`convert`, at most 1,000 where they have no length; the
+            model may return tensors in tuples, mappings or dataclasses.
 
     Returns:
         One row per predicted layer.

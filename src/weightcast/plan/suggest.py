@@ -55,17 +55,18 @@ def suggest(
         model: dense.
         fraction: share of each predicted layer's weights that is learned, in (0, 1]; 0.05 where
             neither it nor a budget is given.
-        inputs: example batches as for ``convert``. With them layers come in the order in which the
-            model runs them, the first has the grid of the images it is given, layers without
-            coordinates take the covariance of their inputs, and convolutions of more than 4
-            channels that of their channels times a kernel on space. Without them layers come in the
-            order of registration, and those take DCT atoms and kernels.
+        inputs: example batches as for ``convert``, at most 1,000 where they have no length. With
+            them layers come in the order in which the model runs them, the first has the grid of
+            the images it is given, layers without coordinates take the covariance of their inputs,
+            and convolutions of more than 4 channels that of their channels times a kernel on space.
+            Without them layers come in the order of registration, and those take DCT atoms and
+            kernels.
         columns: groups of units with atoms of their own, fewer where a layer has fewer units.
         budget: numbers that the whole network learns (or stores) at most, what stays dense
             included: a share of all its weights in (0, 1), or a whole number.
         count: ``learned``, or ``stored``: what a saved folder holds, indices and all.
         seed: of draws of atoms, as ``convert`` makes them.
-        progress: whether to show a bar, or lines, while a budget is shared.
+        progress: whether to show a bar, or lines, while inputs are read and a budget is shared.
 
     Returns:
         A plan with one exact name per predicted layer.
@@ -79,7 +80,7 @@ def suggest(
         raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
-    batches = None if inputs is None else as_batches(inputs)
+    batches = None if inputs is None else as_batches(inputs, progress=progress)
     layers, order = _in_order(model, batches)
     image = _image_shape(batches[0]) if batches else ()
     found = {

@@ -59,8 +59,8 @@ def compress(
     Args:
         model: trained, dense; it is left as it is.
         plan: as for ``convert``; ``LowRank`` gets the best U too.
-        inputs: example batches as for ``convert``; some thousand rows more than the widest layer
-            has inputs are enough.
+        inputs: example batches as for ``convert``, at most 1,000 where they have no length;
+            some thousand rows more than the widest layer has inputs are enough.
         selection: ``fitted``: each column takes those atoms of the dictionary's base that explain
             its own units best. ``plan``: those that ``convert`` would draw.
         target: ``dense``: the outputs that the layer has in the dense network. ``compressed``:
@@ -81,7 +81,7 @@ def compress(
     check_values(model)
     settings = _FitSettings(selection, target, ridge, seed)
     rules = plan.resolve(model)
-    batches = None if inputs is None else as_batches(inputs)
+    batches = None if inputs is None else as_batches(inputs, progress=progress)
     every = convertible_layers(model)
     before, walk = _turns(model, {name: every[name] for name in rules}, batches)
     with Progress("compressing", len(rules), show=progress) as shown:

@@ -40,7 +40,9 @@ def convert(
         model: any module; a shared layer is converted once and stays shared.
         plan: a :class:`Plan`, or its rules.
         inputs: example batches for data-driven dictionaries: an iterable of tensors, of
-            ``(input, target)`` pairs, or of mappings of keyword arguments; or one tensor.
+            ``(input, target)`` pairs, or of mappings of keyword arguments; or one tensor. All
+            batches are held in memory. Of an iterable without a length, which may be endless, the
+            first 1,000 batches, or 4 GiB of them, are read, and a warning says if there are more.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
         inplace: change ``model`` itself rather than a deep copy.
         warn_pretrained: warn once, by a :class:`PretrainedWarning`, where weights that look trained

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from weightcast.serialization import aligned
 from weightcast_lab.bench.contenders import PREDICTED
 from weightcast_lab.sweeps.rows import Row
 
@@ -62,7 +64,7 @@ def render(rows: Sequence[Row], markdown: bool = False) -> str:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row["config"][name] for name in _SHARED), []).append(row)
-    draw = _markdown if markdown else _aligned
+    draw = _markdown if markdown else partial(aligned, n_names=3)
     parts = []
     for (layer, batch, device, threads, fused), group in groups.items():
         where = (
@@ -208,14 +210,6 @@ def _metric(row: Row | None, name: str) -> float | None:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
-
-
-def _aligned(table: Table) -> str:
-    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
 
 
 def _markdown(table: Table) -> str:

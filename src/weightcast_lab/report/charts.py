@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 
 from weightcast_lab.report.summary import Summary, spread_note
-from weightcast_lab.report.theme import COLOURS, NEUTRAL, SHAPES, cycle, themed
+from weightcast_lab.report.theme import COLOURS, INK, NEUTRAL, SHAPES, cycle, themed
 
 PHONE = 400
 """Pixels; drawings that are not as wide are a phone's."""
@@ -21,12 +21,16 @@ PHONE = 400
 def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
     """Test error against learned weights, log x: mean, spread and the single runs.
 
+    A single network is a bar.
+
     Args:
         summaries: one per variant.
 
     Returns:
         A Vega-Lite specification as wide as its container.
     """
+    if len(summaries) == 1:
+        return _single(summaries[0])
     names = [summary.variant for summary in summaries]
     scale = {
         "color": alt.Color("variant:N", sort=names, scale=cycle(names, (NEUTRAL, *COLOURS))),
@@ -67,6 +71,32 @@ def error_chart(summaries: Sequence[Summary]) -> dict[str, Any]:
             width="container",
             height=300,
             description="test error against learned weights; the numbers are in the table",
+        )
+    )
+
+
+def _single(summary: Summary) -> dict[str, Any]:
+    """One network's error as a bar from 0, with its spread and its runs."""
+    (point,) = means = _mean_points([summary])
+    end = max(point["high"], *summary.test_errors) or 1.0
+    scale = alt.Scale(domain=[0, 1.15 * end], nice=False)
+    x = {"title": "test error (%)", "scale": scale}
+    y = alt.Y("variant:N", axis=None)  # it is named above the chart
+    mean = alt.Chart(alt.Data(values=means))
+    bar = mean.mark_bar(size=28, color=COLOURS[0], opacity=0.55).encode(
+        x=alt.X("error:Q", **x), y=y, tooltip=[alt.Tooltip("text:N", title="test error (%)")]
+    )
+    spread = mean.mark_rule(strokeWidth=2, color=INK).encode(
+        x=alt.X("low:Q", **x), x2="high:Q", y=y
+    )
+    runs = alt.Chart(alt.Data(values=_run_points([summary])))
+    single = runs.mark_tick(thickness=2, size=18, color=INK).encode(x=alt.X("error:Q", **x), y=y)
+    layers = [bar] if summary.spread is None else [bar, spread, single]
+    return themed(
+        alt.layer(*layers).properties(
+            width="container",
+            height=70,
+            description=f"test error: {point['text']} %; the numbers are in the table",
         )
     )
 

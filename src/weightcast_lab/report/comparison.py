@@ -6,15 +6,27 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from weightcast_lab.report import glossary
 from weightcast_lab.report.entries import Row
 from weightcast_lab.report.summary import HEADINGS, Summary, spread_note
 
-READING = (
-    "<p>Each symbol is the mean over one network's runs, the upright line one standard "
-    "deviation to either side, each dash a single run. Further left, fewer weights are "
-    "learned; further down, fewer images are mistaken. The axis of errors does not start at "
-    "zero.</p>"
-)
+
+def reading(summaries: Sequence[Summary]) -> str:
+    """What the chart shows."""
+    if len(summaries) == 1:
+        runs = len(summaries[0].test_errors)
+        if runs == 1:
+            return "<p>The bar is the test error of a single run, so no spread is known.</p>"
+        return (
+            f"<p>The bar is the mean test error over {runs} runs, the line across its end one "
+            "standard deviation to either side, each dash a single run.</p>"
+        )
+    return (
+        "<p>Each symbol is the mean over one network's runs, the upright line one standard "
+        "deviation to either side, each dash a single run. Further left, fewer weights are "
+        "learned; further down, fewer examples are mistaken. The axis of errors does not start at "
+        "zero.</p>"
+    )
 
 
 def table(summaries: Sequence[Summary]) -> str:
@@ -50,10 +62,12 @@ def precision(rows: Sequence[Row], summaries: Sequence[Summary]) -> str:
 
 
 def descriptions(summaries: Iterable[Summary]) -> str:
-    """What each network is, where the rows say so."""
+    """What each network is, where the rows say so; else what its name is made of."""
+    summaries = list(summaries)
     items = "\n".join(
         f"<dt>{escape(summary.variant)}</dt><dd>{escape(summary.description)}</dd>"
         for summary in summaries
         if summary.description
     )
-    return f"<dl>\n{items}\n</dl>" if items else ""
+    named = glossary.sentences(s.variant for s in summaries if not s.description)
+    return (f"<dl>\n{items}\n</dl>" if items else "") + named

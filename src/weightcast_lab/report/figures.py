@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from weightcast_lab.report import predictability
 from weightcast_lab.report.entries import entry, number
 from weightcast_lab.report.pictures import check_figure
 from weightcast_lab.report.results import BENCHMARKS, Result
@@ -113,11 +114,19 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Predictability:
-    """How well each layer's weights are predicted; arguments as of :class:`Comparison`."""
+    """How well each layer's weights are predicted, or its outputs kept.
+
+    Args:
+        name: as of :class:`LinesFigure`.
+        title: plain text.
+        results: of one network.
+        measured: ``r2``, of the weights, or ``output_r2``.
+    """
 
     name: str
     title: str
     results: tuple[Result, ...]
+    measured: predictability.Measured
 
 
 Figure = LinesFigure | Comparison | Benchmark | Predictability
@@ -141,7 +150,12 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
     names: set[str] = set()
     figures = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1:])):
-        figures.append(_make(key, _new_name(key[1:], names), groups[key]))
+        found = groups[key]
+        if key[0] == "predictability" and predictability.has_outputs(found):
+            figures.append(
+                _probed(key, _new_name((*key[1:], "outputs"), names), found, "output_r2")
+            )
+        figures.append(_make(key, _new_name(key[1:], names), found))
     return figures
 
 
@@ -172,8 +186,7 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
     if kind == "comparison":
         return Comparison(name, f"{experiment.capitalize()}: {rest[0]}", tuple(results))
     if kind == "predictability":
-        title = f"How predictable each layer is: {rest[0]}"
-        return Predictability(name, title, tuple(results))
+        return _probed(key, name, results, "r2")
     title = TITLES.get(experiment, f"{experiment}: ever fewer weights learned")
     if kind == "filters":
         lines = make_lines(_known_samples(results))
@@ -182,11 +195,29 @@ def _make(key: tuple[str, ...], name: str, results: Sequence[Result]) -> Figure:
         return LinesFigure(
             name, title, tuple(lines), metrics, SHARE_KNOWN, "network", _filters(results)
         )
-    lines = make_lines(samples(results))
+    found = samples(results)
+    if _is_one_mean(results):
+        dataset = str(entry(results[0].row, results[0].where, "dataset"))
+        return Comparison(name, f"{title}: {dataset}", tuple(results))
+    lines = make_lines(found)
     metrics = [_metric(name) for name in _metrics(lines)]
     if experiment in LOSS_FIRST:
         metrics.sort(key=lambda metric: metric.name != "test_loss")
     return LinesFigure(name, title, tuple(lines), tuple(metrics), SHARE_LEARNED)
+
+
+def _probed(
+    key: tuple[str, ...], name: str, results: Sequence[Result], measured: predictability.Measured
+) -> Predictability:
+    title = f"{predictability.TITLES[measured]}: {key[2]}"
+    return Predictability(name, title, tuple(results), measured)
+
+
+def _is_one_mean(results: Sequence[Result]) -> bool:
+    """Whether labelled rows are one network's, which is no line yet, and can be compared."""
+    return len({result.family for result in results}) == 1 and all(
+        "train_seconds" in entry(result.row, result.where, "metrics") for result in results
+    )
 
 
 def _metric(name: str) -> ShownMetric:

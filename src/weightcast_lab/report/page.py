@@ -56,7 +56,7 @@ def render_page(rows: Sequence[Row], figure1: dict[str, Any] | None = None) -> s
         comparison.precision(rows, summaries),
         comparison.descriptions(summaries),
         "<h2>Test error against learned weights</h2>",
-        comparison.READING,
+        comparison.reading(summaries),
         '<div class="chart" id="error-chart" role="img" '
         'aria-label="Test error against learned weights; the numbers are in the table"></div>',
         *([] if figure1 is None else _figure1(figure1)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from weightcast_lab.report import comparison, pictures, predictability
+from weightcast_lab.report import comparison, glossary, pictures, predictability
 from weightcast_lab.report.captions import caption
 from weightcast_lab.report.charts import error_chart
 from weightcast_lab.report.figures import (
@@ -61,7 +61,10 @@ def chart(figure: Figure) -> dict[str, Any] | None:
     if isinstance(figure, Comparison):
         return {"specs": {"test_error": error_chart(_summaries(figure))}, "groups": []}
     if isinstance(figure, Predictability):
-        return {"specs": {"r2": predictability.chart(figure.results)}, "groups": []}
+        return {
+            "specs": {"r2": predictability.chart(figure.results, figure.measured)},
+            "groups": [],
+        }
     looks = styles(figure.lines)
     names = list(figure.settings)
     return {
@@ -86,21 +89,26 @@ def _summaries(figure: Comparison) -> list[Any]:
 def _comparison(figure: Comparison) -> list[str]:
     summaries = _summaries(figure)
     return [
-        comparison.READING,
-        _drawing(figure.name, "Test error against learned weights"),
         comparison.table(summaries),
         comparison.precision([result.row for result in figure.results], summaries),
+        comparison.reading(summaries),
+        _drawing(figure.name, "Test error against learned weights"),
         comparison.descriptions(summaries),
     ]
 
 
 def _predictability(figure: Predictability) -> list[str]:
-    head, body = predictability.table(figure.results)
-    caption = "Variance of the weights that is predicted, in per cent, by share of known weights."
+    measured = figure.measured
+    head, body = predictability.table(figure.results, measured)
+    axis = predictability.AXES[measured]
+    table = _table(head, body, f"{axis}, by share of known weights.", settings=["known"])
     return [
-        f"<p>{escape(predictability.READING)}</p>",
-        _drawing(figure.name, "Variance predicted, by layer and dictionary"),
-        _boxed(figure.title, _table(head, body, caption, settings=["known"])),
+        f"<p>{escape(predictability.READING[measured])}</p>",
+        f"<p>{escape(predictability.summary(figure.results, measured))}</p>",
+        f'<p class="soft">{escape(predictability.SYMBOLS)}</p>',
+        _drawing(figure.name, f"{axis}, by layer and dictionary"),
+        _boxed(figure.title, table),
+        glossary.sentences(head[2:]),
     ]
 
 
@@ -110,7 +118,8 @@ def _benchmark(figure: Benchmark) -> list[str]:
         "Time of one training step over the dense network's, measured side by side: median and "
         "range over n repetitions; below 1 is faster than dense."
     )
-    return [_boxed(figure.title, _table(head, body, caption, settings=["measured with"]))]
+    table = _boxed(figure.title, _table(head, body, caption, settings=["measured with"]))
+    return [table, glossary.sentences(line[0] for line in body)]
 
 
 def _lines(figure: LinesFigure) -> list[str]:
@@ -123,6 +132,7 @@ def _lines(figure: LinesFigure) -> list[str]:
         _drawing(figure.name, f"{kind} against share of weights, one line per {figure.unit}"),
         f'<p class="soft">{escape(_caption(figure))}</p>',
         *(_lines_table(figure, metric) for metric in figure.metrics),
+        glossary.sentences(looks if figure.unit == "curve" else ()),  # networks tell below
         *_filter_parts(figure),
     ]
 

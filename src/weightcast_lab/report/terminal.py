@@ -99,7 +99,7 @@ def _section(figure: Figure) -> list[str]:
         head, body = benchmark_table(figure.results)
         return [figure.title, aligned([head, *body], n_names=2)]
     if isinstance(figure, Predictability):
-        head, body = predictability.table(figure.results)
+        head, body = predictability.table(figure.results, figure.measured)
         return [figure.title, aligned([head, *body], n_names=2)]
     n_names = 1 + len(figure.settings)
     blocks = []

@@ -78,7 +78,7 @@ def render_report(
         f"<h1>{escape(title)}</h1>",
         "<p>Of a predicted layer's weights only a few are learned; a fixed dictionary, chosen "
         f'before training, gives the rest (<a href="{PAPER}">Denil et al. 2013</a>). Every number '
-        f"below is drawn from {len(results):,} result rows.</p>",
+        f"below is drawn from {len(results):,} result row{'s' * (len(results) != 1)}.</p>",
         f'<nav aria-label="Figures"><ul>{links}</ul></nav>' if len(figures) > 1 else "",
         *map(section, figures),
         footer([result.row for result in results]),

@@ -157,7 +157,7 @@ def test_what_an_expression_meets_is_left_dense_with_its_reason(name):
         assert [row.layer for row in explained.predicted] == ["good"]
         (row,) = (row for row in explained.dense if row.layer.startswith("bad"))
         assert re.search(REFUSED[name][1], row.reason), row.reason
-        assert row.reason in str(explained)
+        assert row.reason in " ".join(str(explained).split())  # wrapped where it is long
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -92,7 +92,8 @@ def pretrain(
     Args:
         model: with predicted layers.
         inputs: example inputs: one tensor, or an iterable of tensors, of ``(input, target)`` pairs
-            or of mappings of keyword arguments. They are moved to the model's device.
+            or of mappings of keyword arguments; at most 1,000 of them where they have no length, as
+            for ``convert``. They are moved to the model's device.
         epochs: passes over each layer's rows.
         batch_size: rows per step.
         learning_rate: Adam's for a dense layer's weights; V's follows from it, so that different
@@ -120,7 +121,7 @@ def pretrain(
     References: Denil et al. 2013, section 4; Bengio et al. 2007.
     """
     settings = PretrainSettings(epochs, batch_size, learning_rate, loss, seed, max_rows)
-    batches = _Inputs(inputs, model)
+    batches = _Inputs(inputs, model, progress)
     chosen = layers_in_order(model, layers, batches)
     activations = find_activations(model, chosen, activation)
     states = None
@@ -224,10 +225,10 @@ class _Job:
 class _Inputs:
     """The batches, again and again, moved to the model's device one at a time."""
 
-    def __init__(self, inputs: Any, model: nn.Module) -> None:
+    def __init__(self, inputs: Any, model: nn.Module, progress: bool) -> None:
         if isinstance(inputs, Tensor):
             inputs = list(inputs.split(EXAMPLES_PER_PASS)) if len(inputs) else []
-        self.batches = as_batches(inputs)
+        self.batches = as_batches(inputs, progress=progress)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def __iter__(self) -> Iterator[Any]:
