@@ -6,7 +6,9 @@ Williams, *Gaussian Processes for Machine Learning*, chapter 4.
 
 from __future__ import annotations
 
+import importlib
 import math
+import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,7 +39,7 @@ class CoordinateKernel(ABC):
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
-else:  # scikit-learn takes longer to import than torch; files name its kernels by a class of ours
+else:  # files name its kernels by a class of ours
     SklearnKernel = CoordinateKernel
 
 
@@ -172,9 +174,7 @@ def as_kernel(kernel: CoordinateKernel | SklearnKernel) -> CoordinateKernel:
     """
     if isinstance(kernel, CoordinateKernel):
         return kernel
-    from sklearn.gaussian_process.kernels import Kernel
-
-    if isinstance(kernel, Kernel):
+    if isinstance(kernel, sklearn_module("gaussian_process.kernels").Kernel):
         return ScikitLearnKernel(kernel)
     raise ValueError(
         f"a kernel is one of weightcast.kernels or sklearn.gaussian_process.kernels, got {kernel!r}"
@@ -191,8 +191,20 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def sklearn_module(name: str) -> Any:
+    """A module of scikit-learn, imported where it is used: it takes longer to import than torch.
+
+    What it imports draws from Python's random numbers, which stay as they were.
+    """
+    state = random.getstate()
+    try:
+        return importlib.import_module(f"sklearn.{name}")
+    finally:
+        random.setstate(state)
+
+
 def _sklearn_to_data(kernel: SklearnKernel) -> dict[str, Any]:
-    from sklearn.gaussian_process.kernels import Kernel
+    Kernel = sklearn_module("gaussian_process.kernels").Kernel
 
     def plain(value: Any) -> Any:
         if isinstance(value, Kernel):
@@ -205,8 +217,7 @@ def _sklearn_to_data(kernel: SklearnKernel) -> dict[str, Any]:
 
 def _n_kernels(kernel: Any) -> int:
     """Kernels of scikit-learn in one: itself, and those it is a sum, product or power of."""
-    from sklearn.gaussian_process.kernels import Kernel
-
+    Kernel = sklearn_module("gaussian_process.kernels").Kernel
     count, left = 0, [kernel]
     while left:
         parts = left.pop().get_params(deep=False).values()
@@ -216,8 +227,7 @@ def _n_kernels(kernel: Any) -> int:
 
 
 def _sklearn_from_data(data: Any, where: str) -> SklearnKernel:
-    from sklearn.gaussian_process import kernels as sklearn_kernels
-
+    sklearn_kernels = sklearn_module("gaussian_process.kernels")
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise ValueError(
             f"{where}: {data!r:.40} is no kernel of scikit-learn: write its class and parameters "

@@ -21,6 +21,7 @@ from weightcast.dictionaries.mixing import orthonormal_mixing
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import deal_leading, deal_random
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
+from weightcast.kernels import sklearn_module
 
 
 class _Features(Dictionary):
@@ -111,8 +112,6 @@ class KMeans(_Features):
             raise ValueError(f"whitening is {self.whitening}: it must be positive and finite")
 
     def _features(self, site: Site) -> Tensor:
-        from sklearn import cluster
-
         sample = site.require(self, "sample")
         n_features = self.n_features or site.n_visible
         if len(sample) < n_features:
@@ -124,7 +123,7 @@ class KMeans(_Features):
         zca = vectors @ torch.diag((variances + self.whitening).rsqrt()) @ vectors.t()
         seed = int(torch.randint(2**31, (1,), generator=site.generator))
         options: dict[str, Any] = {"n_init": 1, "max_iter": 50, "random_state": seed}
-        model = cluster.KMeans(n_features, **options)
+        model = sklearn_module("cluster").KMeans(n_features, **options)
         model.fit(((sample - sample.mean(dim=0)) @ zca).numpy())
         return torch.from_numpy(model.cluster_centers_) @ zca
 

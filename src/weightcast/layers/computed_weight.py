@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ _HARMLESS = {"requires_grad_", "share_memory_"}  # they change no values
 class _Kin(type(Tensor)):
     """torch.testing compares tensors where one's class is the other's: here all tensors are."""
 
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, Tensor)
 
 
@@ -45,20 +45,20 @@ class ComputedWeight(Tensor, metaclass=_Kin):
     @classmethod
     def __torch_function__(
         cls,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         """Run the operation, or refuse it by a ``ValueError`` if it writes into one of these."""
         kwargs = kwargs or {}
         if any(_is_guarded(target) for target in _written(func, args, kwargs)):
             raise ValueError(READ_ONLY)
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-            source: Any = args[0] if args else None
-            plain = type(result) is Tensor and _is_guarded(source)
-            if plain and _address(result) == _address(source):  # a view, or .data
+            # A view has the memory of what it is of, and so has .data.
+            memory = [_address(tensor) for tensor in args[:1] if _is_guarded(tensor)]
+            if memory and type(result) is Tensor and _address(result) == memory[0]:
                 return result.as_subclass(cls)
         return result
 
@@ -72,11 +72,13 @@ def guarded(W: Tensor) -> Tensor:
     return W.as_subclass(ComputedWeight)
 
 
-def _is_guarded(value: Any) -> bool:
+def _is_guarded(value: object) -> TypeGuard[Tensor]:
     return type(value) is ComputedWeight and not isinstance(value, torch.nn.Parameter)
 
 
-def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+def _written(
+    func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+) -> list[object]:
     """The tensors that a call of torch writes into."""
     name, targets = getattr(func, "__name__", ""), [kwargs.get("out")]
     if name == "__set__":  # of an attribute

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from weightcast.dictionaries import Atoms
+from weightcast.dictionaries.atoms import DERIVED
 from weightcast.dictionaries.constants import named_constants
 
 
@@ -33,7 +34,8 @@ def broadcast_constants(model: nn.Module, source: int = 0, group: Any = None) ->
             "there is no process group: call torch.distributed.init_process_group first, in a "
             "script that torchrun starts"
         )
-    constants = dict(named_constants(model, persistent=True))  # the others follow from these
+    held = named_constants(model)
+    constants = {name: c for name, c in held if name.rpartition(".")[2] not in DERIVED}
     sent = {name: constant.clone() for name, constant in constants.items()}
     mine = {name: (tuple(c.shape), str(c.dtype)) for name, c in sent.items()}
     everyone: list[Any] = [None] * torch.distributed.get_world_size(group)

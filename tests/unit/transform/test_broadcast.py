@@ -43,17 +43,16 @@ def test_without_a_process_group_it_says_what_to_call():
 def test_what_is_sent_replaces_constants_and_what_follows_from_them(monkeypatch):
     mine, theirs = model(0), model(1)
     V, x = mine[0].V.detach().clone(), torch.randn(5, 6)
-    sent = [t.clone() for t in theirs[0].atoms.state_dict().values()]
+    sent = {name: tensor.clone() for name, tensor in named(theirs)}
     assert not torch.equal(mine[0].atoms.indices, theirs[0].atoms.indices)
     # As if another process had sent its own, in the order of the names.
     monkeypatch.setattr(
         torch.distributed, "broadcast", lambda tensor, source, group: tensor.copy_(match(tensor))
     )
-    names = list(mine[0].atoms.state_dict())
     order = iter(name for name, _ in named(mine))
 
     def match(tensor: torch.Tensor) -> torch.Tensor:
-        found = sent[names.index(next(order))]
+        found = sent[next(order)]
         assert found.shape == tensor.shape
         return found
 
@@ -64,10 +63,10 @@ def test_what_is_sent_replaces_constants_and_what_follows_from_them(monkeypatch)
 
 
 def named(network: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """The saved constants of the first layer's atoms, in the order in which they are sent."""
+    """The constants of the first layer's atoms, in the order in which they are sent."""
     from weightcast.dictionaries.constants import named_constants
 
-    found = named_constants(network, persistent=True)
+    found = ((n, t) for n, t in named_constants(network) if not n.endswith("stacked"))
     return [(name.removeprefix("0.atoms."), tensor) for name, tensor in found]
 
 
