@@ -75,7 +75,7 @@ WIDE = """() => {
 QUESTIONS = {
     "which dictionary for my layer": (["Choosing: dictionary"], "Which dictionary"),
     "which learning rate": (["Choosing: rate"], "Which rate"),
-    "a pretrained network": (["What to do with it"], "Fine-tune, learning few weights"),
+    "a pretrained network": (["What to do with it"], "to fine-tune, learning few weights"),
     "what a function takes": (["API reference", "compress"], "weightcast.compress"),
     "Hugging Face and its Trainer": (["Hugging Face"], "With its Trainer"),
     "saving and sharing": (["Save and share"], "push_to_hub"),
