@@ -11,10 +11,11 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.installed-demo
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
+FOR_DOCS := $(VENV)/.docs
 CONSTRAINTS := constraints/py311.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow dist-test lint format bench evidence clean
+.PHONY: help install demo test test-slow dist-test docs lint format bench evidence clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,15 @@ test-slow: $(INSTALLED) ## run those marked slow: sweeps that are killed, a Ray 
 dist-test: ## build sdist and wheel, and try them in empty environments of Python 3.11 to 3.13
 	$(PYTHON) tests/release/distribution.py $(ARGS)
 
+# What the site needs beyond the tests' packages, once.
+$(FOR_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
+
+docs: $(FOR_DOCS) ## build the documentation site, its gallery executed: build/site/index.html
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m sphinx -W --keep-going -d build/doctrees $(ARGS) docs build/site
+
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 lint: $(INSTALLED) ## check style, types and the order of imports
 	$(BIN)/ruff check .
@@ -78,5 +88,6 @@ evidence: $(INSTALLED) ## long runs in idle time: MINUTES=60 DATA=...; ARGS=--li
 
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) weightcast-demo build dist
+	rm -rf docs/gallery docs/sg_execution_times.rst
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -65,7 +65,7 @@ class _Stationary(CoordinateKernel):
 
 @dataclass(frozen=True)
 class SquaredExponential(_Stationary):
-    """exp(-|a - b|^2 / (2 length_scale^2)): smooth filters, the paper's SE kernel.
+    """``exp(-|a - b|^2 / (2 length_scale^2))``: smooth filters, the paper's SE kernel.
 
     Args:
         length_scale: in grid cells, positive; the paper uses 1 on MNIST, the authors' code 2.
@@ -81,7 +81,7 @@ class SquaredExponential(_Stationary):
 
 @dataclass(frozen=True)
 class Exponential(_Stationary):
-    """exp(-|a - b| / length_scale), with the Euclidean distance: rough filters.
+    """``exp(-|a - b| / length_scale)``, with the Euclidean distance: rough filters.
 
     Args:
         length_scale: in grid cells, positive.
@@ -96,8 +96,9 @@ class Exponential(_Stationary):
 
 @dataclass(frozen=True)
 class Matern(_Stationary):
-    """(1 + t) exp(-t) for nu = 1.5, (1 + t + t^2/3) exp(-t) for nu = 2.5; t = sqrt(2 nu) |a-b| / l.
+    """(1 + t) exp(-t) for nu = 1.5, (1 + t + t^2/3) exp(-t) for nu = 2.5.
 
+    ``t = sqrt(2 nu) |a - b| / length_scale``.
     Between the exponential (nu = 1/2) and the squared exponential (nu to infinity).
 
     Args:
@@ -182,7 +183,7 @@ def as_kernel(kernel: CoordinateKernel | SklearnKernel) -> CoordinateKernel:
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|, Euclidean, exactly zero at equal coordinates: (n_a, n_b).
+    """``|a_i - b_j|``, Euclidean, exactly zero at equal coordinates: (n_a, n_b).
 
     Args:
         a: (n_a, n_axes) coordinates.

@@ -114,8 +114,8 @@ class PredictedWeight(nn.Module):
                 minimises the error of the weights.
 
         Returns:
-            The share of W's sum of squares that is left unexplained, |W - U V|^2 / |W|^2, in this
-            metric.
+            The share of W's sum of squares that is left unexplained,
+            ``|W - U V|^2 / |W|^2``, in this metric.
 
         Raises:
             ValueError: W of another shape, or with NaN or infinite entries.

@@ -29,9 +29,10 @@ class CompressionRow:
         dense: parameters of the dense layer.
         learned: parameters of the compressed one.
         stored: numbers that a saved folder holds: with indices, and bases that cannot be rebuilt.
-        weight_error: |W - U V|^2 / |W|^2.
+        weight_error: ``|W - U V|^2 / |W|^2``.
         output_error: of the layer's output y in the compressed network beside y~ in the dense one,
-            |y - y~|^2 / |y~ - mean of each unit|^2; None without inputs, or where y~ does not vary.
+            ``|y - y~|^2 / |y~ - mean of each unit|^2``; None without inputs, or where y~ does not
+            vary.
     """
 
     layer: str

@@ -48,7 +48,7 @@ def probe(
     the known weights. Any other dictionary is given the projection of the filter on n_atoms atoms:
     V is fitted to all weights, and n_atoms numbers of each filter are known all the same. Then
 
-        r2 = 1 - |W - U V|^2 / |W - mean of each filter|^2
+    ``r2 = 1 - |W - U V|^2 / |W - mean of each filter|^2``
 
     over all weights, the known ones too. The ``floor`` is what a projection on as many random
     orthonormal atoms gives, about the fraction itself; the ``ceiling`` is the best that as many

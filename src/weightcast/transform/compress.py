@@ -49,7 +49,7 @@ def compress(
     inputs x in the network whose lower layers are compressed already (layers whose inputs cannot be
     seen, such as embeddings, and what is tied to them are fitted to W before all others),
 
-        min_V |x U V + b' - (x~ W + b)|^2
+    ``min_V |x U V + b' - (x~ W + b)|^2``
 
     where x~ are its inputs in the dense network, so that a layer corrects what those below have
     lost, and the bias b', where the layer has one, takes up the mean. Only second moments of x are
