@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import weightcast as wc
 from weightcast.dictionaries import Base, DenseBase, IdentityBase
 
 ROWS = torch.arange(12.0, dtype=torch.float64).view(4, 3)
@@ -76,3 +77,64 @@ def test_the_identity_tells_its_dtype_though_it_holds_no_number():
     base = IdentityBase(3).half()
     assert base.rows(torch.tensor([1])).dtype == torch.float16
     assert base.entries(torch.tensor([0, 1]), torch.tensor([1, 1])).tolist() == [0, 1]
+
+
+def dct(n=6, dtype=torch.float32):
+    return wc.PredictedLinear(n, 4, rule=wc.Rule(wc.dictionaries.DCT(), 0.5), dtype=dtype)
+
+
+def test_a_base_that_follows_from_a_rule_is_in_no_state_dict_and_comes_back():
+    layer, x = dct(), torch.randn(3, 6)
+    assert set(layer.state_dict()) == {"V", "bias", "atoms.indices"}
+    y, state = layer(x), layer.state_dict()
+    with torch.device("meta"):
+        empty = dct()
+    assert empty.atoms.base.is_hollow
+    empty = empty.to_empty(device="cpu")
+    assert empty.atoms.base.is_hollow
+    empty.load_state_dict(state)
+    assert not empty.atoms.base.is_hollow
+    assert torch.equal(empty(x), y)
+    with torch.device("meta"):
+        assigned = dct()
+    assigned.load_state_dict(state, assign=True)
+    assert torch.equal(assigned(x), y)
+
+
+def test_to_empty_of_real_memory_keeps_what_no_file_would_bring():
+    layer = dct()
+    before = layer.atoms.base.factor(0).clone()
+    assert torch.equal(layer.to_empty(device="cpu").atoms.base.factor(0), before)
+
+
+def test_half_precision_comes_back_bit_equal_after_meta():
+    layer = dct(dtype=torch.bfloat16)
+    with torch.device("meta"):
+        other = dct(dtype=torch.bfloat16)
+    other = other.to_empty(device="cpu")
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.atoms.base.factor(0), layer.atoms.base.factor(0))
+    assert torch.equal(dct().bfloat16().atoms.base.factor(0), layer.atoms.base.factor(0))
+
+
+def test_state_dicts_of_earlier_versions_load_and_those_of_other_rules_do_not():
+    layer = dct()
+    base = "atoms.base.factor_0"
+    old = layer.state_dict() | {base: layer.atoms.base.factor(0).clone()}
+    other = dct()
+    other.load_state_dict(old)
+    other.load_state_dict(old | {base: old[base].bfloat16()})
+    assert torch.equal(other.atoms.base.factor(0), layer.atoms.base.factor(0))
+    with pytest.raises(RuntimeError, match=r"atoms\.base\.factor_0 is of another rule"):
+        other.load_state_dict(old | {base: old[base].flip(0)})
+    with pytest.raises(RuntimeError, match="is of another rule"):
+        other.load_state_dict(old | {base: torch.zeros(2, 2)})
+
+
+def test_accelerate_asks_constants_by_name():
+    atoms = dct().atoms
+    assert "indices" in atoms._buffers
+    assert list(atoms._buffers) == []
+    atoms._buffers["indices"] = atoms.indices.clone()
+    assert "indices" in atoms.state_dict()
+    assert all(getattr(atoms, name) is not None for name in atoms._non_persistent_buffers_set)
