@@ -6,10 +6,11 @@ Williams, *Gaussian Processes for Machine Learning*, chapter 4.
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -175,7 +176,9 @@ def as_kernel(kernel: CoordinateKernel | SklearnKernel) -> CoordinateKernel:
     """
     if isinstance(kernel, CoordinateKernel):
         return kernel
-    if isinstance(kernel, sklearn_module("gaussian_process.kernels").Kernel):
+    with importing_sklearn():
+        from sklearn.gaussian_process.kernels import Kernel
+    if isinstance(kernel, Kernel):
         return ScikitLearnKernel(kernel)
     raise ValueError(
         f"a kernel is one of weightcast.kernels or sklearn.gaussian_process.kernels, got {kernel!r}"
@@ -192,20 +195,22 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def sklearn_module(name: str) -> Any:
-    """A module of scikit-learn, imported where it is used: it takes longer to import than torch.
+@contextmanager
+def importing_sklearn() -> Iterator[None]:
+    """Within, scikit-learn is imported: where it is used, as it takes longer to import than torch.
 
     What it imports draws from Python's random numbers, which stay as they were.
     """
     state = random.getstate()
     try:
-        return importlib.import_module(f"sklearn.{name}")
+        yield
     finally:
         random.setstate(state)
 
 
 def _sklearn_to_data(kernel: SklearnKernel) -> dict[str, Any]:
-    Kernel = sklearn_module("gaussian_process.kernels").Kernel
+    with importing_sklearn():
+        from sklearn.gaussian_process.kernels import Kernel
 
     def plain(value: Any) -> Any:
         if isinstance(value, Kernel):
@@ -218,7 +223,8 @@ def _sklearn_to_data(kernel: SklearnKernel) -> dict[str, Any]:
 
 def _n_kernels(kernel: Any) -> int:
     """Kernels of scikit-learn in one: itself, and those it is a sum, product or power of."""
-    Kernel = sklearn_module("gaussian_process.kernels").Kernel
+    with importing_sklearn():
+        from sklearn.gaussian_process.kernels import Kernel
     count, left = 0, [kernel]
     while left:
         parts = left.pop().get_params(deep=False).values()
@@ -228,7 +234,8 @@ def _n_kernels(kernel: Any) -> int:
 
 
 def _sklearn_from_data(data: Any, where: str) -> SklearnKernel:
-    sklearn_kernels = sklearn_module("gaussian_process.kernels")
+    with importing_sklearn():
+        from sklearn.gaussian_process import kernels as sklearn_kernels
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise ValueError(
             f"{where}: {data!r:.40} is no kernel of scikit-learn: write its class and parameters "

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.gaussian_process.kernels import RBF
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -92,7 +93,7 @@ def test_a_kernel_of_many_kernels_counts_each():
     assert three.n_evaluations == 4 * 7
 
 
-_RBF = k.sklearn_kernels.RBF(1.0)
+_RBF = RBF(1.0)
 
 
 @pytest.mark.parametrize("dictionary", [d.Kernel(), d.LocalKernel()], ids=["kernel", "local"])

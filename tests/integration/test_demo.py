@@ -1,6 +1,7 @@
 """The demo: what it compares, figure 1 against scikit-learn, and the command from end to end."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,7 @@ class TestCommand:
             capture_output=True,
             text=True,
             timeout=250,
+            env={**os.environ, "COLUMNS": "200"},  # or the table would fold
         )
         assert run.returncode == 0, run.stderr
         table = run.stdout.splitlines()

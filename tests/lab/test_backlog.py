@@ -50,7 +50,7 @@ def test_choices_come_first_and_the_best_rate_runs_with_every_seed(finished, tmp
     backlog = open_copy(finished, tmp_path)
     choices = {
         row["labels"]["learning_rate"]: row["metrics"]
-        for row in read_rows(tmp_path / "results" / "evidence_choices.jsonl")
+        for row in read_rows(tmp_path / "results" / "evidence_choices.ndjson")
     }
     errors = {rate: metrics["validation_error"] for rate, metrics in choices.items()}
     assert errors.keys() == set(RATES)

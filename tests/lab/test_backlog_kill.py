@@ -25,7 +25,7 @@ from tests.lab.backlogs import run
 finished = run(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), epochs={EPOCHS})
 print("finished" if finished else "out of time", flush=True)
 """
-FILES = ("evidence_choices.jsonl", "pair.jsonl", "dense.jsonl")
+FILES = ("evidence_choices.ndjson", "pair.jsonl", "dense.jsonl")
 N_TRIALS = 6
 
 

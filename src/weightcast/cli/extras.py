@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions, requires
 from itertools import pairwise
 from pathlib import Path
 
-_JOINT = ("all", "demo", "dev", "lab")  # extras that are made of others
+_JOINT = ("all", "demo", "dev", "docs", "lab")  # extras that are made of others
 _OURS = "weightcast"  # our modules begin with it
 
 

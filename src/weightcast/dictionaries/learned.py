@@ -21,7 +21,7 @@ from weightcast.dictionaries.mixing import orthonormal_mixing
 from weightcast.dictionaries.operators import DenseBase
 from weightcast.dictionaries.selection import deal_leading, deal_random
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
-from weightcast.kernels import sklearn_module
+from weightcast.kernels import importing_sklearn
 
 
 class _Features(Dictionary):
@@ -123,7 +123,9 @@ class KMeans(_Features):
         zca = vectors @ torch.diag((variances + self.whitening).rsqrt()) @ vectors.t()
         seed = int(torch.randint(2**31, (1,), generator=site.generator))
         options: dict[str, Any] = {"n_init": 1, "max_iter": 50, "random_state": seed}
-        model = sklearn_module("cluster").KMeans(n_features, **options)
+        with importing_sklearn():
+            from sklearn import cluster
+        model = cluster.KMeans(n_features, **options)
         model.fit(((sample - sample.mean(dim=0)) @ zca).numpy())
         return torch.from_numpy(model.cluster_centers_) @ zca
 

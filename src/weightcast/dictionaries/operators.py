@@ -42,7 +42,7 @@ class Base(Constants, ABC):
         return known and any(c.numel() and (self._hollow or c.is_meta) for c in own)
 
     def follow(self, recipe: Callable[[], Any]) -> None:
-        """Leave the tensors out of state dicts: ``recipe`` makes :class:`Atoms` of such a base."""
+        """Leave the tensors out of state dicts: ``recipe`` makes atoms of such a base."""
         self._recipe = recipe
         self._non_persistent_buffers_set.update(self._constants)
 

@@ -28,7 +28,7 @@ from weightcast_lab.sweeps.rows import read_rows
 from weightcast_lab.sweeps.standing import State
 from weightcast_lab.sweeps.trial import Place, Trial
 
-CHOICES = "evidence_choices.jsonl"
+CHOICES = "evidence_choices.ndjson"  # no .jsonl: pages are drawn from those, by test errors
 """The file of all rows that chose: they have no test error."""
 
 CLAIM, LOCK, CHECKPOINTS = "claim", "rows.lock", "checkpoints"

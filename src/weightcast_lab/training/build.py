@@ -99,4 +99,6 @@ def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn
     chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
     # A list: a tuple of two could be an input and its target.
     inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
-    return convert(model, Plan.from_dict(config.plan), inputs=inputs, seed=config.seed)
+    plan = Plan.from_dict(config.plan)
+    # Where the network was trained before, for its directions, V is to be drawn anew.
+    return convert(model, plan, inputs=inputs, seed=config.seed, warn_pretrained=False)
