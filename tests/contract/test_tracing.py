@@ -22,6 +22,8 @@ from weightcast.layers import predicted_layers, view
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not:UserWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning"),  # recurrent layers' list
+    # A split module lends its weights for the time of a call, and takes them back.
+    pytest.mark.filterwarnings("ignore:While compiling, we found certain side:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning"),
     pytest.mark.filterwarnings("ignore:# The axis name. batch will not:UserWarning"),

@@ -90,10 +90,8 @@ def with_buffers(model):
     """The same network, its dictionaries registered as plain buffers: what DDP then sends."""
     for module in model.modules():
         if isinstance(module, Constants):
-            for name in module._constants:
-                tensor = module.__dict__.pop(name)
-                nn.Module.register_buffer(module, name, tensor)
-            module._constants = {}
+            buffers = {name: module.__dict__.pop(name) for name in module._constants}
+            module._constants, module.__dict__["_buffers"] = [], buffers
     return model
 
 
