@@ -1,9 +1,11 @@
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 
 from weightcast.cli.yaml_files import read_yaml
+from weightcast_lab.cli import config_options
 from weightcast_lab.cli.config_options import parse_value
 from weightcast_lab.settings import override
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings
@@ -142,3 +144,11 @@ def test_an_override_follows_dotted_names_of_layers():
     }
     with pytest.raises(ValueError, match=r"cannot set 'seed\.x': 'seed' is 5, no mapping"):
         override(data, "seed.x", 1)
+
+
+def test_options_are_described_whatever_the_indentation_of_docstrings(monkeypatch):
+    """Python 3.13 takes it off, and earlier ones do not."""
+    before = config_options._descriptions(TrainConfig)
+    assert "data" in before
+    monkeypatch.setattr(TrainConfig, "__doc__", inspect.getdoc(TrainConfig))
+    assert config_options._descriptions(TrainConfig) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import types
 import typing
@@ -82,8 +83,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _descriptions(kind: type) -> dict[str, str]:
     """What a dataclass's docstring says of each field."""
-    _, _, entries = (kind.__doc__ or "").partition("Args:\n")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", entries, re.MULTILINE)
+    # Python 3.13 takes the indentation off docstrings itself.
+    _, _, entries = (inspect.getdoc(kind) or "").partition("Args:\n")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", entries, re.MULTILINE)
     return {name: " ".join(text.split()).removesuffix(".") for name, text in found}
 
 
