@@ -31,7 +31,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from weightcast.dictionaries import Atoms, SharedBases, count_atoms
 from weightcast.dictionaries.constants import named_constants
-from weightcast.dictionaries.fingerprint import fingerprint
 from weightcast.dictionaries.packing import unpack
 from weightcast.grid import Grid
 from weightcast.layers import PredictedLayer, view
@@ -39,7 +38,7 @@ from weightcast.layers.rule import Rule
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.storage.allowance import Allowance, building
 from weightcast.storage.format_error import FormatError, excerpt, refusing
-from weightcast.storage.tensors import DTYPES
+from weightcast.storage.rebuild import check_fingerprint
 from weightcast.transform.hf_config import METHOD, SCHEMA, LayerRecord, note_in_config
 from weightcast.transform.swap import swap
 
@@ -97,7 +96,9 @@ class PredictedLayers(HfQuantizer):
         for name, record in self.records.items():
             layer: Any = model.get_submodule(name)
             layer.atoms.refresh()
-            _check(name, layer, record)
+            if record.fingerprint is not None and not layer.atoms.indices.is_meta:
+                with refusing(f"config.json does not fit: layer {name!r}"):
+                    check_fingerprint(name, layer, record.fingerprint, record.dtype)
         # From here on it is a network as convert makes them, and not a quantised one.
         self.remove_quantization_config(model)
         for module in model.modules():
@@ -177,17 +178,3 @@ def _blank(rule: Rule, record: LayerRecord, n_visible: int, n_atoms: int) -> Ato
         raise ValueError(f"its mixing is {mixing}, for atoms {shape}")
     M = None if mixing is None else torch.zeros(mixing)
     return Atoms(base, torch.zeros(shape, dtype=torch.int64), M)
-
-
-def _check(name: str, layer: PredictedLayer, record: LayerRecord) -> None:
-    """Refuse what was made of a rule and is not what was saved."""
-    atoms, saved = layer.atoms, record.fingerprint
-    if saved is None or atoms.indices.is_meta:
-        return
-    dtypes = {str(kind).removeprefix("torch."): kind for kind in DTYPES.values()}
-    made = fingerprint(atoms)
-    if record.dtype not in dtypes or not made.agrees(saved, (layer.V.dtype, dtypes[record.dtype])):
-        raise FormatError(
-            f"layer {name!r}: the dictionary that its rule gives here has fingerprint {made}, the "
-            f"saved one {excerpt(saved)}: it was saved by another version, or a file is damaged"
-        )

@@ -97,7 +97,8 @@ def rebuild(
     grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
     source.allowance.spend(building(rule.dictionary, grid, n_visible, indices), name)
     layer = seen.predict(rule, seed=None, bases=source.shared, indices=indices)
-    _check_fingerprint(name, layer, manifest.fingerprint, manifest.dtype)
+    remedy = '. Saved with bases="store", dictionaries need not be rebuilt'
+    check_fingerprint(name, layer, manifest.fingerprint, manifest.dtype, remedy)
     return layer
 
 
@@ -153,7 +154,9 @@ def _stored_atoms(
     return Atoms(base, indices, mixing)
 
 
-def _check_fingerprint(name: str, layer: PredictedLayer, stored: Fingerprint, saved: str) -> None:
+def check_fingerprint(
+    name: str, layer: PredictedLayer, stored: Fingerprint, saved: str, remedy: str = ""
+) -> None:
     """Refuse a rebuilt dictionary that is not the one that was saved, in the dtype ``saved``."""
     dtype = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}[saved]
     rebuilt = fingerprint(layer.atoms)
@@ -161,5 +164,5 @@ def _check_fingerprint(name: str, layer: PredictedLayer, stored: Fingerprint, sa
         raise FormatError(
             f"does not fit: layer {name!r}: the rebuilt dictionary has fingerprint {rebuilt}, the "
             f"saved one {excerpt(stored)}: it was saved by another version, or the file is "
-            'damaged. Saved with bases="store", dictionaries need not be rebuilt'
+            f"damaged{remedy}"
         )
