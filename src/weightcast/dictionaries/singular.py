@@ -35,18 +35,35 @@ class SingularVectors(Dictionary):
         W = site.require_weight(self)
         given = site.statistics is not None and site.statistics.covariance is not None
         C = site.require(self, "covariance") if given else None
-        return Atoms(*leading_atoms(leading_filters(W, C), site))
+        kept = min(site.n_visible, site.columns * site.n_atoms)
+        return Atoms(*leading_atoms(leading_filters(W, kept, C), site))
 
 
-def leading_filters(W: Tensor, C: Tensor | None = None) -> Tensor:
-    """(n_visible, n_visible) orthonormal: the first k vectors represent W best, for every k.
+def leading_filters(W: Tensor, kept: int, C: Tensor | None = None) -> Tensor:
+    """(n_visible, kept) orthonormal: the first k vectors represent W best, for every k.
 
     Best is the least E|x W - x U V|^2 with C the second moment of x, or |W - U V|^2 with None.
+    The decomposition is of the smaller side: of the units where there are fewer than inputs. Then
+    the leading W r, r the right singular vectors of S W, span what the left ones do, taken back.
+    In float64: eigenvalues are squares of what is sought.
     """
+    n_visible, n_units = W.shape
+    if kept <= n_units < n_visible:
+        gram = W.t() @ (W if C is None else C @ W)
+        values, right = eigenvectors((gram + gram.t()) / 2)
+        # Beyond W's rank, columns of W r are rounding: then any others would serve as well.
+        if kept == 0 or values[kept - 1] > 1e-12 * values[0]:
+            return _oriented(torch.linalg.qr(W @ right[:, :kept]).Q)
     if C is None:
-        return eigenvectors(W @ W.t())[1]
+        return eigenvectors(W @ W.t())[1][:, :kept]
     variance = float(C.diagonal().mean()) or 1.0
     S = torch.linalg.cholesky(C + _RIDGE * variance * torch.eye(len(C), dtype=C.dtype)).mT
     SW = S @ W
-    vectors = torch.linalg.solve_triangular(S, eigenvectors(SW @ SW.t())[1], upper=True)
-    return torch.linalg.qr(vectors).Q
+    leading = eigenvectors(SW @ SW.t())[1][:, :kept]
+    return torch.linalg.qr(torch.linalg.solve_triangular(S, leading, upper=True)).Q
+
+
+def _oriented(Q: Tensor) -> Tensor:
+    """Orthonormal columns, each of positive product with a fixed vector, as :func:`eigenvectors`'."""
+    fixed = torch.sin(12.9898 * torch.arange(1, len(Q) + 1, dtype=Q.dtype)).unsqueeze(1)
+    return Q * (fixed * Q).sum(dim=0).sign()

@@ -1,4 +1,4 @@
-"""observing: the inputs or outputs of single layers when a model runs, and the layers' order."""
+"""observing: the inputs or outputs of single layers when a model runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from weightcast.inputs.batches import InputsError, call
+from weightcast.inputs.batches import InputsError
 from weightcast.inputs.undisturbed import evaluating
-from weightcast.layers import split_module, view
+from weightcast.layers import split_module
 
 Take = Callable[[str, nn.Module, Any], None]
 """Called with a layer's name, the layer, and its inputs as a list of tensors, or its output."""
@@ -47,46 +47,6 @@ def layer_inputs(
     """The tensors that a layer was called with, by place or by name, in its forward's order."""
     bound = inspect.signature(layer.forward).bind(*arguments, **keywords)
     return [x for x in bound.arguments.values() if isinstance(x, Tensor)]
-
-
-def execution_order(model: nn.Module, names: Iterable[str], batch: Any) -> dict[str, Tensor]:
-    """The layers that one batch reaches, in the order of their first calls, with their inputs."""
-    seen: dict[str, Tensor] = {}
-
-    def take(name: str, _: nn.Module, inputs: list[Tensor]) -> None:
-        seen.setdefault(name, inputs[0].detach())
-
-    with observing(model, names, take):
-        call(model, batch)
-    return seen
-
-
-def layers_run(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> list[str]:
-    """The layers that the batches reach, in the order in which the model runs them.
-
-    A single row, which is all that an expert of a mixture may get, has no statistics: layers with
-    fewer than 2 rows count as not reached, unless all layers have so few.
-    """
-    n_rows: dict[str, int] = {}
-    called: dict[str, None] = {}
-    order: list[str] = []
-
-    def take(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
-        called[name] = None
-        if n_rows.setdefault(name, 0) < 2:
-            n_rows[name] += len(view(layer).input_rows(*inputs))
-
-    with observing(model, names, take):
-        for batch in batches:
-            called.clear()
-            call(model, batch)
-            # A layer that is new in this batch goes right after the one that ran before it.
-            place = 0
-            for name in called:
-                if name not in order:
-                    order.insert(place, name)
-                place = order.index(name) + 1
-    return [name for name in order if n_rows[name] > 1] or order
 
 
 def _hooked(name: str, layer: nn.Module, take: Take, outputs: bool) -> RemovableHandle:

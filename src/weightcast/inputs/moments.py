@@ -14,13 +14,13 @@ RIDGE = 1e-3
 class Moments:
     """C = E[x^T x] and D = E[x^T x~] of rows x in one network and x~ in another (if ``paired``).
 
-    Batch by batch; no row is kept (merged as in Chan, Golub and LeVeque 1979). If ``centred``, C
-    and D are covariances, as for a layer whose bias takes up what is constant.
+    Batch by batch; no row is kept (merged as in Chan, Golub and LeVeque 1979). Products of rows in
+    single precision are made in single precision, for one batch, and summed in double. Layers whose
+    bias takes up what is constant have covariances for C and D, others second moments about zero.
     """
 
-    def __init__(self, *, centred: bool = True, paired: bool = False) -> None:
-        self.centred, self.paired = centred, paired
-        self.groups, self.n_rows = 1, 0
+    def __init__(self, *, paired: bool = False) -> None:
+        self.paired, self.groups, self.n_rows = paired, 1, 0
         zero = torch.zeros((), dtype=torch.float64)
         self._mean = self._mean_dense = self._own = self._cross = zero
 
@@ -33,11 +33,11 @@ class Moments:
         if len(x) == 0:
             return
         self._mean, own = self._merged(self._mean, x)
+        self._own = (own.mT @ own).double().add(self._own)
         if self.paired:
             dense_x = x if dense_x is None else dense_x
             self._mean_dense, other = self._merged(self._mean_dense, dense_x)
-            self._cross = torch.baddbmm(self._cross, own.mT, other)
-        self._own = torch.baddbmm(self._own, own.mT, own)
+            self._cross = (own.mT @ other).double().add(self._cross)
         self.groups, self.n_rows = len(own), self.n_rows + len(x)
 
     def covariance(self) -> Tensor:
@@ -45,21 +45,23 @@ class Moments:
         K = self._own[0] / (self.n_rows - 1)
         return (K + K.t()) / 2
 
-    def metric(self, ridge: float = RIDGE) -> Metric:
+    def metric(self, ridge: float = RIDGE, *, centred: bool = True) -> Metric:
         """C plus ``ridge`` times its mean diagonal; the identity where no input varies."""
-        C = (self._own + self._own.mT) / (2 * self.n_rows)
+        C = self._second(self._own, self._mean, centred)
+        C = (C + C.mT) / 2
         level = C.diagonal(dim1=1, dim2=2).mean(dim=1).view(-1, 1, 1)
         identity = torch.eye(C.shape[-1], dtype=C.dtype)
         return Metric(torch.where(level > 0, C + ridge * level * identity, identity))
 
-    def target(self, W: Tensor, metric: Metric) -> Tensor:
+    def target(self, W: Tensor, metric: Metric, *, centred: bool = True) -> Tensor:
         """W + C^-1 (D - C) W: the weights with which x comes nearest to x~ W.
 
         (n_units, n_visible), as W. What the inputs do not determine stays as it is in W.
         """
         if not self.paired:
             return W
-        change = (self._cross - self._own) / self.n_rows
+        D = self._second(self._cross, self._mean_dense, centred)
+        change = D - self._second(self._own, self._mean, centred)
         parts = [
             part + metric.solve(group, change[group] @ part.t()).t()
             for group, part in enumerate(W.split(len(W) // self.groups))
@@ -75,18 +77,23 @@ class Moments:
         )
         return dense - own
 
+    def _second(self, sums: Tensor, mean: Tensor, centred: bool) -> Tensor:
+        """Sums of products of deviations as covariances, or as moments about zero."""
+        second = sums / self.n_rows
+        return second if centred else torch.baddbmm(second, self._mean.mT, mean)
+
     def _merged(self, mean: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, (groups, 1, n_visible), of all rows, and deviations whose products are added.
 
         These are (groups, n_rows + 1, n_visible): the new rows less their own mean and, last, what
         the distance of the two means adds to the sums of products.
         """
-        rows = rows.to("cpu", torch.float64)
+        rows = rows.to("cpu", torch.promote_types(rows.dtype, torch.float32))
         rows = rows.unsqueeze(0) if rows.dim() == 2 else rows.transpose(0, 1)
         rows = rows.expand(max(self.groups, len(rows)), -1, -1)
-        if not self.centred:
-            return rows.new_zeros(len(rows), 1, rows.shape[2]), rows
-        n, old, new_mean = rows.shape[1], self.n_rows, rows.mean(dim=1, keepdim=True)
+        n, old = rows.shape[1], self.n_rows
+        new_mean = rows.mean(dim=1, keepdim=True, dtype=torch.float64)
         shift = new_mean - mean
-        last = shift * (old * n / (old + n)) ** 0.5
-        return mean + shift * (n / (old + n)), torch.cat([rows - new_mean, last], dim=1)
+        last = (shift * (old * n / (old + n)) ** 0.5).to(rows.dtype)
+        deviations = torch.cat([rows - new_mean.to(rows.dtype), last], dim=1)
+        return mean + shift * (n / (old + n)), deviations

@@ -56,6 +56,12 @@ class ConvolutionView(View[_ConvNd]):
         rows = rows.view(batch, self.layer.groups, -1, rows.shape[-1])
         return rows.transpose(1, 2).flatten(0, 1).flatten(1)
 
+    @property
+    @override
+    def rows_key(self) -> tuple[Any, ...]:
+        geometry = (getattr(self.layer, name) for name in self.attributes if name != "out_channels")
+        return type(self), *geometry
+
     def patches(self, x: Tensor) -> Tensor:
         """(batch * groups * positions, n_visible)."""
         return extract_patches(x, self.layer)

@@ -119,6 +119,11 @@ class View(Generic[Layer]):
         return inputs[0].reshape(-1, inputs[0].shape[-1])
 
     @property
+    def rows_key(self) -> tuple[Any, ...]:
+        """Layers of one key make the same rows of the same inputs."""
+        return type(self), self.sizes[0]
+
+    @property
     def refusal(self) -> Refusal | None:
         """Why a dense layer cannot be predicted; None if it can."""
         shape, stated = tuple(self.weight.shape), self.stated_shape

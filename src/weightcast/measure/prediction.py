@@ -66,7 +66,7 @@ def _best(site: ProbeSite, rule: Rule, C: Tensor | None = None) -> PredictedWeig
     """Every column's own singular vectors: no atoms explain more."""
     n_atoms = count_atoms(rule.fraction, site.n_visible)
     parts = site.W.tensor_split(rule.columns)
-    rows = [leading_filters(W.t(), C)[:, :n_atoms].t() for W in parts]
+    rows = [leading_filters(W.t(), n_atoms, C).t() for W in parts]
     indices = torch.arange(rule.columns * n_atoms).view(rule.columns, n_atoms)
     return PredictedWeight(Atoms(DenseBase(torch.cat(rows)), indices), site.n_units)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,9 +17,9 @@ from weightcast.dictionaries import (
 )
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import naming_layer
-from weightcast.inputs.hooks import layers_run
+from weightcast.inputs.gather import MOMENTS, naming_layer
 from weightcast.inputs.progress import Progress
+from weightcast.inputs.walk import Walk
 from weightcast.layers import view
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.measure.prediction import candidates, measure
@@ -100,7 +100,7 @@ def probe(
     rows: list[ProbeRow] = []
     with Progress("probing", len(sites), show=progress) as shown:
         needs = {"covariance"}.union(*(dictionary.needs for dictionary in (named or {}).values()))
-        for site in _observed(model, sites, batches, needs, seed):
+        for site in _observed(model, sites, batches, needs, seed, shown.say):
             tried = candidates(site) if named is None else named
             tried = {FLOOR: RandomGaussian("orthonormal"), **tried, CEILING: SingularVectors()}
             draws, bases = layer_seed(seed, site.name), SharedBases()
@@ -123,15 +123,18 @@ def _observed(
     batches: list[Any] | None,
     needs: set[str],
     seed: int,
+    say: Callable[[str], None],
 ) -> Iterator[ProbeSite]:
-    """The sites, each with statistics and metric of its inputs, which are gathered one by one."""
+    """The sites, each with statistics and metric of its inputs, gathered a block at a time."""
     if batches is None:
         yield from sites.values()
         return
     layers = convertible_layers(model)
-    run = layers_run(model, [name for name in sites if not view(layers[name]).blindness], batches)
-    for name, site in sites.items():
-        yield observe(model, site, batches, tuple(needs), seed) if name in run else site
+    names = [name for name in sites if not view(layers[name]).blindness]
+    every = dict.fromkeys(names, (MOMENTS, *needs))
+    with Walk(model, names, batches, every, seed, refresh="never", say=say) as walk:
+        for name, site in sites.items():
+            yield observe(model, site, walk) if name in walk.order else site
 
 
 def _named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from numbers import Integral
 from typing import Any, Literal
 
@@ -13,8 +14,10 @@ from torch import nn
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
+from weightcast.inputs.gather import MOMENTS
 from weightcast.inputs.progress import Progress
-from weightcast.layers import view
+from weightcast.inputs.survey import Survey
+from weightcast.inputs.walk import Walk
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import loss_curve
@@ -33,12 +36,14 @@ def plan_for_budget(
     batches: list[Any] | None,
     columns: int,
     *,
+    surveyed: Survey | None,
     count: Count,
     seed: int,
     progress: bool,
 ) -> Plan:
     """The plan of least loss that a budget allows; arguments as for ``suggest``.
 
+    ``surveyed`` is what a run over the batches told of the layers that multiply inputs.
     ``grids`` has every layer that may be predicted, with a grid where the layer itself knows none.
     """
     if count not in ("learned", "stored"):
@@ -46,11 +51,20 @@ def plan_for_budget(
     known = {name: grid for name, grid in grids.items() if grid is not None}
     sites = find_sites(model, list(grids), known)
     left = _left_for(model, sites, budget, count)
-    offers, layers = {}, convertible_layers(model)
-    with Progress("suggesting", len(sites), show=progress) as shown:
+    offers = {}
+    with Progress("suggesting", len(sites), show=progress) as shown, ExitStack() as stack:
+        walk = None
+        if batches is not None:
+            names = dict.fromkeys(convertible_layers(model), (MOMENTS, "covariance"))
+            walk = stack.enter_context(
+                Walk(
+                    model, sites, batches, names, seed,
+                    found=surveyed, refresh="never", say=shown.say,
+                )
+            )  # fmt: skip
         for name, site in sites.items():
-            if batches is not None and not view(layers[name]).blindness:
-                site = observe(model, site, batches, ("covariance",), seed)
+            if walk is not None and name in walk.order:
+                site = observe(model, site, walk)
             groups, own_seed = min(columns, site.n_units), layer_seed(seed, name)
             offers[name] = list(_offers(site, groups, count, left, own_seed))
             shown.step()
@@ -85,7 +99,7 @@ def _left_for(
             "or more"
         )
     number = round(budget * total) if isinstance(budget, float) else int(budget)
-    weights = sum(site.W.numel() for site in sites.values())
+    weights = sum(site.filters.numel() for site in sites.values())
     rest = (counts.total.stored if count == "stored" else counts.total.learned) - weights
     if rest >= number:
         others = [row for row in counts.rows if row.layer not in sites] or counts.rows[:1]
@@ -115,14 +129,18 @@ def _offers(site: ProbeSite, columns: int, count: Count, left: int, seed: int) -
             per_atom += groups
         if held and not dictionary.factored:
             per_atom += site.n_visible
-        n_atoms = min(site.n_visible - 1, max(1, left // per_atom))
+        # Nor more than there is to gain by, nor than a matrix of W's size has singular vectors.
+        most = min(left, site.filters.numel()) // per_atom
+        if dictionary.from_weight:
+            most = min(most, site.n_units)
+        n_atoms = min(site.n_visible - 1, max(1, most))
         atoms = _build(site, dictionary, n_atoms, seed)
         fixed = atoms.base.n_static if held and dictionary.factored else 0
         # Where a file names its atoms, those that explain most may be taken.
         order = None if count == "stored" else atoms.indices[0].tolist()
         losses = loss_curve(atoms.base, site.W, atoms.n_atoms, site.metric, order)
         yield Offer(dictionary, groups, losses, per_atom, fixed)
-    yield Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.W.numel())
+    yield Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.filters.numel())
 
 
 def _build(site: ProbeSite, dictionary: Dictionary, n_atoms: int, seed: int) -> Atoms:

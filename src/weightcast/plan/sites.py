@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
 from weightcast.grid import Grid
-from weightcast.inputs.gather import moments_and_statistics, naming_layer
+from weightcast.inputs.gather import naming_layer
+from weightcast.inputs.walk import Walk
 from weightcast.layers import view
 from weightcast.layers.models import check_values
 from weightcast.least_squares import Metric
@@ -21,23 +22,28 @@ from weightcast.serialization import nearest
 
 @dataclass(frozen=True)
 class ProbeSite:
-    """One layer's weights W, (n_units, n_visible) float64, and what is known of their inputs."""
+    """One layer's filters, (n_units, n_visible), and what is known of their inputs."""
 
     name: str
-    W: Tensor
+    filters: Tensor
     grid: Grid | None = None
     statistics: InputStatistics | None = None
     metric: Metric | None = None
 
     @property
+    def W(self) -> Tensor:
+        """The filters in float64 on the CPU, a copy at each access: no network is held twice."""
+        return self.filters.to("cpu", torch.float64)
+
+    @property
     def n_units(self) -> int:
         """Number of filters."""
-        return self.W.shape[0]
+        return self.filters.shape[0]
 
     @property
     def n_visible(self) -> int:
         """Weights of a filter."""
-        return self.W.shape[1]
+        return self.filters.shape[1]
 
 
 def find_sites(
@@ -58,16 +64,15 @@ def find_sites(
     sites = {}
     for name in found if layers is None else layers:
         weight, grid = found[name]
-        W = weight.detach().to("cpu", torch.float64)
-        if not bool(W.isfinite().all()):
+        if not bool(weight.isfinite().all()):
             raise ValueError(
-                f"layer {name!r}: {int((~W.isfinite()).sum())} of its {W.numel()} weights are NaN "
-                "or infinite: load weights that are finite, or leave the layer out"
+                f"layer {name!r}: {int((~weight.isfinite()).sum())} of its {weight.numel()} weights "
+                "are NaN or infinite: load weights that are finite, or leave the layer out"
             )
         if name in grids:
             with naming_layer(name):
-                grid = Grid.of(grids[name]).check(W.shape[1])
-        sites[name] = ProbeSite(name, W, grid)
+                grid = Grid.of(grids[name]).check(weight.shape[1])
+        sites[name] = ProbeSite(name, weight.detach(), grid)
     return sites
 
 
@@ -97,10 +102,10 @@ def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, Grid
             yield name.removesuffix(".weight"), (tensor.flatten(1), grid)
 
 
-def observe(
-    model: nn.Module, site: ProbeSite, batches: list[Any], needs: Sequence[Any], seed: int
-) -> ProbeSite:
-    """A site with statistics and metric of its inputs; the model is run over the batches."""
-    found = moments_and_statistics(model, {site.name: needs}, batches, seed)
-    moments, statistics = found[site.name]
-    return replace(site, statistics=statistics, metric=moments.metric())
+def observe(model: nn.Module, site: ProbeSite, walk: Walk) -> ProbeSite:
+    """A site with statistics and metric of its inputs, of a model that does not change."""
+    with naming_layer(site.name):
+        given = walk.given(site.name, model)
+        seen = replace(site, statistics=given.statistics(), metric=given.moments.metric())
+    walk.settle(site.name)
+    return seen

@@ -12,7 +12,7 @@ from weightcast.dictionaries import check_fraction
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.hooks import layers_run
+from weightcast.inputs.survey import Survey, survey
 from weightcast.layers import view
 from weightcast.layers.rule import Rule
 from weightcast.plan.budget import Count, TooMuchDenseError, plan_for_budget
@@ -81,7 +81,7 @@ def suggest(
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
-    layers, order = _in_order(model, batches)
+    layers, order, surveyed = _in_order(model, batches)
     image = _image_shape(batches[0]) if batches else ()
     found = {
         name: _grid(layers[name], image if name == order[0] else ())
@@ -90,8 +90,9 @@ def suggest(
     }
     if budget is not None and found:
         return plan_for_budget(
-            model, found, budget, batches, columns, count=count, seed=seed, progress=progress
-        )
+            model, found, budget, batches, columns,
+            surveyed=surveyed, count=count, seed=seed, progress=progress,
+        )  # fmt: skip
     rules: dict[str, Rule | None] = {}
     for name, grid in found.items():
         seen = view(layers[name])
@@ -107,7 +108,9 @@ def suggest(
     return Plan({**rules, "*": None})
 
 
-def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, Any], Sequence[str]]:
+def _in_order(
+    model: nn.Module, batches: list[Any] | None
+) -> tuple[dict[str, Any], Sequence[str], Survey | None]:
     """The layers that multiply their inputs (embeddings do not), and the order in which they run.
 
     Without batches it is the order of registration. A layer whose inputs are hidden runs after the
@@ -116,15 +119,16 @@ def _in_order(model: nn.Module, batches: list[Any] | None) -> tuple[dict[str, An
     tables, every = (nn.Embedding, nn.EmbeddingBag), convertible_layers(model)
     layers: Any = {name: x for name, x in every.items() if not isinstance(x, tables)}
     if batches is None:
-        return layers, list(layers)
+        return layers, list(layers), None
     own = [name for name, layer in layers.items() if not view(layer).blindness]
-    order = layers_run(model, own, batches)
+    found = survey(model, own, batches)
+    order = list(found.order)
     for name in (name for name in layers if name not in own):
         parent = name.rpartition(".")[0]
         last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]
         for place in last:
             order.insert(place + 1, name)
-    return layers, order
+    return layers, order, found
 
 
 def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics, SharedBases
+from weightcast.dictionaries.base import check_choices
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import moments_and_statistics, naming_layer
-from weightcast.inputs.hooks import layers_run
+from weightcast.inputs.gather import MOMENTS, naming_layer
 from weightcast.inputs.moments import RIDGE, Moments
 from weightcast.inputs.progress import Progress
+from weightcast.inputs.walk import Refresh, Walk
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.models import Model, check_values
 from weightcast.layers.rule import Rule, layer_seed
@@ -38,6 +40,7 @@ def compress(
     *,
     selection: AtomChoice = "fitted",
     target: Target = "dense",
+    refresh: Refresh = "layer",
     ridge: float = RIDGE,
     seed: int = 0,
     progress: bool = True,
@@ -79,14 +82,31 @@ def compress(
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     check_values(model)
-    settings = _FitSettings(selection, target, ridge, seed)
+    settings = _FitSettings(selection, target, refresh, ridge, seed)
     rules = plan.resolve(model)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
     every = convertible_layers(model)
-    before, walk = _turns(model, {name: every[name] for name in rules}, batches)
-    with Progress("compressing", len(rules), show=progress) as shown:
-        walked = _Walk(model, every, rules, settings, batches, frozenset(walk), shown)
-        return swap(model, [*before, *walk], walked.make)
+    layers = {name: every[name] for name in rules}
+    with Progress("compressing", len(rules), show=progress) as shown, ExitStack() as stack:
+        walk = None
+        if batches is not None:
+            needs = {
+                name: (MOMENTS, *(() if d.from_weight else d.needs))
+                for name, d in ((name, rule.dictionary) for name, rule in rules.items())
+            }
+            paired = target == "dense" and refresh != "never"
+            walk = stack.enter_context(
+                Walk(
+                    model, _seen(layers), batches, needs, seed,
+                    refresh=refresh, paired=paired, say=shown.say,
+                )
+            )  # fmt: skip
+        # What is fitted to W comes first, for it changes what the others are given.
+        order = [] if walk is None else walk.order
+        before = sorted(set(layers) - set(order), key=list(layers).index)
+        before.sort(key=lambda name: view(layers[name]).blindness is not None)
+        fits = _Fits(every, rules, settings, walk, shown)
+        return swap(model, [*before, *order], fits.make)
 
 
 @dataclass(frozen=True)
@@ -95,14 +115,12 @@ class _FitSettings:
 
     selection: AtomChoice
     target: Target
+    refresh: Refresh
     ridge: float
     seed: int
 
     def __post_init__(self) -> None:
-        if self.selection not in ("fitted", "plan"):
-            raise ValueError(f"selection is {self.selection!r}: take 'fitted' or 'plan'")
-        if self.target not in ("dense", "compressed"):
-            raise ValueError(f"target is {self.target!r}: take 'dense' or 'compressed'")
+        check_choices(self)
         if not (isinstance(self.ridge, (int, float)) and 0 < self.ridge < float("inf")):
             raise ValueError(
                 f"ridge is {self.ridge!r}: it must be above 0 and finite, for example 0.001"
@@ -110,23 +128,21 @@ class _FitSettings:
 
 
 @dataclass
-class _Walk:
-    """The walk from layer to layer: each is fitted in the network as the layers before left it.
+class _Fits:
+    """Fits layer after layer, each in the network as the layers before left it.
 
-    ``layers`` are all that could be predicted, one that is called twice once; ``seen`` are those
-    whose inputs the batches show.
+    ``layers`` are all that could be predicted, one that is called twice once; ``walk`` knows what
+    the batches show of them, if there are batches.
     """
 
-    model: nn.Module
     layers: Mapping[str, Any]
     rules: Mapping[str, Rule]
     settings: _FitSettings
-    batches: list[Any] | None
-    seen: frozenset[str]
+    walk: Walk | None
     shown: Progress
 
     def __post_init__(self) -> None:
-        self.bases, self.n_made = SharedBases(), 0
+        self.bases = SharedBases()
         biases = {name: view(layer).bias for name, layer in self.layers.items()}
         holders = Counter(id(bias) for bias in biases.values() if bias is not None)
         self.free_biases = {name for name, bias in biases.items() if holders[id(bias)] == 1}
@@ -148,13 +164,14 @@ class _Walk:
             left = fitted.fit_filters(W, known.metric)
             if known.moments is not None and free:
                 shift = known.moments.bias_shift(
-                    fitted.check_weight(layer.weight), fitted.check_weight(fitted.weight)
+                    fitted.check_weight(layer.weight), fitted.check_weight(fitted.multiply_out())
                 )
                 # One of its own, for a module that is no layer may hold the old one.
                 bias = layer.bias.detach() + shift.to(layer.bias)
                 layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
             kind = "weights" if known.metric is None else "output"
-        self.n_made += 1
+        if self.walk is not None:
+            self.walk.settle(name)
         self.shown.step()
         self.shown.say(f"{name}: {left:.2%} of its {kind} left")
         return fitted
@@ -164,20 +181,16 @@ class _Walk:
         dictionary = self.rules[name].dictionary
         # Atoms made from W can be made without inputs, others that need data cannot.
         needed = bool(dictionary.needs) and not dictionary.from_weight
-        if self.batches is None or not (name in self.seen or needed):
+        seen = self.walk is not None and name in self.walk.order
+        if self.walk is None or not (seen or needed):
             return _Known()
-        paired = name in self.seen and self.n_made > 0 and self.settings.target == "dense"
-        moments, statistics = moments_and_statistics(
-            current,
-            {name: dictionary.needs},
-            self.batches,
-            self.settings.seed,
-            uncentred=() if centred else (name,),
-            dense_model=self.model if paired else None,
-        )[name]
-        if name not in self.seen:
+        with naming_layer(name):
+            given = self.walk.given(name, current)
+            statistics = given.statistics()
+        if not seen:
             return _Known(statistics)
-        return _Known(statistics, moments, moments.metric(self.settings.ridge))
+        metric = given.moments.metric(self.settings.ridge, centred=centred)
+        return _Known(statistics, given.moments, metric, centred)
 
     def _predict(self, name: str, layer: Any, known: _Known) -> tuple[PredictedLayer, Tensor]:
         """The layer with V not fitted yet, and the weights that V is to be fitted to."""
@@ -190,7 +203,7 @@ class _Walk:
             )
         statistics = known.statistics
         if known.moments is not None and known.metric is not None:
-            weight = known.moments.target(weight, known.metric)
+            weight = known.moments.target(weight, known.metric, centred=known.centred)
             if rule.dictionary.from_weight:
                 C = known.metric.moments.mean(dim=0)
                 statistics = InputStatistics(known.moments.n_rows, covariance=C, weight=weight.t())
@@ -213,21 +226,13 @@ class _Known:
     statistics: InputStatistics | None = None
     moments: Moments | None = None
     metric: Metric | None = None
+    centred: bool = True
 
 
-def _turns(
-    model: nn.Module, layers: Mapping[str, Any], batches: list[Any] | None
-) -> tuple[list[str], list[str]]:
-    """Layers to fit to W, then layers to fit to their outputs in the order in which they run.
-
-    Without inputs all are fitted to W; with inputs those whose inputs are not seen, those tied to
-    these, and those that do not run: first, for their weights change the others' inputs.
-    """
+def _seen(layers: Mapping[str, Any]) -> list[str]:
+    """Layers whose inputs can be seen, and which are not tied to others."""
     unseen = {id(layer.weight) for layer in layers.values() if view(layer).blindness}
-    seen = [name for name, layer in layers.items() if id(layer.weight) not in unseen]
-    walk = [] if batches is None else layers_run(model, seen, batches)
-    before = [name for name in layers if name not in walk]
-    return sorted(before, key=lambda name: view(layers[name]).blindness is not None), walk
+    return [name for name, layer in layers.items() if id(layer.weight) not in unseen]
 
 
 @torch.no_grad()
@@ -236,5 +241,5 @@ def _learn_base(layer: PredictedLayer, W: Tensor, metric: Metric | None) -> None
     C = None if metric is None else metric.moments.mean(dim=0)
     atoms: Any = layer.atoms.base.atoms
     for indices, units in zip(layer.atoms.indices, layer.unit_slices(), strict=True):
-        best = leading_filters(W[units].t(), C)[:, : len(indices)]
+        best = leading_filters(W[units].t(), len(indices), C)
         atoms[indices] = best.t().to(atoms)

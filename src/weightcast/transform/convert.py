@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import nn
 
 from weightcast.dictionaries import SharedBases
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.gather import collect_statistics, naming_layer
-from weightcast.inputs.hooks import execution_order
+from weightcast.inputs.gather import naming_layer
+from weightcast.inputs.walk import Walk
 from weightcast.layers import PredictedLayer, PredictedModule, view
 from weightcast.layers.models import Model
 from weightcast.layers.rule import Rule, layer_seed
@@ -33,8 +33,9 @@ def convert(
 
     Biases and all other layers keep their values. Data-driven dictionaries are made layer by
     layer, in the order in which the model calls the layers: each from its inputs in the network
-    whose lower layers are predicted already. The model runs over the inputs
-    once for each of these layers; without them it does not run.
+    whose lower layers are predicted already. Each block of the model then runs a few times over
+    the inputs, however deep the model is (see :mod:`weightcast.inputs.walk`); without inputs or
+    such dictionaries it does not run.
 
     Args:
         model: any module; a shared layer is converted once and stays shared.
@@ -67,15 +68,24 @@ def convert(
     def make(name: str, layer: Any, current: nn.Module, twin: PredictedLayer | None) -> Any:
         rule, own_seed = rules[name], layer_seed(seed, name)
         if twin is not None:
+            if walk is not None:
+                walk.settle(name)
             return view(layer).predict(rule, atoms=twin.atoms)
         with naming_layer(name):
-            statistics, needs = None, rule.dictionary.needs
-            if needs and batches is not None and not view(layer).blindness:
-                draws = torch.Generator().manual_seed(own_seed)
-                statistics = collect_statistics(current, name, batches, needs, generator=draws)
+            statistics = None
+            if walk is not None and name in walk.needs:
+                statistics = walk.given(name, current).statistics()
+                walk.settle(name)
             return view(layer).predict(rule, seed=own_seed, statistics=statistics, bases=bases)
 
-    converted = swap(model, _order(model, rules, batches), make, inplace=inplace)
+    before, driven, after = _order(layers, rules)
+    with ExitStack() as stack:
+        walk = None
+        if batches is not None and driven:
+            needs = {name: rules[name].dictionary.needs for name in driven}
+            walk = stack.enter_context(Walk(model, driven, batches, needs, seed))
+            driven = walk.order + [name for name in driven if name not in walk.order]
+        converted = swap(model, [*before, *driven, *after], make, inplace=inplace)
     for name in rules:
         layer: Any = converted.get_submodule(name)
         layer.clear_padding()  # V may have been drawn for its twin
@@ -118,17 +128,15 @@ def _refuse_frozen(layers: Mapping[str, Any]) -> None:
         )
 
 
-def _order(model: nn.Module, rules: Mapping[str, Rule], batches: list[Any] | None) -> list[str]:
-    """Layers that need no data first, then the others in the order in which the model runs them.
+def _order(
+    layers: Mapping[str, Any], rules: Mapping[str, Rule]
+) -> tuple[list[str], list[str], list[str]]:
+    """Layers that need no data; those that do; and those whose data cannot be seen.
 
     Of tied layers, V is drawn and the dictionary made for the first: one that multiplies inputs.
     """
-    every = convertible_layers(model)
-    blind = [name for name in rules if view(every[name]).blindness]
-    independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
+    blind = [name for name in rules if view(layers[name]).blindness]
     driven = [name for name, rule in rules.items() if rule.dictionary.needs and name not in blind]
-    if batches is not None and len(driven) > 1:
-        order = list(execution_order(model, driven, batches[0]))
-        driven = order + [name for name in driven if name not in order]
+    independent = [name for name, rule in rules.items() if not rule.dictionary.needs]
     independent.sort(key=blind.__contains__)
-    return [*independent, *driven, *(name for name in blind if name not in independent)]
+    return independent, driven, [name for name in blind if name not in independent]

@@ -25,7 +25,7 @@ def left(basis: torch.Tensor, n_atoms: int, metric: torch.Tensor) -> float:
 @pytest.mark.parametrize("metric", [None, C], ids=["weights", "outputs"])
 def test_the_first_vectors_are_the_best_of_any_number(metric):
     S2 = torch.eye(8).double() if metric is None else metric
-    basis = leading_filters(W, metric)
+    basis = leading_filters(W, len(W), metric)
     torch.testing.assert_close(basis.t() @ basis, torch.eye(8).double())
     # Eckart and Young: what is left are the squares of the other singular values of S W.
     values = torch.linalg.eigvalsh(W.t() @ S2 @ W).flip(0)
@@ -36,13 +36,13 @@ def test_the_first_vectors_are_the_best_of_any_number(metric):
 def test_inputs_that_never_vary_divide_nothing_by_zero():
     flat = torch.diag(torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0])).double()
     for metric in (flat, torch.zeros_like(flat)):
-        assert bool(leading_filters(W, metric).isfinite().all())
+        assert bool(leading_filters(W, len(W), metric).isfinite().all())
 
 
 def test_columns_take_the_leading_vectors_in_turn():
     atoms = d.SingularVectors().atoms(8, 2, columns=3, statistics=d.InputStatistics(0, weight=W))
     U = atoms.dictionaries()
-    basis = leading_filters(W)
+    basis = leading_filters(W, len(W))
     # As cards are dealt: vectors 0 to 5, each to one column.
     dealt = sorted(int((basis.t() @ u).abs().argmax()) for u in U.transpose(1, 2).flatten(0, 1))
     assert dealt == [0, 1, 2, 3, 4, 5]

@@ -13,7 +13,8 @@ import weightcast as wc
 from weightcast.inputs import batches as batches_module
 from weightcast.inputs.batches import MAX_BATCHES, as_batches, call
 from weightcast.inputs.gather import collect_rows, collect_statistics
-from weightcast.inputs.hooks import execution_order
+from weightcast.inputs.replay import Replay
+from weightcast.inputs.survey import survey
 
 
 class Keyword(nn.Module):
@@ -27,9 +28,9 @@ class Keyword(nn.Module):
 
 def test_a_layer_called_by_keyword_is_seen():
     model, x = Keyword(), torch.randn(20, 4)
-    statistics = collect_statistics(model, "fc", [x], ("covariance",))
-    assert statistics.n_rows == 20
-    assert list(execution_order(model, {"fc": model.fc}, x)) == ["fc"]
+    replay, generator = Replay([x], [], {}), torch.Generator()
+    assert collect_statistics(model, "fc", replay, ("covariance",), generator).n_rows == 20
+    assert survey(model, ["fc"], [x]).order == ["fc"]
 
 
 def test_batches_of_every_kind():
@@ -163,7 +164,7 @@ def test_a_model_that_changes_its_input_leaves_the_batches_alone():
 
     model, x = InPlace(), torch.randn(20, 4)
     batches = [x.clone(), (x.clone(), None), {"x": x, "more": {"list": [x.clone()]}}]
-    rows = collect_rows(model, "fc", batches, 100, torch.Generator())
+    rows = collect_rows(model, "fc", Replay(batches, [], {}), 100, torch.Generator())
     assert torch.equal(rows, (x + 1).repeat(3, 1))
     assert torch.equal(batches[0], x)
     assert torch.equal(batches[1][0], x)

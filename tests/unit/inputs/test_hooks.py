@@ -1,4 +1,4 @@
-"""observing: what layers are given and give, dense or predicted, and in which order they run."""
+"""observing: what layers are given and give, dense or predicted."""
 
 from __future__ import annotations
 
@@ -8,24 +8,7 @@ from torch import nn
 
 import weightcast as wc
 from weightcast.inputs.batches import InputsError, call
-from weightcast.inputs.hooks import execution_order, layers_run, observing
-
-
-class Backwards(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.second, self.first, self.unused = nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.second(self.first(x))
-
-
-def test_execution_order_is_that_of_the_calls():
-    model, x = Backwards(), torch.randn(5, 4)
-    seen = execution_order(model, dict(model.named_children()), x)
-    assert list(seen) == ["first", "second"]
-    assert torch.equal(seen["first"], x)
-    assert not any(m._forward_pre_hooks for m in model.modules())
+from weightcast.inputs.hooks import observing
 
 
 class Routed(nn.Module):
@@ -44,17 +27,6 @@ class Routed(nn.Module):
             if bool(rows.any()):
                 y[rows] = expert(x[rows])
         return self.head(y)
-
-
-def test_layers_run_are_those_of_all_batches_in_the_models_order():
-    model = Routed()
-    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    x = torch.rand(10, 40) + 0.1
-    assert layers_run(model, layers, [x]) == ["experts.0", "head"]
-    assert layers_run(model, layers, [x, -x]) == ["experts.1", "experts.0", "head"]
-    assert layers_run(model, layers, [x, -x[:1]]) == ["experts.0", "head"]
-    assert layers_run(model, layers, [x, -x[:1], -x[:1]]) == ["experts.1", "experts.0", "head"]
-    assert layers_run(model, layers, [x[:1]]) == ["experts.0", "head"]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2])

@@ -161,14 +161,15 @@ def test_moments_do_not_depend_on_the_batches():
         torch.randn(30, 2 * 4, generator=generator, dtype=torch.float64) + 3 for _ in range(2)
     )
     for centred in (True, False):
-        whole, parts = (Moments(centred=centred, paired=True) for _ in range(2))
+        whole, parts = (Moments(paired=True) for _ in range(2))
+        how = {"centred": centred}
         by_group, dense_by_group = x.unflatten(1, (2, 4)), dense_x.unflatten(1, (2, 4))
         whole.update(by_group, dense_by_group)
         for rows in torch.arange(30).split([1, 12, 17]):
             parts.update(by_group[rows], dense_by_group[rows])
-        torch.testing.assert_close(whole.metric(0.1).moments, parts.metric(0.1).moments)
+        torch.testing.assert_close(whole.metric(0.1, **how).moments, parts.metric(0.1, **how).moments)
         W = torch.randn(6, 4, generator=generator, dtype=torch.float64)
-        targets = [moments.target(W, moments.metric(0.1)) for moments in (whole, parts)]
+        targets = [m.target(W, m.metric(0.1, **how), **how) for m in (whole, parts)]
         torch.testing.assert_close(*targets)
         torch.testing.assert_close(whole.bias_shift(W, 2 * W), parts.bias_shift(W, 2 * W))
         # Against the same, written out for the second group.
@@ -177,7 +178,7 @@ def test_moments_do_not_depend_on_the_batches():
             first, second = first - first.mean(0), second - second.mean(0)
         C = first.t() @ first / 30
         ridge = 0.1 * C.diagonal().mean() * torch.eye(4, dtype=torch.float64)
-        torch.testing.assert_close(whole.metric(0.1).moments[1], C + ridge)
+        torch.testing.assert_close(whole.metric(0.1, **how).moments[1], C + ridge)
         D = first.t() @ second / 30
         torch.testing.assert_close(
             targets[0][3:], torch.linalg.solve(C + ridge, (D + ridge) @ W[3:].t()).t()
@@ -232,8 +233,8 @@ def test_inputs_that_never_vary_leave_the_weights_to_decide():
 def test_bad_arguments_are_refused(refuses):
     model, x = _mlp(), _rows()
     for options, message in (
-        ({"selection": "best"}, "selection is 'best': take 'fitted' or 'plan'"),
-        ({"target": "own"}, "target is 'own': take 'dense' or 'compressed'"),
+        ({"selection": "best"}, "selection is 'best', none of 'fitted', 'plan'"),
+        ({"target": "own"}, "target is 'own', none of 'dense', 'compressed'"),
         ({"ridge": 0.0}, r"ridge is 0.0: it must be above 0"),
         ({"ridge": math.inf}, "must be above 0 and finite"),
     ):

@@ -349,10 +349,8 @@ def test_failing_half_way_restores_shared_modules(refuses):
 def test_a_model_that_fails_on_the_inputs_is_restored():
     model = _mlp()
     modules = list(model)
-    where = (
-        r"layer '2': the model failed on its inputs \(5, 99\), in module '0' \(PredictedLinear\)"
-    )
-    with pytest.raises(ValueError, match=rf"{where}: ValueError: the input is \(5, 99\)"):
+    where = r"the model failed on its inputs \(5, 99\), in module '0' \(Linear\): RuntimeError"
+    with pytest.raises(ValueError, match=where):
         wc.convert(model, {"0": DCT, "2": COVARIANCE}, inputs=torch.randn(5, 99), inplace=True)
     assert list(model) == modules
     assert not any(m._forward_pre_hooks for m in model.modules())

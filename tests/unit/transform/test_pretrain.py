@@ -22,6 +22,7 @@ from torch import nn
 import weightcast as wc
 from weightcast import dictionaries as d
 from weightcast.inputs.gather import collect_statistics
+from weightcast.inputs.replay import Replay
 from weightcast.layers.rule import layer_seed
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
 from weightcast.transform.pretrain import folder as state_folder
@@ -120,7 +121,7 @@ def test_a_remade_layer_is_what_convert_would_make_of_these_codes():
     pretrain(model, [x], **QUICK | {"layers": ["0"]}, seed=5)
     seed = layer_seed(5, "2")
     statistics = collect_statistics(
-        model, "2", [x], ("sample",), generator=torch.Generator().manual_seed(seed)
+        model, "2", Replay([x], [], {}), ("sample",), torch.Generator().manual_seed(seed)
     )
     expected = wc.PredictedLinear.from_dense(
         model[2].to_dense(), model[2].rule, seed=seed, statistics=statistics

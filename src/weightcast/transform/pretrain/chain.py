@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from weightcast.inputs.hooks import execution_order
+from weightcast.inputs.survey import survey
 from weightcast.layers import predicted_layers
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.serialization import nearest
@@ -47,7 +47,7 @@ def layers_in_order(
                 f"{nearest(name, trainable)}"
             )
     own = dict.fromkeys(first[id(modules[name])] for name in names)
-    order = list(execution_order(model, own, next(iter(batches))))
+    order = survey(model, own, [next(iter(batches))]).order
     idle = [name for name in own if name not in order]
     if idle:
         raise ValueError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weightcast.inputs.batches import as_batches, model_input, with_tensors
 from weightcast.inputs.gather import collect_rows, collect_statistics, naming_layer
 from weightcast.inputs.progress import Progress
+from weightcast.inputs.replay import Replay
 from weightcast.layers import PredictedLayer
 from weightcast.layers.rule import layer_seed
 from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
@@ -128,12 +129,13 @@ def pretrain(
     if folder is not None:
         inputs = batches.tensors()
         states = StateFolder(folder, describe(model, vars(settings), inputs, chosen, activations))
-    records = []
-    with Progress("pre-training", len(chosen) * epochs, show=progress) as shown:
+    records, replay = [], Replay(batches, chosen, {})
+    with Progress("pre-training", len(chosen) * epochs, show=progress) as shown, replay:
         for number, (name, layer) in enumerate(chosen.items()):
-            job = _Job(model, batches, settings, name, layer, activations[name], states, number)
+            job = _Job(model, replay, settings, name, layer, activations[name], states, number)
             with naming_layer(name):
                 records.append(job.run(shown))
+            replay.settle(name)
     return records
 
 
@@ -142,7 +144,7 @@ class _Job:
     """One layer's pre-training."""
 
     model: nn.Module
-    batches: _Inputs
+    replay: Replay
     settings: PretrainSettings
     name: str
     layer: Any
@@ -184,7 +186,7 @@ class _Job:
         """Make a data-driven dictionary from the codes of the layers below."""
         seed, needs = layer_seed(self.settings.seed, self.name), self.layer.rule.dictionary.needs
         draws = torch.Generator().manual_seed(seed)
-        found = collect_statistics(self.model, self.name, self.batches, needs, generator=draws)
+        found = collect_statistics(self.model, self.name, self.replay, needs, draws)
         self.layer.remake(seed=seed, statistics=found)
 
     def _trainer(self) -> TiedAutoencoder:
@@ -195,7 +197,7 @@ class _Job:
                 "out by layers="
             )
         how, generator = self.settings, self._generator("rows")
-        rows = collect_rows(self.model, self.name, self.batches, how.max_rows, generator).to(weight)
+        rows = collect_rows(self.model, self.name, self.replay, how.max_rows, generator).to(weight)
         return TiedAutoencoder(self.layer, self.activation, rows, how.loss, how.learning_rate)
 
     def _generator(self, purpose: str) -> torch.Generator:

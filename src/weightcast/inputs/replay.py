@@ -1,0 +1,353 @@
+"""Replay: a model run again and again on the same batches, in which every module computes once.
+
+What layers are given has to be asked after each change of the layers below. A run for that need not
+begin at the beginning: a module in which nothing changes any more gives what it gave before, and
+once the wanted layers were called nothing is left to see. So a block of a network runs as often as
+it has layers to ask for, whatever the number of blocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from weightcast.inputs.batches import InputsError, call
+from weightcast.inputs.hooks import Take, observing
+from weightcast.layers import PredictedModule
+
+KEPT_BYTES = 2**30
+"""Bytes of outputs that a replay keeps in memory; more are kept in temporary files."""
+
+
+class Replay:
+    """Runs a model over batches, stops once the wanted layers were called, and keeps outputs.
+
+    An output is kept of every module in which no layer is *open*: still to change, or still to be
+    seen. The layers of ``names`` are open until :meth:`settle` closes them. A module that a model
+    holds in two places, one that changes its input, and one whose output is more than tensors and
+    numbers are run each time.
+
+    Args:
+        batches: the same ones in the same order each time they are read.
+        names: layers that will be watched.
+        calls: how often each is called on a batch, if on all batches alike; others end no run.
+        frozen: nothing changes at all, so that layers count as settled once they are watched.
+        whole: keep nothing and run to the end each time, for a model to which the above does harm.
+        kept_bytes: of outputs in memory.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        names: Iterable[str],
+        calls: Mapping[str, int],
+        *,
+        frozen: bool = False,
+        whole: bool = False,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        self.batches, self.calls, self.frozen = batches, {} if whole else calls, frozen
+        self.whole = whole
+        self.open = dict.fromkeys(names)
+        self._store = _Store(kept_bytes)
+        self._outputs: dict[nn.Module, dict[tuple[int, int], _Output]] = {}
+        self._unkept: set[nn.Module] = set()
+
+    def settle(self, *names: str) -> None:
+        """Close layers: from now on they give what they gave."""
+        for name in names:
+            self.open.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Forget all outputs; temporary files have no name and are gone with them."""
+        self._outputs.clear()
+        self._store.close()
+
+    @contextmanager
+    def watching(
+        self, model: nn.Module, wanted: Collection[str], take: Take, alike: Collection[str] = ()
+    ) -> Iterator[Callable[[int, Any], None]]:
+        """Within, a function of a batch's number and the batch runs the model on it.
+
+        ``take`` is called at every call of a wanted layer, as by :func:`observing`. Layers that are
+        ``alike`` are given the same, and so need no watching of their own.
+        """
+        run = _Run({name: self.calls.get(name, 0) for name in wanted})
+
+        def taken(name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
+            take(name, layer, inputs)
+            run.left[name] -= 1
+            if run.seen and (not self.frozen or not later):
+                raise _EnoughError
+
+        def go(number: int, batch: Any) -> None:
+            run.start(number)
+            try:
+                call(model, batch)
+            except _EnoughError:
+                pass
+
+        owners = {name: _owner(model, name) for name in self.open}
+        later = {o for name, o in owners.items() if name not in wanted and name not in alike}
+        with observing(model, wanted, taken):
+            if not self.whole:
+                self._wrap(model, run, later, later if self.frozen else set(owners.values()))
+            yield go
+        if self.frozen:
+            self.settle(*wanted, *alike)
+
+    def _wrap(
+        self, model: nn.Module, run: _Run, later: set[nn.Module], opened: set[nn.Module]
+    ) -> None:
+        """Put a forward of ours before every module's; the end of ``observing`` removes it."""
+        holders: dict[nn.Module, int] = {}
+        is_open: dict[nn.Module, bool] = {}
+        parts: set[nn.Module] = set()
+
+        def visit(module: nn.Module) -> bool:
+            holders[module] = holders.get(module, 0) + 1
+            if module not in is_open:
+                # A split module and the one that it lends its weights to are one.
+                split = isinstance(module, PredictedModule)
+                below = list((module.layers().values() if split else module.children()))
+                parts.update(below if split else ())
+                is_open[module] = any([module in opened, *map(visit, below)])
+            return is_open[module]
+
+        visit(model)
+        for module, count in holders.items():
+            if module is model or isinstance(module, torch.jit.ScriptModule):
+                continue
+            ends = module in later
+            kept = not is_open[module] and count == 1 and module not in parts | self._unkept
+            if kept or ends or module in opened:
+                self._replace_forward(module, run, kept=kept, ends=ends, opens=module in opened)
+
+    def _replace_forward(
+        self, module: Any, run: _Run, *, kept: bool, ends: bool, opens: bool
+    ) -> None:
+        original = module.forward
+
+        @wraps(original)  # whose signature tells what a layer was called with
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not kept:
+                if ends and self.frozen and run.seen:
+                    raise _EnoughError
+                run.clean = run.clean and not (opens and not self.frozen)
+                return original(*args, **kwargs)
+            place = run.next_call(module)
+            found = self._outputs.get(module, {}).get(place)
+            if found is not None:
+                return found.give(args, kwargs)
+            if run.inside or not run.clean:
+                return original(*args, **kwargs)
+            run.inside = True
+            try:
+                given = _versions((args, kwargs))
+                output = original(*args, **kwargs)
+            finally:
+                run.inside = False
+            self._keep(module, place, output, given)
+            return output
+
+        module.forward = forward
+
+    def _keep(
+        self, module: nn.Module, place: tuple[int, int], output: Any, given: dict[Tensor, int]
+    ) -> None:
+        """Keep the output of one call, in place of those of modules within."""
+        leaves, spec = tree_flatten(output)
+        arguments = list(given)
+        owned = {x.untyped_storage().data_ptr() for x in arguments}
+        kept: list[_Leaf] = []
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                kept.append(_Leaf(value=leaf))
+            elif any(leaf is x for x in arguments):
+                kept.append(_Leaf(argument=[leaf is x for x in arguments].index(True)))
+            elif leaf.layout == torch.strided and leaf.untyped_storage().data_ptr() not in owned:
+                kept.append(_Leaf(tensor=leaf))
+            else:
+                kept.append(_Leaf(value=self))  # a view of the input, which costs nothing anyway
+        values = (leaf.value for leaf in kept)
+        changed = any(x._version != version for x, version in given.items())
+        if changed or not all(isinstance(v, _PLAIN) for v in values):
+            self._unkept.add(module)
+            return
+        for leaf in kept:
+            if leaf.tensor is not None:
+                with _naming(module):
+                    leaf.read = self._store.put(leaf.tensor.detach(), module)
+                leaf.tensor = None
+        self._outputs.setdefault(module, {})[place] = _Output(spec, kept)
+        for inner in module.modules():
+            if inner is not module and inner in self._outputs:
+                for old in [key for key in self._outputs[inner] if key[0] == place[0]]:
+                    del self._outputs[inner][old]
+                if not self._outputs[inner]:
+                    del self._outputs[inner]
+                    self._store.drop(inner)
+
+
+class _EnoughError(BaseException):
+    """All wanted layers were called; no handler of a model's own catches it."""
+
+
+_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
+
+
+@dataclass
+class _Run:
+    """How far a run on one batch has come."""
+
+    expected: Mapping[str, int]
+    number: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    counts: dict[nn.Module, int] = field(default_factory=dict)
+    inside: bool = False
+    """Whether a module is running whose output will be kept."""
+    clean: bool = True
+    """Whether nothing that ran was open, so that what comes out will come out again."""
+
+    def start(self, number: int) -> None:
+        self.number, self.left, self.counts = number, dict(self.expected), {}
+        self.inside, self.clean = False, True
+
+    @property
+    def seen(self) -> bool:
+        """Whether every wanted layer was called as often as expected."""
+        return all(self.expected.values()) and not any(self.left.values())
+
+    def next_call(self, module: nn.Module) -> tuple[int, int]:
+        """The batch and the number of this call in it."""
+        self.counts[module] = self.counts.get(module, -1) + 1
+        return self.number, self.counts[module]
+
+
+@dataclass
+class _Leaf:
+    """A value of an output: a tensor that is kept, one of the arguments, or a plain value."""
+
+    value: Any = None
+    argument: int | None = None
+    tensor: Tensor | None = None
+    read: Callable[[], Tensor] | None = None
+
+
+@dataclass
+class _Output:
+    """What a call of a module returned."""
+
+    spec: Any
+    leaves: list[_Leaf]
+
+    def give(self, args: Any, kwargs: Any) -> Any:
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        values = [
+            leaf.read() if leaf.read else leaf.value if leaf.argument is None
+            else given[leaf.argument]
+            for leaf in self.leaves
+        ]  # fmt: skip
+        return tree_unflatten(values, self.spec)
+
+
+class _Store:
+    """Tensors in memory, and past some bytes of them in temporary files, one for each module."""
+
+    def __init__(self, kept_bytes: int) -> None:
+        self.kept_bytes, self._held = kept_bytes, 0
+        self._in_memory: dict[nn.Module, int] = {}
+        self._files: dict[nn.Module, BinaryIO] = {}
+
+    def put(self, tensor: Tensor, owner: nn.Module) -> Callable[[], Tensor]:
+        """Keep a tensor; what is returned gives copies that may be written into."""
+        device, own = tensor.device, tensor.to("cpu")
+        if own.untyped_storage().nbytes() > 2 * own.nbytes:
+            own = own.clone(memory_format=torch.contiguous_format)
+        if self._held + own.nbytes > self.kept_bytes:
+            return self._write(own, owner, device)
+        self._held += own.nbytes
+        self._in_memory[owner] = self._in_memory.get(owner, 0) + own.nbytes
+        kept = _copy(own)  # the network may change its own in place
+        return lambda: _copy(kept) if device.type == "cpu" else kept.to(device)
+
+    def drop(self, owner: nn.Module) -> None:
+        """Forget what was kept for a module."""
+        self._held -= self._in_memory.pop(owner, 0)
+        if owner in self._files:
+            self._files.pop(owner).close()
+
+    def close(self) -> None:
+        for owner in [*self._in_memory, *self._files]:
+            self.drop(owner)
+
+    def _write(
+        self, tensor: Tensor, owner: nn.Module, device: torch.device
+    ) -> Callable[[], Tensor]:
+        shape, dtype, n_bytes = tensor.shape, tensor.dtype, tensor.nbytes
+        if owner not in self._files:
+            self._files[owner] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        file = self._files[owner]
+        begin = -(-file.seek(0, 2) // 64) * 64
+        file.seek(begin)
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        while data:
+            data = data[file.write(data) :]
+
+        def read() -> Tensor:
+            if n_bytes == 0:
+                return torch.empty(shape, dtype=dtype, device=device)
+            # Mapped, and copied by the system where it is written into.
+            pages = np.memmap(file, np.uint8, "c", offset=begin, shape=(n_bytes,))
+            return torch.from_numpy(pages).view(dtype).view(shape).to(device)
+
+        return read
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy that takes memory only once one of the two is written into, where torch can."""
+    try:
+        return torch._lazy_clone(tensor)
+    except (RuntimeError, AttributeError):
+        return tensor.clone()
+
+
+@contextmanager
+def _naming(module: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputsError(
+            f"an output of a {type(module).__name__} cannot be kept in {tempfile.gettempdir()} "
+            f"({error}): free some space, name another folder by the variable TMPDIR, or pass "
+            "fewer inputs"
+        ) from error
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    """The module that is called where a layer is: its parent, of weights that modules read."""
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return model.get_submodule(name.rpartition(".")[0])
+
+
+def _versions(arguments: Any) -> dict[Tensor, int]:
+    """The tensors among a call's arguments, and how often each was changed in place."""
+    return {
+        x: 0 if x.is_inference() else x._version
+        for x in tree_leaves(arguments)
+        if isinstance(x, Tensor)
+    }
