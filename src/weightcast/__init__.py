@@ -74,6 +74,7 @@ from weightcast.transform.broadcast import broadcast_constants
 from weightcast.transform.compress import compress
 from weightcast.transform.convert import convert, merge
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
+from weightcast.transform.shrink import ShrinkTrial, shrink
 from weightcast.transform.trained import PretrainedWarning
 from weightcast.weight import PredictedWeight
 
@@ -118,6 +119,7 @@ __all__ = [
     "probe",
     "register_layer",
     "save",
+    "shrink",
     "suggest",
     "verify",
 ]

@@ -59,8 +59,10 @@ def fit_columns(
 
 
 def _solve(A: Tensor, target: Tensor) -> Tensor:
-    """The least-squares solution of A V = target, by Cholesky where the columns of A are far from
-    dependent, and else (smooth kernels at large fractions) by singular values, a few times slower.
+    """The least-squares solution of A V = target.
+
+    By Cholesky where the columns of A are far from dependent, and else (smooth kernels at large
+    fractions) by singular values, which takes several times as long.
     """
     sizes = A.square().sum(dim=0).sqrt().clamp_min(torch.finfo(A.dtype).tiny)
     A = A / sizes

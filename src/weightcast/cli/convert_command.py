@@ -23,4 +23,4 @@ def run(options: Namespace) -> None:
     model, plan, batches = prepare(options, count="learned")
     converted = convert(model, plan, inputs=batches, seed=options.seed)
     print(ledger(converted))
-    print(f"\n{finish(options, converted, plan, {})}")
+    print(f"\n{finish(options, converted, plan, {})[1]}")

@@ -17,7 +17,7 @@ from weightcast.cli.parsing import Parser
 
 INSTALL_LAB = "pip install 'weightcast[lab]'"
 
-OWN = ("convert", "compress", "probe", "export", "doctor")
+OWN = ("convert", "compress", "shrink", "probe", "export", "doctor")
 """Commands of the library itself."""
 
 _ORDER = ("demo", "train", *OWN[:3], "reproduce", "bench", "report", *OWN[3:])

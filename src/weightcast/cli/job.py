@@ -68,9 +68,7 @@ def add_plan(parser: ArgumentParser) -> None:
 def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any] | None]:
     """The model, the plan and the batches; ``count`` is what a budget counts by default."""
     _check(options)
-    folder = Path(options.output).expanduser()
-    if folder.exists() and not (folder / JSON_NAME).is_file():
-        raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
+    check_output(options.output)
     model = load_source(options.source, options.allow_import, options.factory)
     if not isinstance(model, nn.Module):
         if options.inputs is not None:
@@ -88,17 +86,29 @@ def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any
         raise
 
 
+def check_output(name: str) -> None:
+    """Refuse a folder for a model that holds something else."""
+    folder = Path(name).expanduser()
+    if folder.exists() and not (folder / JSON_NAME).is_file():
+        raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
+
+
 def finish(
-    options: Namespace, model: nn.Module, plan: Plan, metrics: Mapping[str, float | None]
-) -> str:
-    """Save the model and its row; say where."""
+    options: Namespace,
+    model: nn.Module,
+    plan: Plan,
+    metrics: Mapping[str, float | None],
+    **more: Any,
+) -> tuple[Row, str]:
+    """Save the model and its row, with more in it; the row, and where the model is."""
     folder = Path(options.output).expanduser()
     folder.parent.mkdir(parents=True, exist_ok=True)
     save(model, folder)
     config = {"plan": plan.to_dict(), "source": _own_name(options.source)}
-    record(options, config, row_counts(ledger(model)), metrics)
+    row = record(options, config, row_counts(ledger(model)), metrics, **more)
     caveat = f" {GUESSED}" if isinstance(model, StandIn) else ""
-    return f"The model is in {folder}: weightcast.load({str(folder)!r}, model) reads it.{caveat}"
+    where = f"The model is in {folder}: weightcast.load({str(folder)!r}, model) reads it.{caveat}"
+    return row, where
 
 
 def record(

@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,18 @@ def _is_from_torch_save(path: Path) -> bool:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
     with path.open("rb") as file:
         return _OLD_MAGIC in file.read(32)
+
+
+def load_function(name: str | None, allow_import: bool) -> Callable[..., Any] | None:
+    """The function that an option names, package.module:function; None for none."""
+    if name is None:
+        return None
+    if ":" not in name:
+        raise ValueError(f"{name}: name a function, package.module:function")
+    function = _import(name, allow_import)
+    if not callable(function):
+        raise ValueError(f"{name} is a {type(function).__name__}: expected a function")
+    return function
 
 
 def _import(name: str, allow_import: bool) -> Any:

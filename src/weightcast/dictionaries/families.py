@@ -52,7 +52,9 @@ class Family:
     @property
     def stored(self) -> list[Dictionary]:
         """Those of which any may be best where all that a file holds is counted."""
-        found = [RandomConnections(), SingularVectors(), self.own]
+        found = [RandomConnections(), SingularVectors()]
+        if self.own.rebuildable or self.own.factored:  # other atoms in a file are none better
+            found.append(self.own)
         if self.in_space:
             found += [DCT(), Kernel(self.kernel, selection="leading", mixing="orthonormal")]
         return found

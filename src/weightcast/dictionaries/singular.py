@@ -64,6 +64,6 @@ def leading_filters(W: Tensor, kept: int, C: Tensor | None = None) -> Tensor:
 
 
 def _oriented(Q: Tensor) -> Tensor:
-    """Orthonormal columns, each of positive product with a fixed vector, as :func:`eigenvectors`'."""
+    """Orthonormal columns, each of positive product with a fixed vector, as of eigenvectors."""
     fixed = torch.sin(12.9898 * torch.arange(1, len(Q) + 1, dtype=Q.dtype)).unsqueeze(1)
     return Q * (fixed * Q).sum(dim=0).sign()

@@ -108,9 +108,7 @@ def collect_statistics(
 ) -> InputStatistics:
     """Those statistics of one layer's inputs that are needed."""
     given = Given(needs, generator)
-    give_rows(
-        model, name, replay, lambda layer, x: given.update(rows_given(layer, x, generator))
-    )
+    give_rows(model, name, replay, lambda layer, x: given.update(rows_given(layer, x, generator)))
     return given.statistics()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weightcast.inputs.store import Store
 from weightcast.least_squares import Metric
 
 RIDGE = 1e-3
@@ -39,6 +40,10 @@ class Moments:
             self._mean_dense, other = self._merged(self._mean_dense, dense_x)
             self._cross = (own.mT @ other).double().add(self._cross)
         self.groups, self.n_rows = len(own), self.n_rows + len(x)
+
+    def keep_in(self, store: Store) -> None:
+        """Move the sums of products to a store, which may be a file; they can be read as before."""
+        self._own, self._cross = (store.put(t, self)() for t in (self._own, self._cross))
 
     def covariance(self) -> Tensor:
         """The sample covariance of rows in one group, (n_visible, n_visible)."""

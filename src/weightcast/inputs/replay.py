@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from weightcast.inputs.batches import InputsError, call
 from weightcast.inputs.hooks import Take, observing
+from weightcast.inputs.store import KEPT_BYTES, Store
 from weightcast.layers import PredictedModule
-
-KEPT_BYTES = 2**30
-"""Bytes of outputs that a replay keeps in memory; more are kept in temporary files."""
 
 
 class Replay:
@@ -58,7 +55,7 @@ class Replay:
         self.batches, self.calls, self.frozen = batches, {} if whole else calls, frozen
         self.whole = whole
         self.open = dict.fromkeys(names)
-        self._store = _Store(kept_bytes)
+        self._store = Store(kept_bytes)
         self._outputs: dict[nn.Module, dict[tuple[int, int], _Output]] = {}
         self._unkept: set[nn.Module] = set()
 
@@ -94,10 +91,8 @@ class Replay:
 
         def go(number: int, batch: Any) -> None:
             run.start(number)
-            try:
+            with suppress(_EnoughError):
                 call(model, batch)
-            except _EnoughError:
-                pass
 
         owners = {name: _owner(model, name) for name in self.open}
         later = {o for name, o in owners.items() if name not in wanted and name not in alike}
@@ -121,7 +116,7 @@ class Replay:
             if module not in is_open:
                 # A split module and the one that it lends its weights to are one.
                 split = isinstance(module, PredictedModule)
-                below = list((module.layers().values() if split else module.children()))
+                below = list(module.layers().values() if split else module.children())
                 parts.update(below if split else ())
                 is_open[module] = any([module in opened, *map(visit, below)])
             return is_open[module]
@@ -261,67 +256,6 @@ class _Output:
             for leaf in self.leaves
         ]  # fmt: skip
         return tree_unflatten(values, self.spec)
-
-
-class _Store:
-    """Tensors in memory, and past some bytes of them in temporary files, one for each module."""
-
-    def __init__(self, kept_bytes: int) -> None:
-        self.kept_bytes, self._held = kept_bytes, 0
-        self._in_memory: dict[nn.Module, int] = {}
-        self._files: dict[nn.Module, BinaryIO] = {}
-
-    def put(self, tensor: Tensor, owner: nn.Module) -> Callable[[], Tensor]:
-        """Keep a tensor; what is returned gives copies that may be written into."""
-        device, own = tensor.device, tensor.to("cpu")
-        if own.untyped_storage().nbytes() > 2 * own.nbytes:
-            own = own.clone(memory_format=torch.contiguous_format)
-        if self._held + own.nbytes > self.kept_bytes:
-            return self._write(own, owner, device)
-        self._held += own.nbytes
-        self._in_memory[owner] = self._in_memory.get(owner, 0) + own.nbytes
-        kept = _copy(own)  # the network may change its own in place
-        return lambda: _copy(kept) if device.type == "cpu" else kept.to(device)
-
-    def drop(self, owner: nn.Module) -> None:
-        """Forget what was kept for a module."""
-        self._held -= self._in_memory.pop(owner, 0)
-        if owner in self._files:
-            self._files.pop(owner).close()
-
-    def close(self) -> None:
-        for owner in [*self._in_memory, *self._files]:
-            self.drop(owner)
-
-    def _write(
-        self, tensor: Tensor, owner: nn.Module, device: torch.device
-    ) -> Callable[[], Tensor]:
-        shape, dtype, n_bytes = tensor.shape, tensor.dtype, tensor.nbytes
-        if owner not in self._files:
-            self._files[owner] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        file = self._files[owner]
-        begin = -(-file.seek(0, 2) // 64) * 64
-        file.seek(begin)
-        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        while data:
-            data = data[file.write(data) :]
-
-        def read() -> Tensor:
-            if n_bytes == 0:
-                return torch.empty(shape, dtype=dtype, device=device)
-            # Mapped, and copied by the system where it is written into.
-            pages = np.memmap(file, np.uint8, "c", offset=begin, shape=(n_bytes,))
-            return torch.from_numpy(pages).view(dtype).view(shape).to(device)
-
-        return read
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """A copy that takes memory only once one of the two is written into, where torch can."""
-    try:
-        return torch._lazy_clone(tensor)
-    except (RuntimeError, AttributeError):
-        return tensor.clone()
 
 
 @contextmanager

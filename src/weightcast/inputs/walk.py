@@ -7,7 +7,7 @@ runs: all in all each block runs a few times on each batch, however many there a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, Self
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from weightcast.inputs.gather import Given, naming_layer, rows_given
 from weightcast.inputs.replay import Replay
+from weightcast.inputs.store import KEPT_BYTES, Store
 from weightcast.inputs.survey import Survey, sum_of_inputs, survey
 from weightcast.layers.rule import layer_seed
 
@@ -39,6 +40,7 @@ class Walk:
         seed: of the draws of rows, where there are very many, and of samples.
         found: of these names, if they were surveyed before.
         refresh: see :data:`Refresh`.
+        remember: keep the moments of layers that are settled, to be asked for again.
         say: shows a line, where a whole pass over the model is needed.
     """
 
@@ -52,11 +54,12 @@ class Walk:
         *,
         found: Survey | None = None,
         refresh: Refresh = "layer",
+        remember: bool = False,
         paired: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model, self.batches, self.needs, self.seed = model, batches, needs, seed
-        self.paired = paired
+        self.paired, self._remembered = paired, Store(KEPT_BYTES) if remember else None
         self._survey = found or survey(model, names, batches)
         self.order = self._survey.order
         self._turns = _turns(model, self._survey, refresh)
@@ -67,9 +70,10 @@ class Walk:
         differs = _rehearse(model, self._turns, self._survey, batches[0])
         if differs is not None:
             say(f"{differs} is given other inputs where modules are replayed: whole passes for all")
-        whole, frozen = differs is not None, refresh == "never"
-        self._own = Replay(batches, self.order, calls, frozen=frozen, whole=whole)
-        self._dense = Replay(batches, self.order, calls, frozen=True, whole=whole)
+        frozen = refresh == "never"
+        how: dict[str, Any] = {} if differs is None else {"whole": True}
+        self._own = Replay(batches, self.order, calls, frozen=frozen, **how)
+        self._dense = Replay(batches, self.order, calls, frozen=True, **how)
 
     def __enter__(self) -> Self:
         return self
@@ -77,25 +81,29 @@ class Walk:
     def __exit__(self, *_: object) -> None:
         self._own.__exit__()
         self._dense.__exit__()
-
-    def turns(self) -> Iterator[list[str]]:
-        """The layers, by their turns, in order."""
-        yield from dict.fromkeys(map(tuple, self._turns.values()))
+        if self._remembered is not None:
+            self._remembered.close()
 
     def given(self, name: str, current: nn.Module) -> Given:
-        """What a layer is given in the model as it is now, ``current``; in the first, if ``never``."""
+        """What a layer is given in the model as it is now, ``current``, or was (``never``)."""
         current = self.model if self._own.frozen else current
         if name not in self._leader:  # not reached by the batches: the error says so
             return self._see([name], {name: name}, current)[name]
         leader = self._leader[name]
         if leader not in self._found:
             turn = [other for other in self._turns[name] if other in self._own.open] or [name]
-            self._found |= self._see(turn, self._leader, current)
+            seen = self._see(turn, self._leader, current)
+            if self._remembered is not None:
+                for given in seen.values():
+                    given.moments.keep_in(self._remembered)
+            self._found |= seen
         return self._found[leader]
 
     def settle(self, name: str) -> None:
         """Say that a layer will not change any more."""
         self._own.settle(name)
+        if self._remembered is not None:
+            return
         self._leader.pop(name, None)
         for unused in self._found.keys() - self._leader.values():
             del self._found[unused]

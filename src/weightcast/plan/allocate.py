@@ -63,12 +63,25 @@ class Choice:
         return float(self.offer.worth()[self.n_atoms - 1])
 
 
-def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, Choice]:
+FLOOR = 0.7
+"""Of the share of its weights that a layer would get if all got the same: what it gets at least.
+
+A layer's loss of output tells what is lost in that layer, and not what the network makes of it: the
+errors of a budget that leaves some layers next to nothing add up as no layer's own loss says.
+"""
+
+LITTLE = 0.01
+"""A layer that loses no more than this share of its output may get less than the floor."""
+
+
+def share_out(
+    offers: Mapping[str, Sequence[Offer]], budget: int, floor: float = FLOOR
+) -> dict[str, Choice]:
     """The layers' choices that together are worth most and cost at most ``budget`` numbers.
 
     Raises ValueError where the cheapest offers cost more than that, naming the costliest layer.
     """
-    cheapest = {name: _least(own, math.inf) for name, own in offers.items()}
+    cheapest = {name: _least(own, math.inf, 0) for name, own in offers.items()}
     least = sum(choice.cost for choice in cheapest.values())
     if least > budget:
         name = max(cheapest, key=lambda name: cheapest[name].cost)
@@ -77,11 +90,13 @@ def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, C
             f"{least:,}, {cheapest[name].cost:,} of them in layer {name!r}: raise the budget by "
             f"{least - budget:,} numbers at least"
         )
+    floors = _floors(offers, budget, floor)
     low, high = -40.0, 10.0  # logarithms of the price of a number
     chosen = cheapest
     for _ in range(60):
         middle = (low + high) / 2
-        found = {name: _least(own, math.exp(middle)) for name, own in offers.items()}
+        price = math.exp(middle)
+        found = {name: _least(own, price, floors[name]) for name, own in offers.items()}
         if sum(choice.cost for choice in found.values()) > budget:
             low = middle
         else:
@@ -89,12 +104,29 @@ def share_out(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[str, C
     return _spend(offers, chosen, budget)
 
 
-def _least(offers: Iterable[Offer], price: float) -> Choice:
+def _floors(offers: Mapping[str, Sequence[Offer]], budget: int, floor: float) -> dict[str, float]:
+    """What each layer costs at least; 0 for all where that is more than the budget.
+
+    The dense layer's cost says how many weights it has.
+    """
+    weights = {
+        name: max((offer.per_atom for offer in own if offer.dictionary is None), default=0)
+        for name, own in offers.items()
+    }
+    share = floor * budget / max(1, sum(weights.values()))
+    floors = {name: share * number for name, number in weights.items()}
+    least = sum(_least(own, math.inf, floors[name]).cost for name, own in offers.items())
+    return floors if least <= budget else dict.fromkeys(offers, 0.0)
+
+
+def _least(offers: Iterable[Offer], price: float, floor: float) -> Choice:
     """The choice of most worth less its price; of least cost where the price is infinite."""
     found = []
     for offer in offers:
         costs = offer.costs()
         total = costs if math.isinf(price) else price * costs - offer.worth()
+        allowed = (costs >= floor) | (offer.losses <= LITTLE)
+        total = torch.where(allowed, total, torch.inf)
         place = int(total.argmin())
         found.append((float(total[place]), float(costs[place]), Choice(offer, place + 1)))
     return min(found, key=lambda one: one[:2])[2]

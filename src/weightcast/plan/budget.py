@@ -1,12 +1,12 @@
-"""A plan for a budget: what each layer could be predicted from, and at which cost."""
+"""Offers: what each layer could be predicted from, and at which cost; plans made of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,72 +14,114 @@ from torch import nn
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
-from weightcast.inputs.gather import MOMENTS
 from weightcast.inputs.progress import Progress
-from weightcast.inputs.survey import Survey
 from weightcast.inputs.walk import Walk
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import loss_curve
-from weightcast.plan.allocate import Offer, share_out
-from weightcast.plan.eligibility import convertible_layers
+from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
 Count = Literal["learned", "stored"]
 
 
-def plan_for_budget(
+@dataclass(frozen=True)
+class Offers:
+    """What every layer of a model could be predicted from, and at which cost.
+
+    They are made once (:func:`gather_offers`), and serve any budget.
+
+    Args:
+        model: dense.
+        grids: every layer that may be predicted, with a grid where the layer itself knows none.
+        sites: the same layers, as a plan weighs them.
+        by_layer: the ways to predict each, and that to leave it dense.
+        count: what costs count.
+    """
+
+    model: nn.Module
+    grids: Mapping[str, Grid | None]
+    sites: Mapping[str, ProbeSite]
+    by_layer: Mapping[str, Sequence[Offer]]
+    count: Count
+
+    @property
+    def least_share(self) -> float:
+        """Share of all weights that a network stores (or learns) at least."""
+        counts = ledger(self.model).total
+        weights = sum(site.filters.numel() for site in self.sites.values())
+        rest = (counts.stored if self.count == "stored" else counts.learned) - weights
+        least = sum(int(min(o.costs()[0] for o in own)) for own in self.by_layer.values())
+        return min(1.0, (rest + least) / counts.dense)
+
+    def for_budget(self, budget: float | int) -> Plan:
+        """The plan of least loss that a budget allows, as :func:`suggest` describes it."""
+        left = _left_for(self.model, self.sites, budget, self.count)
+        # What is trained from scratch makes up for what a layer lacks; what is compressed does not.
+        floor = FLOOR if self.count == "stored" else 0.0
+        plan = self._plan(share_out(self.by_layer, left, floor))
+        if len(plan.rules) == 1:
+            raise ValueError(
+                f"the budget of {budget} leaves room for all weights: no layer needs to be "
+                "predicted"
+            )
+        return plan
+
+    def for_fraction(self, fraction: float) -> Plan:
+        """The plan in which each layer learns a share, from what loses least and stores less."""
+        chosen = {}
+        for name, offers in self.by_layer.items():
+            n_atoms = round(fraction * self.sites[name].n_visible)
+            choices = [
+                Choice(offer, min(n_atoms, len(offer.losses)))
+                for offer in offers
+                if offer.dictionary is not None and n_atoms
+            ]
+            dense = self.sites[name].filters.numel()
+            small = [choice for choice in choices if choice.cost < dense]
+            if small:
+                chosen[name] = max(small, key=lambda choice: choice.worth)
+        return self._plan(chosen)
+
+    def _plan(self, chosen: Mapping[str, Choice]) -> Plan:
+        rules: dict[str, Rule | None] = {}
+        for name, choice in chosen.items():
+            offer = choice.offer
+            if offer.dictionary is not None:
+                fraction = choice.n_atoms / self.sites[name].n_visible
+                rules[name] = Rule(offer.dictionary, fraction, offer.columns, self.grids[name])
+        return Plan({**rules, "*": None})
+
+
+def gather_offers(
     model: nn.Module,
     grids: Mapping[str, Grid | None],
-    budget: float | int,
-    batches: list[Any] | None,
+    walk: Walk | None,
     columns: int,
     *,
-    surveyed: Survey | None,
     count: Count,
     seed: int,
     progress: bool,
-) -> Plan:
-    """The plan of least loss that a budget allows; arguments as for ``suggest``.
+) -> Offers:
+    """Count the loss of every layer's output for every dictionary and number of atoms.
 
-    ``surveyed`` is what a run over the batches told of the layers that multiply inputs.
-    ``grids`` has every layer that may be predicted, with a grid where the layer itself knows none.
+    ``walk`` tells of their inputs, in a model that does not change; other arguments as for
+    ``suggest``. The losses of one layer are counted at a time.
     """
     if count not in ("learned", "stored"):
         raise ValueError(f"count is {count!r}: take 'learned' or 'stored'")
     known = {name: grid for name, grid in grids.items() if grid is not None}
-    sites = find_sites(model, list(grids), known)
-    left = _left_for(model, sites, budget, count)
-    offers = {}
-    with Progress("suggesting", len(sites), show=progress) as shown, ExitStack() as stack:
-        walk = None
-        if batches is not None:
-            names = dict.fromkeys(convertible_layers(model), (MOMENTS, "covariance"))
-            walk = stack.enter_context(
-                Walk(
-                    model, sites, batches, names, seed,
-                    found=surveyed, refresh="never", say=shown.say,
-                )
-            )  # fmt: skip
+    sites, offers = find_sites(model, list(grids), known), {}
+    with Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
             if walk is not None and name in walk.order:
                 site = observe(model, site, walk)
             groups, own_seed = min(columns, site.n_units), layer_seed(seed, name)
-            offers[name] = list(_offers(site, groups, count, left, own_seed))
+            offers[name] = list(_offers(site, groups, count, own_seed))
             shown.step()
             shown.say(f"{name}: {len(offers[name]) - 1} dictionaries compared")
-    rules: dict[str, Rule | None] = {}
-    for name, choice in share_out(offers, left).items():
-        offer = choice.offer
-        if offer.dictionary is not None:
-            fraction = choice.n_atoms / sites[name].n_visible
-            rules[name] = Rule(offer.dictionary, fraction, offer.columns, grids[name])
-    if not rules:
-        raise ValueError(
-            f"the budget of {budget} leaves room for all weights: no layer needs to be predicted"
-        )
-    return Plan({**rules, "*": None})
+    return Offers(model, grids, sites, offers, count)
 
 
 class TooMuchDenseError(ValueError):
@@ -113,10 +155,10 @@ def _left_for(
     return number - rest
 
 
-def _offers(site: ProbeSite, columns: int, count: Count, left: int, seed: int) -> Iterator[Offer]:
+def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[Offer]:
     """One offer per dictionary that can be built, and that to leave the layer dense, at full cost.
 
-    ``left`` is the whole budget: more atoms than it pays for need not be looked at.
+    Atoms that cost more than the dense layer are not looked at.
     """
     # The family's own; where everything stored counts, all that could be cheaper too.
     family = Family(site.grid, site.statistics is not None)
@@ -129,9 +171,8 @@ def _offers(site: ProbeSite, columns: int, count: Count, left: int, seed: int) -
             per_atom += groups
         if held and not dictionary.factored:
             per_atom += site.n_visible
-        # Nor more than there is to gain by, nor than a matrix of W's size has singular vectors.
-        most = min(left, site.filters.numel()) // per_atom
-        if dictionary.from_weight:
+        most = site.filters.numel() // per_atom
+        if dictionary.from_weight:  # a matrix has no more singular vectors
             most = min(most, site.n_units)
         n_atoms = min(site.n_visible - 1, max(1, most))
         atoms = _build(site, dictionary, n_atoms, seed)

@@ -66,8 +66,8 @@ def find_sites(
         weight, grid = found[name]
         if not bool(weight.isfinite().all()):
             raise ValueError(
-                f"layer {name!r}: {int((~weight.isfinite()).sum())} of its {weight.numel()} weights "
-                "are NaN or infinite: load weights that are finite, or leave the layer out"
+                f"layer {name!r}: {int((~weight.isfinite()).sum())} of its {weight.numel()} "
+                "weights are NaN or infinite: load weights that are finite, or leave the layer out"
             )
         if name in grids:
             with naming_layer(name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from weightcast.dictionaries import check_fraction
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.survey import Survey, survey
+from weightcast.inputs.gather import MOMENTS
+from weightcast.inputs.survey import survey
+from weightcast.inputs.walk import Walk
 from weightcast.layers import view
 from weightcast.layers.rule import Rule
-from weightcast.plan.budget import Count, TooMuchDenseError, plan_for_budget
+from weightcast.plan.budget import Count, Offers, TooMuchDenseError, gather_offers
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
 
@@ -46,7 +48,17 @@ def suggest(
     embedding), convolutions above those the covariance of their channels times a kernel on space,
     and linear layers (of transformers too) the covariance of their inputs. ``count="stored"`` is
     for :func:`compress`: dictionaries that a file must hold count in full, and each layer takes
-    the best among kernels, cosines, single inputs, and singular vectors of its weights.
+    the best among kernels, cosines, single inputs, and singular vectors of its weights. A layer
+    then gets at least seven tenths of what an equal share would be, unless it
+    loses less than 1 % of its output. With a fraction ``stored`` decides for what loses least among
+    the same dictionaries; layers that would take more room than dense ones stay dense.
+
+    No plan stores more numbers than the dense network: columns whose atoms a file must hold are
+    fewer where they would, and a layer for which one is too many takes atoms that follow from a
+    rule.
+
+    Cost: with inputs and a budget each block of the model runs a few times over the inputs, and
+    for each layer n_visible^2 (n_visible + n_units) multiply-adds are made for each dictionary.
 
     The classifier (the layer that runs last), layers of fewer than 1,000 weights, and layers for
     which ``fraction`` is less than one atom stay dense.
@@ -81,86 +93,128 @@ def suggest(
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
-    layers, order, surveyed = _in_order(model, batches)
-    image = _image_shape(batches[0]) if batches else ()
-    found = {
-        name: _grid(layers[name], image if name == order[0] else ())
-        for name in _predictable(model, order)
-        if layers[name].weight.numel() >= MIN_WEIGHTS
-    }
-    if budget is not None and found:
-        return plan_for_budget(
-            model, found, budget, batches, columns,
-            surveyed=surveyed, count=count, seed=seed, progress=progress,
-        )  # fmt: skip
+    if budget is None and count == "learned":
+        return _plan_for_all(model, fraction, batches, columns)
+    with ExitStack() as stack:
+        offers, _ = offers_for(
+            model, batches, stack, columns, count=count, seed=seed, progress=progress
+        )
+        return offers.for_fraction(fraction) if budget is None else offers.for_budget(budget)
+
+
+def offers_for(
+    model: nn.Module,
+    batches: list[Any] | None,
+    stack: ExitStack,
+    columns: int = 10,
+    *,
+    count: Count,
+    seed: int,
+    progress: bool,
+    remember: bool = False,
+) -> tuple[Offers, Walk | None]:
+    """What each layer could be predicted from, and the walk that told of its inputs.
+
+    The walk is closed with ``stack``; ``remember`` keeps what it told. Arguments as for
+    :func:`suggest`; ValueError where no layer is left to predict.
+    """
+    layers = _Layers(model, batches)
+    if not layers.found:
+        raise layers.nothing_left()
+    walk = None
+    if batches is not None:
+        needs = dict.fromkeys(layers.found, (MOMENTS, "covariance"))
+        names = [n for n in layers.found if not view(layers.every[n]).blindness]
+        walk = stack.enter_context(
+            Walk(model, names, batches, needs, seed, refresh="never", remember=remember)
+        )
+    how: dict[str, Any] = {"count": count, "seed": seed, "progress": progress}
+    return gather_offers(model, layers.found, walk, columns, **how), walk
+
+
+def _plan_for_all(
+    model: nn.Module, fraction: float, batches: list[Any] | None, columns: int
+) -> Plan:
+    """Every layer learns a share, of what suits its inputs."""
+    layers = _Layers(model, batches)
     rules: dict[str, Rule | None] = {}
-    for name, grid in found.items():
-        seen = view(layers[name])
+    for name, grid in layers.found.items():
+        seen = view(layers.every[name])
         n_visible, n_units = seen.sizes
         if round(fraction * n_visible) < 1:
             continue
-        pixels = grid is not None and isinstance(layers[name], nn.Linear)
-        have_rows = inputs is not None and not seen.blindness
+        pixels = grid is not None and isinstance(layers.every[name], nn.Linear)
+        have_rows = batches is not None and not seen.blindness
         family = Family(grid if pixels else seen.grid, have_rows, pixels)
-        rules[name] = Rule(family.own, fraction, min(columns, n_units), grid)
+        groups = min(columns, n_units)
+        if not family.own.rebuildable and not family.own.factored:
+            # A file holds the atoms of all columns: no more than leave it below the dense layer's.
+            n_atoms = round(fraction * n_visible)
+            each = n_atoms * (n_visible + 1)
+            groups = min(groups, (n_visible * n_units - n_atoms * n_units) // each)
+        if groups < 1:
+            family, groups = Family(seen.grid, data=False), min(columns, n_units)
+        rules[name] = Rule(family.own, fraction, groups, grid)
     if not rules:
-        raise _nothing_left(model, layers, order, found, None if budget else fraction)
+        raise layers.nothing_left(fraction)
     return Plan({**rules, "*": None})
 
 
-def _in_order(
-    model: nn.Module, batches: list[Any] | None
-) -> tuple[dict[str, Any], Sequence[str], Survey | None]:
-    """The layers that multiply their inputs (embeddings do not), and the order in which they run.
+class _Layers:
+    """The layers of a model, the order in which they run, and those that may be predicted.
 
-    Without batches it is the order of registration. A layer whose inputs are hidden runs after the
-    other weights of its module.
+    Without batches the order is that of registration. ``found`` has a grid for each layer that may
+    be predicted, where the layer knows none itself: not the last, the classifier, nor tied, refused
+    and small ones.
     """
-    tables, every = (nn.Embedding, nn.EmbeddingBag), convertible_layers(model)
-    layers: Any = {name: x for name, x in every.items() if not isinstance(x, tables)}
-    if batches is None:
-        return layers, list(layers), None
-    own = [name for name, layer in layers.items() if not view(layer).blindness]
-    found = survey(model, own, batches)
-    order = list(found.order)
-    for name in (name for name in layers if name not in own):
-        parent = name.rpartition(".")[0]
-        last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]
-        for place in last:
-            order.insert(place + 1, name)
-    return layers, order, found
 
+    def __init__(self, model: nn.Module, batches: list[Any] | None) -> None:
+        # Layers that multiply their inputs; embeddings do not.
+        tables, self.convertible = (nn.Embedding, nn.EmbeddingBag), convertible_layers(model)
+        self.every: Any = {n: x for n, x in self.convertible.items() if not isinstance(x, tables)}
+        self.model = model
+        self.order = self._order(batches)
+        image = _image_shape(batches[0]) if batches else ()
+        self.found = {
+            name: _grid(self.every[name], image if name == self.order[0] else ())
+            for name in self._predictable()
+            if self.every[name].weight.numel() >= MIN_WEIGHTS
+        }
 
-def _predictable(model: nn.Module, order: Sequence[str]) -> list[str]:
-    """The layers that may be predicted: not the last, the classifier, nor tied or refused ones."""
-    every = convertible_layers(model)
-    alone = {group[0] for group in groups_of_one_weight(every) if len(group) == 1}
-    free = alone - refusals(model, every).keys()
-    return [name for name in order[:-1] if name in free]
+    def _order(self, batches: list[Any] | None) -> list[str]:
+        """A layer whose inputs are hidden runs after the other weights of its module."""
+        if batches is None:
+            return list(self.every)
+        own = [name for name, layer in self.every.items() if not view(layer).blindness]
+        order = list(survey(self.model, own, batches).order)
+        for name in (name for name in self.every if name not in own):
+            parent = name.rpartition(".")[0]
+            last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]
+            for place in last:
+                order.insert(place + 1, name)
+        return order
 
+    def _predictable(self) -> list[str]:
+        alone = {group[0] for group in groups_of_one_weight(self.convertible) if len(group) == 1}
+        free = alone - refusals(self.model, self.convertible).keys()
+        return [name for name in self.order[:-1] if name in free]
 
-def _nothing_left(
-    model: nn.Module,
-    layers: Mapping[str, Any],
-    order: Sequence[str],
-    large: Collection[str],
-    fraction: float | None,
-) -> ValueError:
-    """The error where no layer is left; ``large`` are too small only for a fraction, if given."""
-    if not large or fraction is None:
-        refused = refusals(model, convertible_layers(model)).items()
-        why = next((f"; {refusal.about(f'layer {name!r}')}" for name, refusal in refused), "")
-        return TooMuchDenseError(
-            f"no layer to predict: of the model's {len(order)} layer(s) that run and multiply "
-            f"inputs, the last one, those under {MIN_WEIGHTS:,} weights, and those that are tied "
-            f"or refused stay dense: name layers in a Plan of your own{why}"
+    def nothing_left(self, fraction: float | None = None) -> ValueError:
+        """The error where no layer is left to predict, or is large enough for a fraction."""
+        if not self.found or fraction is None:
+            refused = refusals(self.model, self.convertible).items()
+            why = next((f"; {refusal.about(f'layer {name!r}')}" for name, refusal in refused), "")
+            return TooMuchDenseError(
+                f"no layer to predict: of the model's {len(self.order)} layer(s) that run and "
+                f"multiply inputs, the last one, those under {MIN_WEIGHTS:,} weights, and those "
+                f"that are tied or refused stay dense: name layers in a Plan of your own{why}"
+            )
+        widest = max(view(self.every[name]).sizes[0] for name in self.found)
+        return ValueError(
+            f"no layer to predict at fraction {fraction}: the {len(self.found)} layer(s) that "
+            f"could be have at most {widest:,} inputs, and {fraction * widest:.2g} atoms are below "
+            f"one: take a fraction of at least {math.ceil(1e4 / widest) / 1e4:g}"
         )
-    widest = max(view(layers[name]).sizes[0] for name in large)
-    return ValueError(
-        f"no layer to predict at fraction {fraction}: the {len(large)} layer(s) that could be have "
-        f"at most {widest:,} inputs, and {fraction * widest:.2g} atoms are below one: take a "
-        f"fraction of at least {math.ceil(1e4 / widest) / 1e4:g}"
-    )
 
 
 def _image_shape(batch: Any) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import Metric, choose_atoms
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
+from weightcast.plan.suggest import suggest
 from weightcast.transform.swap import swap
 
 AtomChoice = Literal["fitted", "plan"]
@@ -35,9 +36,10 @@ Target = Literal["dense", "compressed"]
 
 def compress(
     model: Model,
-    plan: Plan | Mapping[str, Rule | None],
+    plan: Plan | Mapping[str, Rule | None] | None = None,
     inputs: Any = None,
     *,
+    budget: float | int | None = None,
     selection: AtomChoice = "fitted",
     target: Target = "dense",
     refresh: Refresh = "layer",
@@ -55,19 +57,31 @@ def compress(
     ``min_V |x U V + b' - (x~ W + b)|^2``
 
     where x~ are its inputs in the dense network, so that a layer corrects what those below have
-    lost, and the bias b', where the layer has one, takes up the mean. Only second moments of x are
-    kept, n_visible^2 numbers (twice) for one layer at a time. Training can go on afterwards;
-    :func:`compression_report` says what each layer lost.
+    lost, and the bias b', where the layer has one, takes up the mean. Training can go on
+    afterwards; :func:`compression_report` says what each layer lost.
+
+    Cost: each module runs about once on each batch in each of the two networks, whatever the depth
+    (each block is begun as often as it has layers of different inputs). Only second moments of x
+    are kept, n_visible^2 numbers (twice) for one layer at a time, and outputs of modules, up to
+    1 GiB of them in memory and more in temporary files (:mod:`weightcast.inputs.replay`). The dense
+    weights are those of ``model``, not copied.
 
     Args:
         model: trained, dense; it is left as it is.
-        plan: as for ``convert``; ``LowRank`` gets the best U too.
+        plan: as for ``convert``; ``LowRank`` gets the best U too. None takes the ``budget``.
         inputs: example batches as for ``convert``, at most 1,000 where they have no length;
             some thousand rows more than the widest layer has inputs are enough.
+        budget: in place of a plan, numbers that the network stores at most, what stays dense
+            included: a share of all its weights in (0, 1), or a whole number. The plan is then
+            :func:`suggest`'s with ``count="stored"``.
         selection: ``fitted``: each column takes those atoms of the dictionary's base that explain
             its own units best. ``plan``: those that ``convert`` would draw.
         target: ``dense``: the outputs that the layer has in the dense network. ``compressed``:
             those that its dense weights would have on the compressed network's inputs.
+        refresh: how often inputs are seen anew. ``layer``: after every change of a layer below.
+            ``block``: once for the layers of a block (an entry of the outermost list of modules).
+            ``never``: x are those of the dense network, and nothing is corrected; the fastest, and
+            the better one where inputs are few beside the widest layer.
         ridge: added to C = E[x^T x], in units of its mean diagonal, above 0: how much the error of
             the weights counts where inputs do not tell.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
@@ -80,44 +94,57 @@ def compress(
         ValueError: what the plan or a dictionary cannot do, naming the layer, or inputs on which
             the model fails, naming the module.
     """
-    plan = plan if isinstance(plan, Plan) else Plan(plan)
+    if (plan is None) == (budget is None):
+        raise ValueError(
+            f"plan is {plan!r} and budget {budget!r}: give one of the two, such as budget=0.25"
+        )
     check_values(model)
-    settings = _FitSettings(selection, target, refresh, ridge, seed)
-    rules = plan.resolve(model)
+    fitting = Fitting(selection, target, refresh, ridge, seed)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
-    every = convertible_layers(model)
-    layers = {name: every[name] for name in rules}
+    if plan is None:
+        how: dict[str, Any] = {"count": "stored", "seed": seed, "progress": progress}
+        plan = suggest(model, inputs=batches, budget=budget, **how)
+    plan = plan if isinstance(plan, Plan) else Plan(plan)
+    rules = plan.resolve(model)
     with Progress("compressing", len(rules), show=progress) as shown, ExitStack() as stack:
         walk = None
         if batches is not None:
+            every = convertible_layers(model)
+            dictionaries = {name: rule.dictionary for name, rule in rules.items()}
             needs = {
-                name: (MOMENTS, *(() if d.from_weight else d.needs))
-                for name, d in ((name, rule.dictionary) for name, rule in rules.items())
+                name: (MOMENTS, *(() if dictionary.from_weight else dictionary.needs))
+                for name, dictionary in dictionaries.items()
             }
-            paired = target == "dense" and refresh != "never"
             walk = stack.enter_context(
                 Walk(
-                    model, _seen(layers), batches, needs, seed,
-                    refresh=refresh, paired=paired, say=shown.say,
+                    model, _seen({name: every[name] for name in rules}), batches, needs, seed,
+                    refresh=refresh, paired=fitting.paired, say=shown.say,
                 )
             )  # fmt: skip
-        # What is fitted to W comes first, for it changes what the others are given.
-        order = [] if walk is None else walk.order
-        before = sorted(set(layers) - set(order), key=list(layers).index)
-        before.sort(key=lambda name: view(layers[name]).blindness is not None)
-        fits = _Fits(every, rules, settings, walk, shown)
-        return swap(model, [*before, *order], fits.make)
+        return fit_layers(model, plan, fitting, walk, shown)
+
+
+def fit_layers(
+    model: Model, plan: Plan, fitting: Fitting, walk: Walk | None, shown: Progress
+) -> Model:
+    """A new model in which the plan's layers are fitted, to what ``walk`` knows of their inputs."""
+    rules, every = plan.resolve(model), convertible_layers(model)
+    # What is fitted to W comes first, for it changes what the others are given.
+    order = [] if walk is None else [name for name in walk.order if name in rules]
+    before = [name for name in rules if name not in order]
+    before.sort(key=lambda name: view(every[name]).blindness is not None)
+    return swap(model, [*before, *order], _Fits(every, rules, fitting, walk, shown).make)
 
 
 @dataclass(frozen=True)
-class _FitSettings:
+class Fitting:
     """How every layer is fitted; the arguments of :func:`compress`."""
 
-    selection: AtomChoice
-    target: Target
-    refresh: Refresh
-    ridge: float
-    seed: int
+    selection: AtomChoice = "fitted"
+    target: Target = "dense"
+    refresh: Refresh = "layer"
+    ridge: float = RIDGE
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -125,6 +152,11 @@ class _FitSettings:
             raise ValueError(
                 f"ridge is {self.ridge!r}: it must be above 0 and finite, for example 0.001"
             )
+
+    @property
+    def paired(self) -> bool:
+        """Whether layers aim at what the dense network's have, given inputs of their own."""
+        return self.target == "dense" and self.refresh != "never"
 
 
 @dataclass
@@ -137,7 +169,7 @@ class _Fits:
 
     layers: Mapping[str, Any]
     rules: Mapping[str, Rule]
-    settings: _FitSettings
+    settings: Fitting
     walk: Walk | None
     shown: Progress
 

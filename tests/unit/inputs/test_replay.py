@@ -156,18 +156,19 @@ NETWORKS = [
 RULE = wc.Rule(wc.dictionaries.SingularVectors(), 0.5)
 
 
+def keep_nothing(patch, **how):
+    """Replays keep less than they would by default."""
+    defaults = Replay.__init__.__kwdefaults__ | {"kept_bytes": 0} | how
+    patch.setattr(Replay.__init__, "__kwdefaults__", defaults)
+
+
 def compressed(model, batches, monkeypatch, **options):
     """The compressed weights with replays, and without any."""
     found = []
     for whole in (False, True):
         with monkeypatch.context() as patch:
             if whole:
-                plain = Replay.__init__
-
-                def init(self, *args, **how):
-                    plain(self, *args, **how | {"whole": True})
-
-                patch.setattr(Replay, "__init__", init)
+                keep_nothing(patch, whole=True)
             small = wc.compress(model, {"*": RULE}, batches, progress=False, **options)
             found.append(wc.merge(small).state_dict())
     return found
@@ -217,7 +218,9 @@ def test_a_block_runs_as_often_in_a_deep_network(options):
 
 def test_what_does_not_fit_in_memory_is_kept_in_files_that_have_no_name(monkeypatch):
     monkeypatch.setattr("weightcast.inputs.replay.KEPT_BYTES", 0)
-    monkeypatch.setattr(Replay.__init__, "__kwdefaults__", Replay.__init__.__kwdefaults__ | {"kept_bytes": 0})
+    monkeypatch.setattr(
+        Replay.__init__, "__kwdefaults__", Replay.__init__.__kwdefaults__ | {"kept_bytes": 0}
+    )
     opened = []
     real = tempfile.TemporaryFile
     monkeypatch.setattr(
@@ -247,7 +250,9 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(monkeypatch, tmp_path):
     real = tempfile.TemporaryFile
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "TemporaryFile", Full)
-    monkeypatch.setattr(Replay.__init__, "__kwdefaults__", Replay.__init__.__kwdefaults__ | {"kept_bytes": 0})
+    monkeypatch.setattr(
+        Replay.__init__, "__kwdefaults__", Replay.__init__.__kwdefaults__ | {"kept_bytes": 0}
+    )
     model = Blocks()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=r"output of a \w+ cannot be kept.*No space.*TMPDIR"):

@@ -36,7 +36,7 @@ def _layers(seed: int) -> dict[str, list[Offer]]:
 @pytest.mark.parametrize("budget", [40, 65, 90, 150])
 def test_no_choice_within_the_budget_is_much_better(seed, budget):
     offers = _layers(seed)
-    chosen = share_out(offers, budget)
+    chosen = share_out(offers, budget, floor=0.0)
     assert sum(choice.cost for choice in chosen.values()) <= budget
     ways = [
         [Choice(offer, n + 1) for offer in own for n in range(len(offer.losses))]
@@ -55,6 +55,21 @@ def test_a_large_budget_buys_everything():
     chosen = share_out(_layers(0), 10_000)
     assert chosen["b"].offer.dictionary is None
     assert chosen["c"].n_atoms == 4
+
+
+def test_a_layer_gets_its_floor_unless_it_loses_next_to_nothing():
+    """The second layer gains least by a number, and still gets its share of the budget's floor."""
+    offers = {
+        "a": [_offer([0.9, 0.5, 0.2, 0.05], 25), _offer([0.0], 100, dictionary=None)],
+        "b": [_offer([0.5, 0.49, 0.48, 0.47], 25), _offer([0.0], 100, dictionary=None)],
+        "c": [_offer([0.005, 0.004, 0.003, 0.002], 25), _offer([0.0], 100, dictionary=None)],
+    }
+    free, floored = (
+        {name: choice.cost for name, choice in share_out(offers, 160, floor).items()}
+        for floor in (0.0, 0.8)
+    )
+    assert (free["a"], free["b"]) == (100, 25)
+    assert floored == {"a": 75, "b": 50, "c": 25}  # b has at least 0.8 of 160 / 3
 
 
 def test_too_small_a_budget_names_the_costliest_layer():

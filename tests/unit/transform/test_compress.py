@@ -167,7 +167,9 @@ def test_moments_do_not_depend_on_the_batches():
         whole.update(by_group, dense_by_group)
         for rows in torch.arange(30).split([1, 12, 17]):
             parts.update(by_group[rows], dense_by_group[rows])
-        torch.testing.assert_close(whole.metric(0.1, **how).moments, parts.metric(0.1, **how).moments)
+        torch.testing.assert_close(
+            whole.metric(0.1, **how).moments, parts.metric(0.1, **how).moments
+        )
         W = torch.randn(6, 4, generator=generator, dtype=torch.float64)
         targets = [m.target(W, m.metric(0.1, **how), **how) for m in (whole, parts)]
         torch.testing.assert_close(*targets)
@@ -559,7 +561,7 @@ def test_a_dense_network_of_another_width_is_named():
     ("arguments", "message"),
     [
         ({"plan": {0: None}}, "key 0 of a plan is no layer's name"),
-        ({"plan": None}, "a plan is None: give rules by layer name"),
+        ({"plan": None}, "plan is None and budget None: give one of the two"),
         ({"plan": "*"}, r"a plan is '\*': give rules"),
         ({"inputs": 5}, "inputs is 5: pass a batch of example inputs"),
         ({"ridge": "a"}, "ridge is 'a': it must be above 0"),

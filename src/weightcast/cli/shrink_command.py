@@ -1,0 +1,78 @@
+"""weightcast shrink: the smallest compressed network that a function finds good enough."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from weightcast.cli.compress_command import add_evaluate, verdict
+from weightcast.cli.installed import extension
+from weightcast.cli.job import SOURCE, add_source, check_output, finish
+from weightcast.cli.sources import load_function, load_inputs, load_source
+from weightcast.measure import compression_report
+from weightcast.plan.plan import Plan
+from weightcast.transform.shrink import ShrinkTrial, shrink, trials_table
+
+SUMMARY = "Compress a trained model as far as its metric allows; save it to a folder."
+HELP = SOURCE
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    add_source(parser)
+    add_evaluate(parser)
+    parser.add_argument("--output", required=True, help="folder for the saved model")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.01, help="how much worse the metric may be; 0.01"
+    )
+    parser.add_argument(
+        "--higher-is-better", action="store_true", help="as for accuracy; an error by default"
+    )
+    parser.add_argument("--evaluations", type=int, default=8, help="of networks, at most; 8")
+    parser.add_argument("--report", metavar="FOLDER", help="for a page with the curve; none")
+
+
+def run(options: Namespace) -> None:
+    """Find the smallest model, print the trials, save it, and sum up."""
+    # Before the work: what cannot be written or measured should not cost it.
+    write_report = extension("write_report", "--report") if options.report is not None else None
+    evaluate = load_function(options.evaluate, options.allow_import)
+    check_output(options.output)
+    if evaluate is None or options.inputs is None:
+        raise ValueError("shrink needs --inputs, and --evaluate package.module:function")
+    model = load_source(options.source, options.allow_import, options.factory)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            "shrink runs the model, and a state dict has weights only: name the function that "
+            "makes the model, --factory package.module:function"
+        )
+    batches = load_inputs(options.inputs, options.allow_import, options.batch)
+    trials: list[ShrinkTrial] = []
+    small = shrink(
+        model,
+        batches,
+        evaluate,
+        options.tolerance,
+        higher_is_better=options.higher_is_better,
+        evaluations=options.evaluations,
+        seed=options.seed,
+        callback=trials.append,
+    )
+    print(trials_table(trials))
+    report = compression_report(model, small, batches)
+    chosen = min((t for t in trials[1:] if t.holds), key=lambda trial: trial.stored)
+    metrics = {
+        "output_error": report.rows[-1].output_error,
+        "metric_before": trials[0].metric,
+        "metric_after": chosen.metric,
+    }
+    rules = {row.layer: small.get_submodule(row.layer).rule for row in report.rows[:-1]}
+    told = {"tolerance": options.tolerance, "trials": [asdict(trial) for trial in trials]}
+    row, saved = finish(options, small, Plan(rules), metrics, shrink=told)
+    summed = verdict(model, options.output, report, trials[0].metric, chosen.metric)
+    print(f"\n{summed}\n{saved}")
+    if write_report is not None:
+        print(f"\nOpen {write_report([row], Path(options.report).expanduser())} in a browser.")
