@@ -8,6 +8,7 @@ the layer's output, E|x W - x U V|^2. Without inputs C = I: the error of the wei
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -47,15 +48,43 @@ def fit_columns(
     """
     V = torch.empty(atoms.n_atoms, len(W), dtype=torch.float64)
     left = total = 0.0
+    roots = _Roots(atoms, metric)
     for column, units in enumerate(columns):
-        U = atoms.dictionary(column).detach().to("cpu", torch.float64)
         for group, part in by_group(metric, units, len(W)):
-            S = None if metric is None else metric.roots[group]
-            A, target = (U, W[part].t()) if S is None else (S @ U, S @ W[part].t())
+            A, target = roots.of(column, group), roots.times(group, W[part].t())
             V[:, part] = _solve(A, target)
             left += float((A @ V[:, part] - target).square().sum())
             total += float(target.square().sum())
     return V, left / max(total, torch.finfo(torch.float64).tiny)
+
+
+class _Roots:
+    """S U_j of every column, from S B where the columns together have more atoms than the base."""
+
+    def __init__(self, atoms: Atoms, metric: Metric | None) -> None:
+        self.atoms, self.metric = atoms, metric
+        self.base = copy.deepcopy(atoms.base).to("cpu", torch.float64)
+        self.shared = metric is not None and atoms.indices.numel() > self.base.n_base
+        self._group, self._rows = -1, torch.empty(0)
+
+    def of(self, column: int, group: int) -> Tensor:
+        """(n_visible, n_atoms)."""
+        if not self.shared:
+            U = self.atoms.dictionary(column).detach().to("cpu", torch.float64)
+            return self.times(group, U)
+        if group != self._group:
+            assert self.metric is not None
+            self._group, self._rows = group, self.base.transform(self.metric.roots[group])
+        A = self._rows[self.atoms.indices[column].cpu()].t()
+        M = self.atoms.mixing_matrix(column)
+        if M is None:
+            return A
+        M = M.detach().to("cpu", torch.float64)
+        return A * M if M.dim() == 1 else A @ M
+
+    def times(self, group: int, right: Tensor) -> Tensor:
+        """S right."""
+        return right if self.metric is None else self.metric.roots[group] @ right
 
 
 def _solve(A: Tensor, target: Tensor) -> Tensor:
@@ -120,6 +149,9 @@ def loss_curve(
     return lost.clamp(0, 1)
 
 
+LARGE = 1024
+"""Atoms of a base above which they are compared in single precision."""
+
 STEP = 32
 """Atoms that are chosen before all others are compared again."""
 
@@ -135,7 +167,8 @@ class _Problem:
     ) -> None:
         self.gram, self.products = gram, products.clone()
         self.remaining = gram.diagonal().clone()
-        self.floor = 1e-12 * float(self.remaining.max()) if floor is None else floor
+        least = 1e-12 if gram.dtype == torch.float64 else 1e-6  # of an atom is left by rounding
+        self.floor = least * float(self.remaining.max()) if floor is None else floor
         self.factor = gram.new_zeros(len(gram), n_atoms)
         self.taken: list[int] = []
 
@@ -159,7 +192,7 @@ class _Problem:
     def among(self, points: Tensor, n_atoms: int) -> _Problem:
         """The same, of some atoms, as the chosen ones left them."""
         known = self._known[points]
-        gram = self.gram[points][:, points] - known @ known.t()
+        gram = self.gram[points.unsqueeze(1), points] - known @ known.t()
         return _Problem(gram, self.products[points], n_atoms, self.floor)
 
     def take_all(self, points: Tensor, small: _Problem) -> None:
@@ -199,8 +232,11 @@ def _problems(
         C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
         if group not in grams:
             grams.clear()
-            grams[group] = base.transform(base.transform(C).contiguous())
-        problems.append(_Problem(grams[group], base.transform(W[part] @ C), n_atoms))
+            gram = base.transform(base.transform(C).contiguous())
+            # To compare atoms of a large base single precision suffices.
+            grams[group] = gram if len(gram) <= LARGE else gram.float()
+        products = base.transform(W[part] @ C)
+        problems.append(_Problem(grams[group], products.to(grams[group].dtype), n_atoms))
     return problems
 
 
