@@ -16,6 +16,10 @@ from torch import Tensor
 
 from weightcast.dictionaries import Atoms, Base
 
+_ACCURACY = 1e-7  # of the normal equations, relative to their right side
+_REFINEMENTS, _STEPS = 8, 60  # after which a unit is solved by a decomposition
+_DIGITS, _TINY = 1e-3, 1e-30
+
 
 class Metric:
     """|w|_C^2 = w^T C w, for each group of a convolution its own C.
@@ -46,6 +50,8 @@ def fit_columns(
 
     ``columns`` are the units of every column, W is (n_units, n_visible) float64.
     """
+    if atoms.columns == len(W) and atoms.mixing is None:
+        return _fit_units(atoms, W, metric)
     V = torch.empty(atoms.n_atoms, len(W), dtype=torch.float64)
     left = total = 0.0
     roots = _Roots(atoms, metric)
@@ -102,6 +108,73 @@ def _solve(A: Tensor, target: Tensor) -> Tensor:
     else:
         V = torch.linalg.lstsq(A, target, driver="gelsd").solution
     return V / sizes.unsqueeze(1)
+
+
+def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, float]:
+    """As :func:`fit_columns`, where every unit has a dictionary of its own, without mixing.
+
+    The normal equations of all units are solved at once; a unit whose atoms are too dependent for
+    that by a decomposition of its own.
+    """
+    base = copy.deepcopy(atoms.base).to("cpu", torch.float64)
+    indices = atoms.indices.cpu()
+    V, left, total = torch.empty(indices.shape, dtype=torch.float64), 0.0, 0.0
+    for group, units in by_group(metric, slice(0, len(W)), len(W)):
+        own, rows = indices[units], W[units]
+        C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
+        S = C if metric is None else metric.roots[group]
+        gram = base.transform(base.transform(C).contiguous())
+        mask = torch.zeros(len(own), base.n_base).scatter_(1, own, 1.0)
+        X, failed = masked_solution(gram, base.transform(rows @ C).t(), mask)
+        V[units] = X.gather(1, own)
+        for unit in failed.nonzero().flatten().tolist():
+            A = S @ base.rows(own[unit]).t()
+            V[units][unit] = torch.linalg.lstsq(A, S @ rows[unit], driver="gelsd").solution
+            X[unit] = X[unit].zero_().index_add_(0, own[unit], V[units][unit])
+        left += float(((base.synthesise(X) - rows) @ S.t()).square().sum())
+        total += float((rows @ S.t()).square().sum())
+    return V.t(), left / max(total, torch.finfo(torch.float64).tiny)
+
+
+def masked_solution(gram: Tensor, products: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """x of each row with gram x = product at the places of its mask, 0 elsewhere; which failed.
+
+    By conjugate gradients for all rows at once, preconditioned with the inverse of ``gram`` at
+    each mask, in float32; what is left is computed in float64 and solved again, until it is below
+    1e-7 of the products. ``gram`` (n, n) float64 is symmetric, the others are (rows, n).
+    """
+    level = 1e-10 * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=gram.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + level))
+    G, P = gram.float(), inverse.float()
+    X, size = (
+        torch.zeros_like(products),
+        (products * mask).norm(dim=1, keepdim=True).clamp_min(1e-300),
+    )
+    for _ in range(_REFINEMENTS):
+        rest = (products - X @ gram) * mask
+        scale = rest.norm(dim=1, keepdim=True)
+        failed = (scale > _ACCURACY * size).squeeze(1)
+        if not bool(failed.any()):
+            break
+        X += scale * _conjugate_gradients(G, P, (rest / scale.clamp_min(1e-300)).float(), mask)
+    return X, failed
+
+
+def _conjugate_gradients(G: Tensor, P: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
+    """x with G x = rest at the mask, to a few digits; ``P`` is about the inverse of G."""
+    x = torch.zeros_like(rest)
+    near = (rest @ P) * mask
+    direction, product = near, (rest * near).sum(dim=1, keepdim=True)
+    for _ in range(_STEPS):
+        image = (direction @ G) * mask
+        step = product / (direction * image).sum(dim=1, keepdim=True).clamp_min(_TINY)
+        x, rest = x + step * direction, rest - step * image
+        if float(rest.square().sum(dim=1).max()) < _DIGITS**2:
+            break
+        near = (rest @ P) * mask
+        before, product = product, (rest * near).sum(dim=1, keepdim=True)
+        direction = near + product / before.clamp_min(_TINY) * direction
+    return x
 
 
 def choose_atoms(

@@ -178,9 +178,12 @@ class PredictedWeight(nn.Module):
     def _count_costs(self) -> dict[str, Cost]:
         n_atoms, base = self.atoms.n_atoms, self.atoms.base
         fold, mix = self._mixing_costs()
+        gathered = 0 if self.atoms.gathers_nothing else self.atoms.columns * n_atoms
         build = min(self.n_visible * n_atoms, base.synthesis_multiply_adds) * self.n_units
         return {
-            "factored": Cost(fold, self.atoms.multiply_adds + n_atoms * self.n_units, mix),
+            "factored": Cost(
+                fold, self.atoms.multiply_adds + n_atoms * self.n_units, mix, gathered=gathered
+            ),
             "materialised": Cost(fold + build, self.n_visible * self.n_units),
         }
 
@@ -191,6 +194,12 @@ class PredictedWeight(nn.Module):
             return 0, 0
         return M.numel() // self.atoms.columns * self.n_units, M.numel()
 
+    @property
+    def never_factored(self) -> bool:
+        """Whether ``materialised`` takes less time at any number of rows, so that none is asked."""
+        factored, materialised = self._costs.values()
+        return factored.time_per_row > materialised.time(1)
+
     def choose_path(self, batch: int) -> ExecutionPath:
         """The path for ``batch`` rows, of a convolution examples times output positions.
 
@@ -199,6 +208,8 @@ class PredictedWeight(nn.Module):
         """
         if self.path != "auto":
             return self.path
+        if self.never_factored:
+            return "materialised"
         factored, materialised = self._costs.values()
         dearer = factored.time(batch) > materialised.time(batch)
         return "materialised" if surely(dearer) else "factored"
@@ -289,6 +300,14 @@ take the time. 250 to 410 fit the measured times of both paths for 3 x 3 and 5 x
 """
 
 
+GATHERED = 40
+"""Multiply-adds of a product that take as long as one value gathered from the projected rows.
+
+33 to 440 were measured on two busy cores, for 10 to 1,536 columns of inputs: sparse atoms, which
+gather n_atoms values for every unit, are five to eighty times faster ``materialised``.
+"""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Multiply-adds of a forward pass.
@@ -298,12 +317,14 @@ class Cost:
         per_row: for each row.
         mix_per_row: of mixing row by row, which for few rows is cheaper than ``once``.
         planes: values that depthwise convolutions write for each row, beside ``per_row``.
+        gathered: values that are gathered for each row, beside ``per_row``.
     """
 
     once: int
     per_row: int
     mix_per_row: int | None = None
     planes: int = 0
+    gathered: int = 0
 
     def folds(self, batch: int) -> bool:
         """Whether mixing once costs no more than mixing each of ``batch`` rows, or may not."""
@@ -316,7 +337,12 @@ class Cost:
 
     def time(self, batch: int) -> int:
         """The time for ``batch`` rows, in multiply-adds of a large product that take as long."""
-        return self.of(batch) + batch * PLANE * self.planes
+        return self.of(batch) + batch * (self.time_per_row - self.per_row)
+
+    @property
+    def time_per_row(self) -> int:
+        """The time of each row, without what is done once or of mixing."""
+        return self.per_row + PLANE * self.planes + GATHERED * self.gathered
 
 
 @dataclass(frozen=True)

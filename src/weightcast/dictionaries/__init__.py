@@ -13,12 +13,13 @@ from weightcast.dictionaries.learned import PCA, Autoencoder, FromEstimator, KMe
 from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase
 from weightcast.dictionaries.singular import SingularVectors
+from weightcast.dictionaries.sparse import SparseAtoms
 from weightcast.dictionaries.stored import StoredAtoms
 
 __all__ = [
     "DCT", "PCA", "Atoms", "Autoencoder", "Base", "ChannelCovariance", "Covariance",
     "DenseBase", "Dictionary", "Fourier", "FromEstimator", "IdentityBase", "InputStatistics",
     "KMeans", "Kernel", "KroneckerBase", "LocalKernel", "LowRank", "RandomConnections",
-    "RandomGaussian", "SharedBases", "SingularVectors", "Site", "SquaredCovariance",
-    "StoredAtoms", "Wavelet", "check_fraction", "count_atoms",
+    "RandomGaussian", "SharedBases", "SingularVectors", "Site", "SparseAtoms",
+    "SquaredCovariance", "StoredAtoms", "Wavelet", "check_fraction", "count_atoms",
 ]  # fmt: skip

@@ -92,6 +92,11 @@ class Atoms(Constants):
         return self.mixing if self.stacked is None else None
 
     @property
+    def gathers_nothing(self) -> bool:
+        """Whether the columns' atoms are projected in their order, one after the other."""
+        return self._in_order or self.stacked is not None
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds of :meth:`project` per example."""
         if self.stacked is not None:
@@ -195,15 +200,16 @@ class Atoms(Constants):
         base = self.base
         if base.rows(self.indices[0, :1]).dtype != torch.float64:
             base = copy.deepcopy(base).double()
+        if self.mixing is None:
+            return base.energies(self.indices).sum(dim=1)
         energies = []
         for column, indices in enumerate(self.indices):
             gram, M = base.gram(indices), self.mixing_matrix(column)
-            if M is None:
-                energies.append(gram.trace())
-            elif M.dim() == 1:
-                energies.append((gram.diagonal() * M.double().square()).sum())
+            assert M is not None
+            M = M.double()
+            if M.dim() == 1:
+                energies.append((gram.diagonal() * M.square()).sum())
             else:
-                M = M.double()
                 energies.append(((gram @ M) * M).sum())
         return torch.stack(energies)
 

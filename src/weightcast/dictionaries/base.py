@@ -28,6 +28,9 @@ class Dictionary(ABC):
     chooses: ClassVar[bool] = True
     """Whether a column may take any atoms of the base, those that suit trained weights best."""
 
+    per_unit: ClassVar[bool] = False
+    """Whether every unit is a column of its own, whatever the rule's ``columns``."""
+
     rebuildable: ClassVar[bool] = False
     """Whether base and mixing follow from grid and indices, so that no file need hold them."""
 

@@ -21,6 +21,8 @@ from typing_extensions import override
 
 from weightcast.dictionaries.constants import Constants
 
+_ROWS = 512  # atoms that are multiplied out at a time
+
 
 class Base(Constants, ABC):
     """B (n_visible, n_base), static; ``indices`` are int64 positions in [0, n_base)."""
@@ -94,6 +96,14 @@ class Base(Constants, ABC):
         """B[:, indices]^T B[:, indices] of (n,) indices: (n, n)."""
         atoms = self.rows(indices)
         return atoms @ atoms.t()
+
+    def energies(self, indices: Tensor) -> Tensor:
+        """The sum of squares of each of some atoms, of ``indices``' shape."""
+        if indices.is_meta:
+            return indices.double()
+        used, places = indices.unique(return_inverse=True)
+        parts = [self.rows(some).square().sum(dim=1) for some in used.split(_ROWS)]
+        return torch.cat(parts)[places]
 
     @property
     def n_blocks(self) -> int:

@@ -1,4 +1,4 @@
-"""How a base is kept in a file: its factors as tensors, and their sizes in the manifest."""
+"""How atoms are kept in a file: a base by its factors, indices as numbers or as a bit mask."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from weightcast.dictionaries.base import check_choices
 from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase
 from weightcast.serialization import Configuration
+
+_SHIFTS = torch.arange(7, -1, -1, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,29 @@ def unpack(spec: BaseSpec, read: Callable[[str], Tensor], *, learned: bool) -> B
             for axis, factor in enumerate(spec.factors)
         ]
     )
+
+
+def pack_indices(indices: Tensor, n_base: int) -> tuple[str, Tensor]:
+    """``indices`` and (columns, n_atoms) in the smallest integers that hold them; or ``mask``.
+
+    A mask has a bit for each atom of the base, (columns, ceil(n_base / 8)) uint8, the first atom's
+    the highest. It is taken where it is smaller, if every column's indices ascend.
+    """
+    dtypes, largest = (torch.uint8, torch.int16, torch.int32, torch.int64), int(indices.max())
+    dtype = next(dtype for dtype in dtypes if largest <= torch.iinfo(dtype).max)
+    columns, width = len(indices), -(-n_base // 8)
+    ascending = bool((indices[:, 1:] > indices[:, :-1]).all())
+    if not ascending or columns * width >= indices.numel() * dtype.itemsize:
+        return "indices", indices.to(dtype)
+    bits = indices.new_zeros(columns, 8 * width, dtype=torch.uint8).scatter_(1, indices, 1)
+    return "mask", (bits.unflatten(1, (width, 8)) << _SHIFTS.to(bits.device)).sum(2, torch.uint8)
+
+
+def unpack_mask(mask: Tensor, n_atoms: int) -> Tensor:
+    """The (columns, n_atoms) indices of a mask; ValueError if a column has another number."""
+    bits = (mask.unsqueeze(2) >> _SHIFTS) & 1
+    counts = bits.sum(dim=(1, 2))
+    if not bool((counts == n_atoms).all()):
+        odd = int((counts != n_atoms).nonzero()[0])
+        raise ValueError(f"column {odd} of a mask has {int(counts[odd])} atoms, not {n_atoms}")
+    return bits.flatten(1).nonzero()[:, 1].view(len(mask), n_atoms)

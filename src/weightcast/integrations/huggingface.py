@@ -148,7 +148,7 @@ def _skeleton(
             atoms = _blank(rule, record, n_visible, n_atoms)
         elif rule.dictionary.rebuildable:
             grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
-            some = torch.arange(n_atoms).expand(rule.columns, n_atoms)
+            some = torch.arange(n_atoms).expand(rule.columns_for(n_units), n_atoms)
             allowance.spend(building(rule.dictionary, grid, n_visible, some), name)
             atoms = rule.build(n_visible, n_units, grid=seen.grid, bases=bases)
         else:
@@ -163,11 +163,11 @@ def _skeleton(
 
 def _blank(rule: Rule, record: LayerRecord, n_visible: int, n_atoms: int) -> Atoms:
     """Atoms of the stored shapes, all zero."""
-    spec, shape = record.base, (rule.columns, n_atoms)
+    spec, shape = record.base, (rule.columns_for(n_units), n_atoms)
     assert spec is not None
     numbers = sum(math.prod(factor) for factor in spec.shapes.values())
     # Nothing is allocated because a config says so: dictionaries have at most this many numbers.
-    if numbers > 2 * n_visible * max(n_visible, rule.columns * n_atoms):
+    if numbers > 2 * n_visible * max(n_visible, math.prod(shape)):
         raise ValueError(f"its base is {spec.factors}, for {n_visible} inputs")
     learned = rule.dictionary.learns_base
     base = unpack(spec, lambda key: torch.zeros(spec.shapes[key]), learned=learned)

@@ -8,10 +8,21 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from weightcast.dictionaries.packing import pack_indices
 from weightcast.layers import PREDICTED, PredictedLayer, find_view, predicted_layers, split_module
 from weightcast.serialization import aligned
 
-_HEADS = ("layer", "kind", "dense", "learned", "share", "static", "stored", "multiply-adds")
+_HEADS = (
+    "layer",
+    "kind",
+    "dense",
+    "learned",
+    "share",
+    "static",
+    "stored",
+    "bytes",
+    "multiply-adds",
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,9 @@ class LedgerRow:
         static: fixed numbers held in memory: base, mixing, indices, and U where it is multiplied
             out because that costs less; a shared base counts once.
         stored: numbers that a saved folder holds: the learned ones, the indices, and bases and
-            mixing that cannot be rebuilt from the plan.
+            mixing that cannot be rebuilt from the plan. A bit mask in the indices' place counts as
+            many numbers as its bytes would hold.
+        stored_bytes: what these take there, in the dtypes of the file.
         sent_per_step: gradients that data-parallel training exchanges at each step.
         optimiser_state: numbers that Adam keeps: two per learned weight.
         multiply_adds: of a forward pass, per row (a token, a step of a recurrent layer), or per
@@ -40,6 +53,7 @@ class LedgerRow:
     learned: int
     static: int
     stored: int
+    stored_bytes: int
     sent_per_step: int
     optimiser_state: int
     multiply_adds: int
@@ -91,8 +105,11 @@ class Ledger:
             cost = f"{row.multiply_adds:,} ({saved:.0%})" if row.dense_multiply_adds else ""
             learned = (f"{row.dense:,}", f"{row.learned:,}", f"{row.proportion_learned:.1%}")
             table.append(
-                (row.layer, row.kind, *learned, f"{row.static:,}", f"{row.stored:,}", cost)
-            )
+                (
+                    row.layer, row.kind, *learned, f"{row.static:,}", f"{row.stored:,}",
+                    f"{row.stored_bytes:,}", cost,
+                )
+            )  # fmt: skip
         return aligned(table, n_names=2, ruled=True)
 
 
@@ -141,6 +158,7 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
         0 if tensor is None or tied else tensor.numel()
         for tensor in (atoms.indices, atoms.mixing, atoms.stacked)
     )
+    chosen, chosen_bytes = (0, 0) if tied else _stored_indices(layer)
     fixed = 0 if layer.rule.dictionary.rebuildable else base + mixing
     bias = 0 if layer.bias is None or id(layer.bias) in counted else layer.n_units
     dense = 0 if id(layer.V) in counted else layer.n_visible * layer.n_units
@@ -151,16 +169,28 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
         dense=dense + bias,
         learned=learned,
         static=base + mixing + indices + stacked + held - learned,
-        stored=held + indices + fixed,
+        stored=held + chosen + fixed,
+        stored_bytes=sum(p.nbytes for p in own) + fixed * layer.V.element_size() + chosen_bytes,
         multiply_adds=-(-layer.multiply_adds(batch) // batch),
         dense_multiply_adds=layer.view.dense_multiply_adds,
     )
 
 
+def _stored_indices(layer: PredictedLayer) -> tuple[int, int]:
+    """How many numbers of V's size a file holds in the indices' place, and how many bytes."""
+    atoms = layer.atoms
+    if atoms.indices.is_meta:  # without values, which alone tell how they are packed
+        return atoms.indices.numel(), atoms.indices.nbytes
+    kind, packed = pack_indices(atoms.indices, atoms.base.n_base)
+    numbers = -(-packed.nbytes // layer.V.element_size()) if kind == "mask" else packed.numel()
+    return numbers, packed.nbytes
+
+
 def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> LedgerRow:
     count = sum(p.numel() for p in parameters)
     state = module.state_dict()  # buffers too, such as a normalisation's running statistics
-    buffers = sum(b.numel() for key, b in module.named_buffers(recurse=False) if key in state)
+    own = [buffer for key, buffer in module.named_buffers(recurse=False) if key in state]
+    buffers = sum(buffer.numel() for buffer in own)
     learned = sum(p.numel() for p in parameters if p.requires_grad)
     cost = _dense_multiply_adds(module)
     return _row(
@@ -170,6 +200,7 @@ def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> 
         learned=learned,
         static=count - learned + buffers,
         stored=count + buffers,
+        stored_bytes=sum(t.nbytes for t in parameters) + sum(b.nbytes for b in own),
         multiply_adds=cost,
         dense_multiply_adds=cost,
     )

@@ -32,7 +32,8 @@ class Rule:
         dictionary: the recipe for the static atoms.
         fraction: share of the layer's weights that is learned, in (0, 1]:
             n_atoms = round(fraction * n_visible), whatever the number of columns.
-        columns: groups of units, each with its own draw of atoms; at least 1.
+        columns: groups of units, each with its own draw of atoms; at least 1. A dictionary that is
+            ``per_unit`` has as many as units.
         grid: a ``Grid`` of the layer's inputs or a shape (``(28, 28)``); a convolution has its own.
         path: ``auto``, ``factored`` or ``materialised``: how to compute x W.
 
@@ -62,6 +63,10 @@ class Rule:
         if self.grid is not None:
             object.__setattr__(self, "grid", Grid.of(self.grid))
 
+    def columns_for(self, n_units: int) -> int:
+        """The columns of a layer with ``n_units`` units."""
+        return n_units if self.dictionary.per_unit else self.columns
+
     def build(
         self,
         n_visible: int,
@@ -90,7 +95,7 @@ class Rule:
             raise ValueError(
                 f"the layer has {n_visible} inputs and {n_units} units: it needs at least 1 of each"
             )
-        if self.columns > n_units:
+        if self.columns_for(n_units) > n_units:
             raise ValueError(
                 f"columns is {self.columns} for {n_units} units: every column needs a unit of its "
                 f"own, so columns must lie between 1 and {n_units}"
@@ -99,7 +104,7 @@ class Rule:
         site = Site(
             n_visible=n_visible,
             n_atoms=count_atoms(self.fraction, n_visible),
-            columns=self.columns,
+            columns=self.columns_for(n_units),
             grid=None if chosen is None else chosen.check(n_visible),
             statistics=statistics,
             generator=generator or torch.Generator().manual_seed(0),

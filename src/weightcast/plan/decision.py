@@ -142,7 +142,7 @@ def _decide(
 def _too_small(rule: Rule, layer: nn.Module) -> Refusal | None:
     """Why a layer has too few inputs or units for a rule, if so."""
     n_visible, n_units = view(layer).sizes
-    if rule.columns > n_units:
+    if rule.columns_for(n_units) > n_units:
         few = f"has {n_units} units, and columns is {rule.columns}"
         return predicate(few, "every column needs a unit")
     try:

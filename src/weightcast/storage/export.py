@@ -45,7 +45,8 @@ def export(
 
     ``factored`` keeps the file small: it holds M_j V_j, biases and dense weights, and of every
     dictionary the base and indices. All predicted layers then take the factored path, whatever the
-    batch (a layer's own choice depends on it). ``merged`` is the dense network.
+    batch (a layer's own choice depends on it), save those that are slower so at any batch.
+    ``merged`` is the dense network.
 
     Args:
         model: with predicted layers, or none; it is left as it is, and exported in evaluation mode.
@@ -85,7 +86,7 @@ def _prepare(model: nn.Module, form: Form) -> nn.Module:
     layers = [module for module in model.modules() if isinstance(module, PredictedWeight)]
     _fold_mixing([layer for layer in layers if layer.atoms.pending_mixing is not None])
     for layer in layers:
-        layer.path = "factored"
+        layer.path = "materialised" if layer.never_factored else "factored"
     return model
 
 

@@ -56,21 +56,25 @@ def _check_counts(manifest: Manifest, file: TensorFile) -> None:
         )
     for name, layer in manifest.layers.items():
         prefix = f"{name}." if name else ""
-        sizes = {
-            part: math.prod(file.entry(manifest.ties.get(prefix + part, prefix + part)).shape)
-            for part in _parts(manifest, name, file)
-        }
-        if layer.learned != (found := sum(sizes.values()) - sizes["atoms.indices"]):
+        found = sum(
+            math.prod(file.entry(manifest.ties.get(prefix + part, prefix + part)).shape)
+            for part in _learned_parts(manifest, name, file)
+        )
+        if layer.learned != found:
             raise FormatError(
                 f"is damaged: layer {excerpt(name)} says that it learns {layer.learned:,} "
                 f"numbers, and has {found:,}"
             )
 
 
-def _parts(manifest: Manifest, name: str, file: TensorFile) -> list[str]:
-    """The tensors that a layer must have, and what else of it is learned."""
+def _learned_parts(manifest: Manifest, name: str, file: TensorFile) -> list[str]:
+    """The tensors that a layer learns; FormatError if it has no indices, as numbers or a mask."""
     rule, key = manifest.plan.rules[name], f"{name}.bias" if name else "bias"
-    parts = ["V", "atoms.indices"]
+    mask = f"{name}.atoms.mask" if name else "atoms.mask"
+    if mask not in file.entries and mask not in manifest.ties:
+        indices = mask.removesuffix("mask") + "indices"
+        file.entry(manifest.ties.get(indices, indices))
+    parts = ["V"]
     if key in file.entries or key in manifest.ties:
         parts.append("bias")
     if rule is not None and rule.dictionary.learns_base:

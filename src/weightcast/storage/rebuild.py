@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from weightcast.dictionaries import Atoms, Base, SharedBases, count_atoms
 from weightcast.dictionaries.atoms import stacking
 from weightcast.dictionaries.fingerprint import Fingerprint, fingerprint
-from weightcast.dictionaries.packing import BaseSpec, unpack
+from weightcast.dictionaries.packing import BaseSpec, unpack, unpack_mask
 from weightcast.grid import Grid
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
 from weightcast.storage.allowance import Allowance, building, check_width
-from weightcast.storage.format_error import FormatError, excerpt
+from weightcast.storage.format_error import FormatError, excerpt, refusing
 from weightcast.storage.manifest import LayerManifest
 from weightcast.storage.tensors import DTYPES, Entry, TensorFile
 
@@ -40,6 +40,10 @@ class TensorReader:
     def entry(self, name: str) -> Entry:
         """What the header says of a tensor, by its name or that of one that is tied to it."""
         return self.file.entry(self.ties.get(name, name))
+
+    def has(self, name: str) -> bool:
+        """Whether the file holds a tensor of this name, or one that is tied to it."""
+        return self.ties.get(name, name) in self.file.entries
 
     def tensor(self, name: str) -> Tensor:
         """A tensor by such a name, of any shape."""
@@ -106,20 +110,30 @@ def _indices(name: str, rule: Rule, manifest: LayerManifest, source: TensorReade
     """(columns, n_atoms) int64; a FormatError unless the file's V fits them."""
     prefix = f"{name}." if name else ""
     n_atoms = count_atoms(rule.fraction, manifest.n_visible)
-    V, entry = source.entry(f"{prefix}V"), source.entry(f"{prefix}atoms.indices")
-    if rule.columns > manifest.n_units:
+    V, columns = source.entry(f"{prefix}V"), rule.columns_for(manifest.n_units)
+    if columns > manifest.n_units:
         raise FormatError(
-            f"does not fit: layer {name!r} has {rule.columns} columns for {manifest.n_units} units"
+            f"does not fit: layer {name!r} has {columns} columns for {manifest.n_units} units"
         )
     if V.shape != (n_atoms, manifest.n_units):
         raise FormatError(
             f"does not fit: layer {name!r} has V {V.shape}, its rule makes it "
             f"{(n_atoms, manifest.n_units)}"
         )
-    if entry.shape != (rule.columns, n_atoms) or entry.dtype not in _INTEGERS:
+    if source.has(f"{prefix}atoms.mask"):
+        entry = source.entry(f"{prefix}atoms.mask")
+        if len(entry.shape) != 2 or entry.shape[0] != columns or entry.dtype != torch.uint8:
+            raise FormatError(
+                f"does not fit: layer {name!r} has a mask {entry.shape} of {entry.dtype}, its rule "
+                f"makes it bytes for {columns} columns"
+            )
+        with refusing(f"does not fit: layer {name!r}"):
+            return unpack_mask(source.tensor(f"{prefix}atoms.mask"), n_atoms)
+    entry = source.entry(f"{prefix}atoms.indices")
+    if entry.shape != (columns, n_atoms) or entry.dtype not in _INTEGERS:
         raise FormatError(
             f"does not fit: layer {name!r} has indices {entry.shape} of {entry.dtype}, its rule "
-            f"makes them {(rule.columns, n_atoms)}"
+            f"makes them {(columns, n_atoms)}"
         )
     indices = source.tensor(f"{prefix}atoms.indices").to(torch.int64)
     if int(indices.min()) < 0:
@@ -141,7 +155,7 @@ def _stored_atoms(
         )
     # Others are as large as their part of the file.
     if base.n_static < base.n_visible * base.n_base:
-        check_width(base, rule.columns, name)
+        check_width(base, len(indices), name)
         source.allowance.spend(stacking(base.multiply_adds, base.n_visible, indices), name)
     mixing = None
     if manifest.mixed:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from weightcast.dictionaries.packing import BaseSpec, pack
+from weightcast.dictionaries.packing import BaseSpec, pack, pack_indices
 from weightcast.layers import PredictedLayer
 
 
@@ -25,7 +24,8 @@ def saved_tensors(
     bases = {}
     for name, layer in layers.items():
         prefix = f"{name}.atoms." if name else "atoms."
-        state[f"{prefix}indices"] = _narrowed(layer.atoms.indices)
+        kept, indices = pack_indices(layer.atoms.indices, layer.atoms.base.n_base)
+        state[prefix + kept] = indices
         if store or not layer.rule.dictionary.rebuildable:
             bases[name], factors = pack(layer.atoms.base)
             state |= {f"{prefix}base.{key}": factor for key, factor in factors.items()}
@@ -79,9 +79,3 @@ def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]
             first[key] = name
             tensors[name] = tensor
     return tensors, ties
-
-
-def _narrowed(indices: Tensor) -> Tensor:
-    """Indices in the smallest integers that hold them."""
-    dtypes, largest = (torch.uint8, torch.int16, torch.int32, torch.int64), int(indices.max())
-    return indices.to(next(dtype for dtype in dtypes if largest <= torch.iinfo(dtype).max))

@@ -73,7 +73,7 @@ def test_the_model_runs_no_more_often_for_more_evaluations(digits, monkeypatch):
     runs, counting = [], True
     forward = nn.Linear.forward
 
-    def counted(self, input):  # noqa: A002
+    def counted(self, input):
         if counting:
             runs.append(id(self))
         return forward(self, input)
