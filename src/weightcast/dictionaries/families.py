@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from weightcast.dictionaries.analytic import DCT
 from weightcast.dictionaries.base import Dictionary
-from weightcast.dictionaries.baselines import RandomConnections
 from weightcast.dictionaries.covariance import ChannelCovariance, Covariance
 from weightcast.dictionaries.kernel import Kernel
 from weightcast.dictionaries.singular import SingularVectors
+from weightcast.dictionaries.sparse import SparseAtoms
 from weightcast.grid import Grid
 from weightcast.kernels import SquaredExponential
 
@@ -52,7 +52,7 @@ class Family:
     @property
     def stored(self) -> list[Dictionary]:
         """Those of which any may be best where all that a file holds is counted."""
-        found = [RandomConnections(), SingularVectors()]
+        found = [SingularVectors(), SparseAtoms()]
         if self.own.rebuildable or self.own.factored:  # other atoms in a file are none better
             found.append(self.own)
         if self.in_space:

@@ -145,7 +145,7 @@ def _skeleton(
     n_atoms = count_atoms(rule.fraction, n_visible)
     with refusing(f"config.json does not fit: layer {name!r}"), torch.device("cpu"):
         if record.base is not None:
-            atoms = _blank(rule, record, n_visible, n_atoms)
+            atoms = _blank(rule, record, n_visible, rule.columns_for(n_units), n_atoms)
         elif rule.dictionary.rebuildable:
             grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
             some = torch.arange(n_atoms).expand(rule.columns_for(n_units), n_atoms)
@@ -161,9 +161,9 @@ def _skeleton(
     return layer
 
 
-def _blank(rule: Rule, record: LayerRecord, n_visible: int, n_atoms: int) -> Atoms:
+def _blank(rule: Rule, record: LayerRecord, n_visible: int, columns: int, n_atoms: int) -> Atoms:
     """Atoms of the stored shapes, all zero."""
-    spec, shape = record.base, (rule.columns_for(n_units), n_atoms)
+    spec, shape = record.base, (columns, n_atoms)
     assert spec is not None
     numbers = sum(math.prod(factor) for factor in spec.shapes.values())
     # Nothing is allocated because a config says so: dictionaries have at most this many numbers.

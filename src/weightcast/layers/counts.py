@@ -181,9 +181,10 @@ def _stored_indices(layer: PredictedLayer) -> tuple[int, int]:
     atoms = layer.atoms
     if atoms.indices.is_meta:  # without values, which alone tell how they are packed
         return atoms.indices.numel(), atoms.indices.nbytes
-    kind, packed = pack_indices(atoms.indices, atoms.base.n_base)
-    numbers = -(-packed.nbytes // layer.V.element_size()) if kind == "mask" else packed.numel()
-    return numbers, packed.nbytes
+    _, packed = pack_indices(atoms.indices, atoms.base.n_base)
+    if layer.rule.dictionary.per_unit:  # as many indices as learned numbers: only bytes tell
+        return -(-packed.nbytes // layer.V.element_size()), packed.nbytes
+    return packed.numel(), packed.nbytes
 
 
 def _dense_row(name: str, module: nn.Module, parameters: list[nn.Parameter]) -> LedgerRow:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,12 +19,21 @@ from weightcast.inputs.progress import Progress
 from weightcast.inputs.walk import Walk
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.least_squares import loss_curve
+from weightcast.least_squares import fit_columns, loss_curve
 from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
 Count = Literal["learned", "stored"]
+
+SAMPLE = 64
+"""Units whose losses stand for those of all, where each has atoms of its own."""
+
+KNOTS = (0.05, 0.125, 0.25, 0.5, 0.75)
+"""Shares of a unit's weights at which these losses are counted."""
+
+LEAST = 1e-6
+"""Loss that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,9 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
     # The family's own; where everything stored counts, all that could be cheaper too.
     family = Family(site.grid, site.statistics is not None)
     for dictionary in [family.own] if count == "learned" else family.stored:
+        if dictionary.per_unit:
+            yield _offer_per_unit(site, dictionary)
+            continue
         # Atoms that a file must hold are held once, for all units.
         held = count == "stored" and not dictionary.rebuildable
         groups = 1 if held else columns
@@ -182,6 +195,30 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
         losses = loss_curve(atoms.base, site.W, atoms.n_atoms, site.metric, order)
         yield Offer(dictionary, groups, losses, per_atom, fixed)
     yield Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.filters.numel())
+
+
+def _offer_per_unit(site: ProbeSite, dictionary: Dictionary) -> Offer:
+    """Atoms of each unit's own: the losses of some units, at some numbers of atoms and between.
+
+    Losses fall about as a power does, so that between two numbers their logarithms are on a line.
+    """
+    groups = 1 if site.metric is None else len(site.metric.moments)
+    by_group = torch.arange(site.n_units).view(groups, -1)
+    step = -(-by_group.shape[1] * groups // SAMPLE)
+    some = replace(site, filters=site.filters[by_group[:, ::step].flatten()])
+    counts = sorted({max(1, round(share * site.n_visible)) for share in KNOTS})
+    losses = []
+    for n_atoms in counts:
+        atoms = _build(some, dictionary, n_atoms, 0)
+        units = (slice(unit, unit + 1) for unit in range(some.n_units))
+        losses.append(fit_columns(atoms, units, some.W, some.metric)[1])
+    numbers = np.arange(1, site.n_visible)
+    knots = [0, *counts, site.n_visible]
+    levels = np.log([1.0, *(max(loss, LEAST) for loss in losses), LEAST])
+    curve = torch.from_numpy(np.exp(np.interp(numbers, knots, levels)))
+    # One bit a weight says which atoms a unit has.
+    mask = site.n_units * -(-site.n_visible // 8) // site.filters.element_size()
+    return Offer(dictionary, 1, curve, site.n_units, mask)
 
 
 def _build(site: ProbeSite, dictionary: Dictionary, n_atoms: int, seed: int) -> Atoms:
