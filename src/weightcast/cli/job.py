@@ -1,4 +1,4 @@
-"""What convert, compress and probe share: their options, model, inputs, plan, folder and row."""
+"""What the commands that work on a model share: options, model, inputs, plan, folder and row."""
 
 from __future__ import annotations
 
@@ -63,6 +63,13 @@ def add_plan(parser: ArgumentParser) -> None:
         "--count", help="what --budget counts: learned or stored (compress: stored)"
     )
     parser.add_argument("--columns", type=int, help="groups of units, if suggested; 10")
+
+
+def check_output(output: str) -> None:
+    """Refuse a folder that is no saved model, before the work."""
+    folder = Path(output).expanduser()
+    if folder.exists() and not (folder / JSON_NAME).is_file():
+        raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
 
 
 def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any] | None]:

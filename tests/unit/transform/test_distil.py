@@ -39,7 +39,7 @@ def make_cnn():
 
 @cache
 def trained_cnn():
-    """Trained on 1,000 digits, and compressed to a twentieth of its numbers."""
+    """Trained on 1,000 digits, and compressed to a tenth of its numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = make_cnn()
@@ -51,7 +51,7 @@ def trained_cnn():
                 optimiser.step()
     net.eval()
     batches = IMAGES[TRAIN].split(250)
-    plan = wc.suggest(net, budget=0.05, count="stored", inputs=batches, **QUIET)
+    plan = wc.suggest(net, budget=0.1, count="stored", inputs=batches, **QUIET)
     return net, wc.compress(net, plan, batches, **QUIET)
 
 
@@ -104,16 +104,16 @@ def changed(a, b):
 def test_a_compressed_cnn_learns_back_what_it_lost():
     net, small = cnn()
     before = errors(small)
-    record = wc.distil(small, net, IMAGES[TRAIN], 100, **QUIET)
+    record = wc.distil(small, net, IMAGES[TRAIN], 200, learning_rate=3e-3, **QUIET)
     after, dense = errors(small), errors(net)
-    assert before > dense + 3  # there is something to win back
+    assert before > dense + 3, (before, dense)  # there is something to win back
     assert after < dense + 0.5 * (before - dense)
-    assert len(record.losses) == 100
-    assert sum(record.losses[-10:]) < 0.4 * sum(record.losses[:10])
+    assert len(record.losses) == 200
+    assert sum(record.losses[-10:]) < 0.5 * sum(record.losses[:10])
     head, *rows = str(record).splitlines()
     assert head.split() == ["steps", "mean", "loss"]
     assert len(rows) == 10
-    assert rows[-1].split()[:3] == ["91", "to", "100"]
+    assert rows[-1].split()[:3] == ["181", "to", "200"]
 
 
 @pytest.mark.parametrize(("loss", "layerwise"), [(None, False), ("kl", False), (None, True)])
@@ -148,7 +148,7 @@ def test_recurrent_layers_learn():
 
     torch.manual_seed(0)
     net = Reader()
-    small = wc.compress(net, {"lstm.*": None} | {"*": None, "re:lstm.*": wc.Rule(d.LowRank(), 0.3)})
+    small = wc.compress(net, {"*": None, "re:lstm.*": wc.Rule(d.LowRank(), 0.3)})
     kept, batches = state(small), IMAGES[:200].split(50)
     record = wc.distil(small, net, batches, 40, learning_rate=3e-3, **QUIET)
     assert sum(record.losses[-4:]) < 0.5 * sum(record.losses[:4])
@@ -173,7 +173,7 @@ def test_nothing_changes_but_what_is_trained(train, endings):
     small[0].eval()
     frozen = small[9].bias.requires_grad_(False)
     frozen.grad = gradient = torch.ones_like(frozen)
-    small[0].V.grad = other = torch.ones_like(small[0].V)
+    small[4].V.grad = other = torch.ones_like(small[4].V)
     modes = [module.training for module in small.modules()]
     kept, dense = state(small), state(net)
     wc.distil(small, net, IMAGES[TRAIN], 3, train=train, **QUIET)
@@ -190,7 +190,7 @@ def test_nothing_changes_but_what_is_trained(train, endings):
     assert modes == [module.training for module in small.modules()]
     assert [n for n, p in small.named_parameters() if not p.requires_grad] == ["9.bias"]
     assert frozen.grad is gradient
-    assert small[0].V.grad is other
+    assert small[4].V.grad is other
     assert not small._forward_hooks
 
 
@@ -364,7 +364,7 @@ def test_what_stops_it_leaves_the_model_as_it_was(tmp_path, refuses):
         ({"inputs": IMAGES[:10, :, :5]}, "failed on its inputs"),
         ({"small": make_cnn()}, "no predicted layer: compress or convert it first"),
         ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}, r"\(100, 10\) .* \(100, 9\)"),
-        ({"teacher": lambda small: small}, "the teacher would change: '0.V'"),
+        ({"teacher": lambda small: small}, "the teacher would change: .* is its own parameter too"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message, refuses):

@@ -84,7 +84,7 @@ def squared_error(y: Tensor, target: Tensor, batch: Any) -> Tensor:
     """The mean of (y - target)^2 over that of (target - its mean)^2, where the mask shows them."""
     y, target = _shown(y, target, batch)
     variance = target.float().var(unbiased=False)
-    if not bool(variance > 0):
+    if bool(variance == 0):
         raise ValueError(
             f"the teacher's output of shape {tuple(target.shape)} is one number everywhere, so "
             "there is nothing to learn from it: pass other inputs"
