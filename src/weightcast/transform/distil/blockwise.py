@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import call, device_of, on_device, with_tensors
+from weightcast.inputs.walk import block_of
 from weightcast.layers import predicted_layers
 from weightcast.transform.distil.losses import first_tensor, learn_from, matched, squared_error
 
@@ -75,14 +76,3 @@ def _telling(take: Callable[[str, Any], None], name: str) -> Callable[..., None]
 def _cut_off(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     """What a block is called with, without the way that it came."""
     return with_tensors(arguments, Tensor.detach), with_tensors(keywords, Tensor.detach)
-
-
-def block_of(model: nn.Module, name: str) -> str:
-    """The entry of the outermost list or sequence of modules that a layer is in, or the layer."""
-    parent, path = model, ""
-    for part in name.split("."):
-        path = f"{path}.{part}".lstrip(".")
-        if isinstance(parent, (nn.ModuleList, nn.Sequential)):
-            return path
-        parent = parent._modules.get(part) or nn.Module()
-    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,14 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import (
-    as_batches,
-    call,
-    cut,
-    device_of,
-    on_device,
-    tensors_in,
-)
+from weightcast.inputs.batches import as_batches, call, cut, device_of, on_device, tensors_in
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.undisturbed import evaluating, gradients_kept, let_recurrent_learn
 from weightcast.layers import predicted_layers
@@ -45,13 +38,9 @@ class Distilled:
 
     Args:
         losses: of each step's batch, before the step.
-        learning_rate: the largest, that of a dense layer.
-        trained: numbers that were learned.
     """
 
     losses: tuple[float, ...]
-    learning_rate: float
-    trained: int
 
     def __str__(self) -> str:
         n, lines = len(self.losses), [("steps", "mean loss")]
@@ -213,29 +202,34 @@ class _Lesson:
 
     def run(self, batches: Sequence[Any], states: StateFolder | None, shown: Progress) -> Distilled:
         """Train from the start, or from the state."""
-        how, state = self.settings, states and states.load(0)
+        steps, state = self.settings.steps, states and states.load(0)
         losses: list[float] = []
-        if state is not None:
+        if state:
             losses = state[0]["losses"]
-            self._restore(state[1])
-        optimiser = torch.optim.Adam(parameter_groups(self.small, how.learning_rate))
+            for name, parameter in self.trained.items():
+                parameter.data.copy_(state[1][f"small.{name}"])
+        optimiser = torch.optim.Adam(parameter_groups(self.small, self.settings.learning_rate))
         rates = [group["lr"] for group in optimiser.param_groups]
-        if state is not None:
-            rates = state[0]["rates"]
+        if state:
+            rates = state[0]["rates"]  # a U that has learned would give others
             load_adam_state(optimiser, state[1], rates)
             shown.step(len(losses))
-            shown.say(f"{len(losses)} of {how.steps} steps were done before")
-        writer = _Writer(states, self.trained, optimiser, rates)
-        for step in range(len(losses), how.steps):
+            shown.say(f"{len(losses)} of {steps} steps were done before")
+        due = 0.0
+        for step in range(len(losses), steps):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * how.share(step)
+                group["lr"] = rate * self.settings.share(step)
             losses.append(self._step(step, batches, optimiser))
-            writer.write(losses, last=step + 1 == how.steps)
             shown.step()
-            if shown.bar is not None or (step + 1) % max(1, how.steps // 20) == 0:
-                shown.say(f"step {step + 1} of {how.steps}, loss {losses[-1]:.4g}")
-        n_trained = sum(p.numel() for p in self.trained.values())
-        return Distilled(tuple(losses), how.learning_rate, n_trained)
+            if shown.bar is not None or (step + 1) % max(1, steps // 20) == 0:
+                shown.say(f"step {step + 1} of {steps}, loss {losses[-1]:.4g}")
+            start = time.monotonic()
+            if states is not None and (start >= due or step + 1 == steps):
+                own = {f"small.{name}": p for name, p in self.trained.items()}
+                facts = {"losses": losses, "rates": rates}
+                states.save(0, facts, own | adam_state(optimiser))
+                due = 11 * time.monotonic() - 10 * start  # it takes a tenth of the time at most
+        return Distilled(tuple(losses))
 
     def _step(self, step: int, batches: Sequence[Any], optimiser: torch.optim.Optimizer) -> float:
         """One step of Adam; the loss before it."""
@@ -272,33 +266,6 @@ class _Lesson:
         if not isinstance(loss, Tensor) or loss.dim():
             raise ValueError(f"the loss is {loss!r}: it must be a tensor without axes, a scalar")
         return learn_from(loss)
-
-    @torch.no_grad()
-    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.trained.items():
-            parameter.copy_(tensors[f"small.{name}"])
-
-
-@dataclass
-class _Writer:
-    """Writes the state so often that writing takes about a tenth of the time at most."""
-
-    states: StateFolder | None
-    trained: Mapping[str, nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    rates: list[float]
-    due: float = 0.0
-
-    def write(self, losses: list[float], *, last: bool) -> None:
-        """Write the state, if there is a folder and it is time, or the last."""
-        start = time.monotonic()
-        if self.states is None or not (last or start >= self.due):
-            return
-        own = {f"small.{name}": p.detach() for name, p in self.trained.items()}
-        facts = {"losses": losses, "rates": self.rates}
-        self.states.save(0, facts, own | adam_state(self.optimiser))
-        now = time.monotonic()
-        self.due = now + 10 * (now - start)
 
 
 def _trained(small: nn.Module, kinds: Collection[Kind]) -> dict[str, nn.Parameter]:
