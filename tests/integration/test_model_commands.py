@@ -105,6 +105,7 @@ def test_distil_what_compress_saved(place, capsys):
         capsys, "distil", *start, *options, "--train", "V", "--state", "state",
         "--output", "taught", "--rows", "rows.jsonl",
     )  # fmt: skip
+    _run(capsys, "distil", *start, *options, "--train", "V", "--output", "eight", "--bits", "8")
     model = _make(place)
     small, taught = wc.load("small", model), wc.load("taught", model)
     batches = list(torch.cat(_namespace()["batches"]()).split(50))
@@ -120,6 +121,8 @@ def test_distil_what_compress_saved(place, capsys):
     assert "The model is in taught" in out
     assert "distilling step 60 of 60" in err
     assert (place / "state" / "distillation.json").exists()
+    sizes = [(place / n / "model.safetensors").stat().st_size for n in ("eight", "taught")]
+    assert sizes[0] < 0.7 * sizes[1]
 
 
 @pytest.mark.parametrize(

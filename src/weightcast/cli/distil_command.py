@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from torch import nn
 
-from weightcast.cli.job import SOURCE, add_source, check_output, finish
+from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish
 from weightcast.cli.sources import load_inputs, load_source
 from weightcast.layers import predicted_layers
 from weightcast.plan.plan import Plan
@@ -22,7 +22,7 @@ def add_options(parser: ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--small", required=True, metavar="FOLDER", help="what compress saved")
     parser.add_argument("--steps", type=int, required=True, help="batches to learn from")
-    parser.add_argument("--output", required=True, help="folder for the saved model")
+    add_output(parser)
     parser.add_argument("--learning-rate", type=float, help="the largest, as for a dense layer")
     parser.add_argument("--loss", help="kl or squared; by default what suits the model's output")
     parser.add_argument("--layerwise", action="store_true", help="each block for itself")
@@ -50,4 +50,5 @@ def run(options: Namespace) -> None:
     print(record)
     plan = Plan({name: layer.rule for name, layer in predicted_layers(small).items()})
     metrics = {"first_loss": record.losses[0], "last_loss": record.losses[-1]}
-    print(f"\n{finish(options, small, plan, metrics)}")
+    _, saved = finish(options, small, plan, metrics)
+    print(f"\n{saved}")

@@ -45,9 +45,15 @@ def add_source(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="FILE", help="append a result row (JSON lines)")
 
 
+def add_output(parser: ArgumentParser) -> None:
+    """Add the options that say where and how the model is saved."""
+    parser.add_argument("--output", required=True, help="folder for the saved model")
+    parser.add_argument("--bits", type=int, help="8 or 4 for each number of V and kept bases")
+
+
 def add_plan(parser: ArgumentParser) -> None:
     """Add the options that say what is learned and where the model is saved."""
-    parser.add_argument("--output", required=True, help="folder for the saved model")
+    add_output(parser)
     parser.add_argument("--plan", metavar="FILE", help="which layer from which dictionary: YAML")
     parser.add_argument(
         "--fraction", type=float, help="suggest a plan in which layers learn this share; 0.05"
@@ -63,13 +69,6 @@ def add_plan(parser: ArgumentParser) -> None:
         "--count", help="what --budget counts: learned or stored (compress: stored)"
     )
     parser.add_argument("--columns", type=int, help="groups of units, if suggested; 10")
-
-
-def check_output(output: str) -> None:
-    """Refuse a folder that is no saved model, before the work."""
-    folder = Path(output).expanduser()
-    if folder.exists() and not (folder / JSON_NAME).is_file():
-        raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
 
 
 def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any] | None]:
@@ -110,7 +109,7 @@ def finish(
     """Save the model and its row, with more in it; the row, and where the model is."""
     folder = Path(options.output).expanduser()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    save(model, folder)
+    save(model, folder, bits=options.bits)
     config = {"plan": plan.to_dict(), "source": _own_name(options.source)}
     row = record(options, config, row_counts(ledger(model)), metrics, **more)
     caveat = f" {GUESSED}" if isinstance(model, StandIn) else ""

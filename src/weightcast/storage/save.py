@@ -42,7 +42,7 @@ def save(
     folder: str | os.PathLike[str],
     *,
     bases: Bases = "rebuild",
-    bits: Literal[8, 4] | None = None,
+    bits: int | None = None,
     group_size: int = 64,
 ) -> None:
     """Write a model to a folder, whole or not at all; an existing model folder is replaced.
@@ -76,7 +76,7 @@ def write_model(
     folder: Path,
     *,
     bases: Bases = "rebuild",
-    bits: Literal[8, 4] | None = None,
+    bits: int | None = None,
     group_size: int = 64,
 ) -> None:
     """Write a model's two files into an empty folder; arguments as for :func:`save`."""
@@ -151,9 +151,7 @@ def saved_bytes(folder: str | os.PathLike[str]) -> int:
     return sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
-def checkpoint_bytes(
-    model: nn.Module, bits: Literal[8, 4] | None = None, group_size: int = 64
-) -> int:
+def checkpoint_bytes(model: nn.Module, bits: int | None = None, group_size: int = 64) -> int:
     """Bytes on disk: a dense network's safetensors file, a predicted network's whole folder.
 
     ``bits`` and ``group_size`` are those of :func:`save`, for a predicted network.
