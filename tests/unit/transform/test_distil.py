@@ -376,6 +376,15 @@ def test_what_cannot_be_is_refused(options, message, refuses):
         wc.distil(**options, **QUIET)
 
 
+def test_a_block_of_another_shape_is_named(refuses):
+    net, small = cnn()
+    other = copy.deepcopy(net)
+    other[9] = nn.Linear(384, 41)
+    other[11] = nn.Linear(41, 10)
+    with refuses(small, r"^block '9': the outputs have shapes \(100, 40\) and, .* \(100, 41\)"):
+        wc.distil(small, other, IMAGES[:100], 2, layerwise=True, **QUIET)
+
+
 def test_frozen_networks_are_refused(refuses):
     net, small = cnn()
     small.requires_grad_(False)

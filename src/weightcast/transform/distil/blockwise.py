@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import call, device_of, on_device, with_tensors
+from weightcast.inputs.batches import InputsError, call, device_of, on_device, with_tensors
 from weightcast.inputs.walk import block_of
 from weightcast.layers import predicted_layers
 from weightcast.transform.distil.losses import first_tensor, learn_from, matched, squared_error
@@ -47,8 +47,11 @@ def learn_blockwise(
         targets[name].append(first_tensor(output).detach().clone())  # some change it in place
 
     def learn(name: str, output: Any) -> None:
-        y, target = matched(first_tensor(output), targets[name].pop(0))
-        losses.append(learn_from(squared_error(y, target, batch) / len(blocks)))
+        try:
+            y, target = matched(first_tensor(output), targets[name].pop(0))
+            losses.append(learn_from(squared_error(y, target, batch) / len(blocks)))
+        except ValueError as error:  # else the model would be said to have failed
+            raise InputsError(f"block {name!r}: {error}") from error
 
     with ExitStack() as hooks, torch.no_grad():
         for name in blocks:
