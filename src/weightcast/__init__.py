@@ -73,6 +73,7 @@ from weightcast.testing.register import register_layer
 from weightcast.transform.broadcast import broadcast_constants
 from weightcast.transform.compress import compress
 from weightcast.transform.convert import convert, merge
+from weightcast.transform.distil import Distilled, distil
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
 from weightcast.transform.shrink import ShrinkTrial, shrink
 from weightcast.transform.trained import PretrainedWarning
@@ -109,6 +110,7 @@ __all__ = [
     "compression_report",
     "convert",
     "dictionaries",
+    "distil",
     "export",
     "kernels",
     "ledger",

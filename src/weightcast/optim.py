@@ -1,11 +1,15 @@
-"""parameter_groups: learning rates under which V moves W as far as a dense layer's would move."""
+"""parameter_groups: learning rates under which V moves W as far as a dense layer's would move.
+
+Beside it Adam's state as named tensors, for those who keep it on disk.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightcast.layers import predicted_layers
 
@@ -55,3 +59,27 @@ def parameter_groups(
 def row_norm(layer: Any) -> torch.Tensor:
     """Root mean square norm of the rows of U over all inputs and columns of a predicted layer."""
     return (layer.atoms.energy().mean() / layer.n_visible).sqrt()
+
+
+def adam_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of an optimiser's state by name, ``adam.PARAMETER.KEY``."""
+    return {
+        f"adam.{number}.{key}": value
+        for number, moments in optimiser.state_dict()["state"].items()
+        for key, value in moments.items()
+    }
+
+
+def load_adam_state(
+    optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor], rates: Sequence[float]
+) -> None:
+    """Take back what :func:`adam_state` gave, other names left aside, and the groups' rates."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith("adam."):
+            _, number, key = name.split(".")
+            moments.setdefault(int(number), {})[key] = value
+    groups = optimiser.state_dict()["param_groups"]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})

@@ -321,6 +321,7 @@ TESTED_ELSEWHERE = {
     "layers/transposed.py": "a row for each number of axes",
     "storage/export.py": "tests/integration/test_export.py runs what is exported",
     "testing/": "tests/unit/testing breaks what each check must catch",
+    "transform/distil/": "tests/unit/transform/test_distil.py, by its one public function",
     "transform/pretrain/": "tests/unit/transform/test_pretrain.py, by its one public function",
 }
 

@@ -28,7 +28,17 @@ def imported(code: str) -> list[str]:
     return [name for name in names if name in SLOW]
 
 
-COMMANDS = ("demo", "train", "convert", "compress", "probe", "reproduce", "bench", "report")
+COMMANDS = (
+    "demo",
+    "train",
+    "convert",
+    "compress",
+    "distil",
+    "probe",
+    "reproduce",
+    "bench",
+    "report",
+)
 COMMANDS += ("export", "doctor")
 
 

@@ -1,4 +1,4 @@
-"""weightcast convert, compress and probe, from the command line to the folder and the page."""
+"""weightcast convert, compress, distil and probe, from the command line to folder and page."""
 
 from __future__ import annotations
 
@@ -95,6 +95,52 @@ def test_compress_a_function_with_inputs(place, capsys):
     assert "output lost" in out.splitlines()[0]
     assert "The model is in small" in out
     assert "compressing" in err
+
+
+def test_distil_what_compress_saved(place, capsys):
+    start = ["of_mine:make", "--allow-import", "--inputs", "x.safetensors"]
+    _run(capsys, "compress", *start, "--budget", "0.4", "--output", "small")
+    options = ["--small", "small", "--steps", "60", "--batch", "50", "--learning-rate", "0.003"]
+    out, err = _run(
+        capsys, "distil", *start, *options, "--train", "V", "--state", "state",
+        "--output", "taught", "--rows", "rows.jsonl",
+    )  # fmt: skip
+    _run(capsys, "distil", *start, *options, "--train", "V", "--output", "eight", "--bits", "8")
+    model = _make(place)
+    small, taught = wc.load("small", model), wc.load("taught", model)
+    batches = list(torch.cat(_namespace()["batches"]()).split(50))
+    losses = wc.distil(
+        small, model, batches, 60, learning_rate=0.003, train=["V"], progress=False
+    ).losses
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(tensor, taught.state_dict()[name]), name
+    metrics = json.loads((place / "rows.jsonl").read_text())["metrics"]
+    assert metrics == {"first_loss": losses[0], "last_loss": losses[-1]}
+    assert losses[-1] < 0.7 * losses[0]
+    assert "mean loss" in out.splitlines()[0]
+    assert "The model is in taught" in out
+    assert "distilling step 60 of 60" in err
+    assert (place / "state" / "distillation.json").exists()
+    sizes = [(place / n / "model.safetensors").stat().st_size for n in ("eight", "taught")]
+    assert sizes[0] < 0.7 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["net.pt", "--inputs", "x.safetensors"], "net.pt is a state dict, and the teacher has"),
+        (["of_mine:make"], "distil needs example inputs: --inputs FILE"),
+        (["of_mine:make", "--inputs", "x.safetensors", "--loss", "mse"], "loss is 'mse': take"),
+        (["of_mine:make", "--inputs", "x.safetensors", "--train", "U"], "train is ('U',): take"),
+    ],
+)
+def test_what_cannot_be_distilled_is_said(words, message, place, capsys):
+    start = ["--allow-import", "--budget", "0.4", "--output", "small"]
+    _run(capsys, "compress", "of_mine:make", *start)
+    options = ["--allow-import", "--small", "small", "--steps", "2", "--output", "taught"]
+    _, err = _run(capsys, "distil", *words, *options, code=2)
+    assert message in err
+    assert not (place / "taught").exists()
 
 
 @pytest.mark.parametrize("file", ["net.safetensors", "net.pt"])

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import weightcast as wc
+from weightcast.optim import adam_state, load_adam_state
 
 
 def make_model(scale=1.0):
@@ -74,3 +75,25 @@ def test_scales_within_a_hundredth_share_the_first_ones_rate():
     _, V = wc.parameter_groups(model, 1e-3)
     assert V["name"] == "0.V, 1.V"
     assert abs(V["lr"] / 1e-3 - (784 / 39) ** 0.5) < 1e-6
+
+
+def test_adams_state_goes_on_from_named_tensors():
+    nets = [nn.Linear(3, 2) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimisers = [torch.optim.Adam(net.parameters(), 0.1) for net in nets]
+
+    def step(net, optimiser):
+        optimiser.zero_grad()
+        net(torch.eye(3)).square().sum().backward()
+        optimiser.step()
+
+    for _ in range(3):
+        step(nets[0], optimisers[0])
+    nets[1].load_state_dict(nets[0].state_dict())
+    state = adam_state(optimisers[0]) | {"V": torch.zeros(1)}
+    copies = {name: tensor.clone() for name, tensor in state.items()}
+    optimisers[0].param_groups[0]["lr"] = 0.02
+    load_adam_state(optimisers[1], copies, [0.02])
+    for net, optimiser in zip(nets, optimisers, strict=True):
+        step(net, optimiser)
+    assert torch.equal(nets[0].weight, nets[1].weight)

@@ -17,10 +17,10 @@ from weightcast.cli.parsing import Parser
 
 INSTALL_LAB = "pip install 'weightcast[lab]'"
 
-OWN = ("convert", "compress", "shrink", "probe", "export", "doctor")
+OWN = ("convert", "compress", "shrink", "distil", "probe", "export", "doctor")
 """Commands of the library itself."""
 
-_ORDER = ("demo", "train", *OWN[:3], "reproduce", "bench", "report", *OWN[3:])
+_ORDER = ("demo", "train", *OWN[:5], "reproduce", "bench", "report", *OWN[5:])
 _GROUP = "weightcast.commands"
 
 

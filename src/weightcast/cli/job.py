@@ -1,4 +1,4 @@
-"""What convert, compress and probe share: their options, model, inputs, plan, folder and row."""
+"""What the commands that work on a model share: options, model, inputs, plan, folder and row."""
 
 from __future__ import annotations
 
@@ -45,9 +45,15 @@ def add_source(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="FILE", help="append a result row (JSON lines)")
 
 
+def add_output(parser: ArgumentParser) -> None:
+    """Add the options that say where and how the model is saved."""
+    parser.add_argument("--output", required=True, help="folder for the saved model")
+    parser.add_argument("--bits", type=int, help="8 or 4 for each number of V and kept bases")
+
+
 def add_plan(parser: ArgumentParser) -> None:
     """Add the options that say what is learned and where the model is saved."""
-    parser.add_argument("--output", required=True, help="folder for the saved model")
+    add_output(parser)
     parser.add_argument("--plan", metavar="FILE", help="which layer from which dictionary: YAML")
     parser.add_argument(
         "--fraction", type=float, help="suggest a plan in which layers learn this share; 0.05"
@@ -103,7 +109,7 @@ def finish(
     """Save the model and its row, with more in it; the row, and where the model is."""
     folder = Path(options.output).expanduser()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    save(model, folder)
+    save(model, folder, bits=options.bits)
     config = {"plan": plan.to_dict(), "source": _own_name(options.source)}
     row = record(options, config, row_counts(ledger(model)), metrics, **more)
     caveat = f" {GUESSED}" if isinstance(model, StandIn) else ""

@@ -10,7 +10,7 @@ from torch import nn
 
 from weightcast.cli.compress_command import add_evaluate, verdict
 from weightcast.cli.installed import extension
-from weightcast.cli.job import SOURCE, add_source, check_output, finish
+from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish
 from weightcast.cli.sources import load_function, load_inputs, load_source
 from weightcast.measure import compression_report
 from weightcast.plan.plan import Plan
@@ -24,7 +24,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
     add_source(parser)
     add_evaluate(parser)
-    parser.add_argument("--output", required=True, help="folder for the saved model")
+    add_output(parser)
     parser.add_argument(
         "--tolerance", type=float, default=0.01, help="how much worse the metric may be; 0.01"
     )

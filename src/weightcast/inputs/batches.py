@@ -20,6 +20,9 @@ MAX_BATCHES = 1_000
 MAX_BYTES = 4 * 2**30
 """Bytes of tensors after which no further batch of such inputs is read."""
 
+EXAMPLES_PER_PASS = 100
+"""A single tensor of inputs is cut into batches of this size where it is trained on."""
+
 
 class InputsError(ValueError):
     """Inputs on which the model runs, but from which the result asked for cannot be computed."""
@@ -65,6 +68,24 @@ def as_batches(inputs: Any, *, progress: bool = True) -> list[Any]:
     if not batches:
         raise ValueError("inputs is empty: pass at least one batch of example inputs")
     return batches
+
+
+def cut(inputs: Any) -> Any:
+    """One tensor as batches of :data:`EXAMPLES_PER_PASS`; all else as it is."""
+    if not isinstance(inputs, Tensor) or inputs.dim() == 0:
+        return inputs
+    return list(inputs.split(EXAMPLES_PER_PASS)) if len(inputs) else []
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter is."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device; a mapping becomes a dictionary."""
+    given = dict(batch) if isinstance(batch, Mapping) else batch
+    return with_tensors(given, lambda x: x.to(device))
 
 
 def _read(inputs: Any, progress: bool) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -44,6 +44,26 @@ def randomness_kept(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def gradients_kept(parameters: Collection[nn.Parameter]) -> Iterator[None]:
+    """Within, ``.grad`` of the parameters is theirs who enter; afterwards it is what it was."""
+    before = [p.grad for p in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+
+
+def let_recurrent_learn(model: nn.Module) -> None:
+    """Set recurrent layers to training, without dropout: in evaluation cuDNN has no gradient."""
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.training, module.dropout = True, 0.0
 
 
 class _Kept:

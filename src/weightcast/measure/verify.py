@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import as_batches, call, model_input, tensors_in
-from weightcast.inputs.undisturbed import randomness_kept
+from weightcast.inputs.undisturbed import let_recurrent_learn, randomness_kept
 from weightcast.layers import predicted_layers
 from weightcast.layers.models import check_values, copied
 
@@ -102,9 +102,7 @@ def _gradients(model: nn.Module, batches: list[Any]) -> dict[str, float]:
     layers = predicted_layers(model)
     for layer in layers.values():
         layer.V.requires_grad_(True)  # a frozen one as well
-    for module in model.modules():  # cuDNN has no gradient of a recurrent layer in evaluation mode
-        if isinstance(module, nn.RNNBase):
-            module.training, module.dropout = True, 0.0
+    let_recurrent_learn(model)
     with torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
         total = sum(

@@ -34,7 +34,7 @@ def inspect(folder: str | os.PathLike[str]) -> Inspection:
         if n_bytes[0] > _LARGEST:
             raise FormatError(f"is not read: {JSON_NAME} has {n_bytes[0]} bytes")
         manifest = read_manifest(files[0].read(n_bytes[0]))
-        file = TensorFile(files[1], manifest.tensors)
+        file = TensorFile(files[1], manifest.tensors, manifest.packed)
         for alias, name in manifest.ties.items():
             if name not in file.entries:
                 raise FormatError(f"is damaged: {excerpt(alias)} is tied to nothing")

@@ -69,7 +69,7 @@ def _load(manifest_file: BinaryIO, tensors_file: BinaryIO, model: Model, *, trus
         )
     manifest = read_manifest(manifest_file.read(size))
     _check_names(manifest, dense, model)
-    file = TensorFile(tensors_file, manifest.tensors)
+    file = TensorFile(tensors_file, manifest.tensors, manifest.packed)
     reader = TensorReader(file, manifest.ties, Allowance(model, trusted=trusted))
 
     def make(name: str, layer: nn.Module, *_: Any) -> PredictedLayer:
@@ -108,7 +108,7 @@ def _check_names(manifest: Manifest, dense: Collection[str], model: nn.Module) -
     # V stands for the weight; indices, mixing and the factors of a base are added.
     bases = [layer.base.factors if layer.base else () for layer in manifest.layers.values()]
     most = len(model.state_dict()) + sum(2 + len(factors) for factors in bases)
-    n_names = len(manifest.tensors) + len(manifest.ties)
+    n_names = len(manifest.tensors) - len(manifest.packed) + len(manifest.ties)
     if n_names > most:
         raise FormatError(f"does not fit: it names {n_names} tensors, the model has up to {most}")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weightcast.dictionaries.fingerprint import Fingerprint
 from weightcast.dictionaries.packing import BaseSpec
 from weightcast.plan.plan import Plan
 from weightcast.serialization import Configuration, decode, encode
+from weightcast.storage.few_bits import FewBits
 from weightcast.storage.format_error import FormatError, excerpt, parse_json, refusing
 
 SCHEMA = 2
@@ -47,6 +48,7 @@ class Manifest(Configuration):
     counts: dict[str, int]  # of the whole model: ``learned`` and ``saved`` numbers
     tensors: dict[str, str]  # names in the tensors' file to checksums
     ties: dict[str, str]  # names of tensors that are the same as another's, to that one's name
+    packed: dict[str, FewBits] = field(default_factory=dict)  # tensors that are kept in few bits
 
     def __post_init__(self) -> None:
         if self.plan.rules.keys() != self.layers.keys() or None in self.plan.rules.values():
@@ -62,6 +64,8 @@ def max_bytes(names: Iterable[str]) -> int:
 def write_manifest(manifest: Manifest) -> bytes:
     """JSON text, with a checksum of all else in it."""
     data = _without_kind(manifest) | {"plan": manifest.plan.to_dict()}
+    if not manifest.packed:
+        del data["packed"]  # so that earlier versions read what they can
     data["layers"] = {name: _without_kind(layer) for name, layer in manifest.layers.items()}
     data["checksum"] = text_checksum(json.dumps(data))
     return json.dumps(data, indent=1, allow_nan=False).encode()

@@ -19,6 +19,7 @@ from weightcast.layers import PredictedLayer, predicted_layers
 from weightcast.layers.models import check_values
 from weightcast.layers.rule import written_rule
 from weightcast.plan.plan import Plan
+from weightcast.storage.few_bits import FewBits
 from weightcast.storage.manifest import (
     JSON_NAME,
     SCHEMA,
@@ -29,14 +30,21 @@ from weightcast.storage.manifest import (
     write_manifest,
 )
 from weightcast.storage.state import check_state, saved_tensors, untied, without_atoms
-from weightcast.storage.tensors import write_tensors
+from weightcast.storage.tensors import SCALES, write_tensors
 
 Bases = Literal["rebuild", "store"]
 
 _WORDS = 1 << 14  # bytes of JSON and header that nobody minds, some ten layers' worth
 
 
-def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "rebuild") -> None:
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    bases: Bases = "rebuild",
+    bits: int | None = None,
+    group_size: int = 64,
+) -> None:
     """Write a model to a folder, whole or not at all; an existing model folder is replaced.
 
     The folder is written beside its place, brought to the disk, and put there in one step, so that
@@ -47,6 +55,10 @@ def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "re
         folder: to write; its parent must exist.
         bases: ``rebuild`` leaves out what follows from plan and indices; ``store`` keeps it, for
             files that must load where dictionaries may come out otherwise.
+        bits: of each number of V and of the bases that are kept, 8 or 4, in place of those of its
+            dtype. They are rounded, and read back in their dtype: the file is smaller, not the
+            loaded model.
+        group_size: numbers of an atom that share a scale of 16 bits, where ``bits`` is given.
 
     Raises:
         ValueError: the folder exists and is not one that ``save`` wrote; or the model holds what
@@ -56,15 +68,24 @@ def save(model: nn.Module, folder: str | os.PathLike[str], *, bases: Bases = "re
     if bases not in ("rebuild", "store"):
         raise ValueError(f"bases is {bases!r}: take 'rebuild' or 'store'")
     with atomic_folder(Path(folder), refuse_others) as part:
-        write_model(model, part, bases=bases)
+        write_model(model, part, bases=bases, bits=bits, group_size=group_size)
 
 
-def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> None:
+def write_model(
+    model: nn.Module,
+    folder: Path,
+    *,
+    bases: Bases = "rebuild",
+    bits: int | None = None,
+    group_size: int = 64,
+) -> None:
     """Write a model's two files into an empty folder; arguments as for :func:`save`."""
     check_values(model)
     layers = predicted_layers(model)
     state, stored = saved_tensors(model, layers, store=bases == "store")
     tensors, ties = untied(state)
+    n_saved = sum(tensor.numel() for tensor in tensors.values())
+    packed = {} if bits is None else _pack(tensors, layers, bits, group_size)
     manifest = Manifest(
         schema=SCHEMA,
         versions={"weightcast": version("weightcast"), "torch": str(torch.__version__)},
@@ -72,10 +93,11 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
         layers={name: _describe(layer, stored.get(name)) for name, layer in layers.items()},
         counts={
             "learned": sum(parameter.numel() for parameter in model.parameters()),
-            "saved": sum(tensor.numel() for tensor in tensors.values()),
+            "saved": n_saved,
         },
         tensors=write_tensors(folder / TENSORS_NAME, tensors),
         ties=ties,
+        packed=packed,
     )
     text = write_manifest(manifest)
     # Half of what load accepts: load counts the names of the dense model, which differ.
@@ -90,6 +112,25 @@ def write_model(model: nn.Module, folder: Path, *, bases: Bases = "rebuild") -> 
     (folder / JSON_NAME).write_bytes(text)
     n_data = sum(tensor.nbytes for tensor in tensors.values())
     _warn_of_size(tensors, layers, saved_bytes(folder) - n_data)
+
+
+def _pack(
+    tensors: dict[str, Tensor], layers: dict[str, PredictedLayer], bits: int, group_size: int
+) -> dict[str, FewBits]:
+    """Put codes and scales in the place of V and of kept bases; how each of them is kept."""
+    packed = {}
+    for name in layers:
+        prefix = f"{name}." if name else ""
+        V, base = f"{prefix}V", f"{prefix}atoms.base."
+        for key in [key for key in tensors if key == V or key.startswith(base)]:
+            x = tensors[key]
+            few = FewBits(bits, group_size, tuple(x.shape), str(x.dtype).removeprefix("torch."))
+            try:
+                tensors[key], tensors[key + SCALES] = few.pack(x)
+            except ValueError as error:
+                raise ValueError(f"{key!r}: {error}: save it without bits") from error
+            packed[key] = few
+    return packed
 
 
 def is_saved_model(folder: Path) -> bool:
@@ -110,12 +151,15 @@ def saved_bytes(folder: str | os.PathLike[str]) -> int:
     return sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
-def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes on disk: a dense network's safetensors file, a predicted network's whole folder."""
+def checkpoint_bytes(model: nn.Module, bits: int | None = None, group_size: int = 64) -> int:
+    """Bytes on disk: a dense network's safetensors file, a predicted network's whole folder.
+
+    ``bits`` and ``group_size`` are those of :func:`save`, for a predicted network.
+    """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever asks sees the size
         if predicted_layers(model):
-            write_model(model, Path(folder))
+            write_model(model, Path(folder), bits=bits, group_size=group_size)
         else:
             state = dict(model.state_dict())
             check_state(state)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from weightcast.storage.few_bits import FewBits
 from weightcast.storage.format_error import FormatError, excerpt, parse_json
 from weightcast.storage.manifest import TENSORS_NAME
 
@@ -30,6 +31,9 @@ DTYPES: dict[str, torch.dtype] = {
     "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64,
 }  # fmt: skip
 """Names of dtypes in a safetensors header."""
+
+SCALES = ".scales"
+"""After the name of a tensor in few bits, that of its scales."""
 
 _CHUNK = 1 << 20  # small enough to be in the cache still when its checksum is taken
 _ENTRY = 512  # bytes of a tensor's entry in the header beside its name, with room to spare
@@ -82,9 +86,15 @@ class Entry:
 class TensorFile:
     """A safetensors file that is open for reading, with the checksums of all its tensors."""
 
-    def __init__(self, file: BinaryIO, checksums: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        checksums: Mapping[str, str],
+        packed: Mapping[str, FewBits] | None = None,
+    ) -> None:
         self._file = file
         self._checksums = checksums
+        self._packed = packed or {}
         size = file.seek(0, 2)
         file.seek(0)
         n_header = int.from_bytes(file.read(8), "little")
@@ -95,12 +105,14 @@ class TensorFile:
                 f"{n_header}, where {len(checksums)} tensors need at most {allowed}"
             )
         self._data = 8 + n_header
-        self.entries = _read_header(file.read(n_header), size - self._data)
-        if self.entries.keys() != checksums.keys():
-            odd = sorted(self.entries.keys() ^ checksums.keys())[:3]
+        self._stored = _read_header(file.read(n_header), size - self._data)
+        if self._stored.keys() != checksums.keys():
+            odd = sorted(self._stored.keys() ^ checksums.keys())[:3]
             raise FormatError(
                 f"is damaged: {TENSORS_NAME} and its checksums differ in {excerpt(odd)}"
             )
+
+        self.entries = _unpacked(self._stored, self._packed)
 
     def entry(self, name: str) -> Entry:
         """What the header says of a tensor; a FormatError if there is none of this name."""
@@ -110,10 +122,11 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """A tensor, on the CPU, in memory of its own."""
-        entry = self.entry(name)
-        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-        self._fill(name, tensor)
-        return tensor
+        self.entry(name)
+        if name in self._packed:
+            parts = (self._read_stored(part) for part in (name, name + SCALES))
+            return self._packed[name].unpack(*parts)
+        return self._read_stored(name)
 
     def read_into(self, name: str, place: Tensor) -> None:
         """Fill a tensor of the same shape; one floating-point dtype may be cast to another."""
@@ -127,10 +140,18 @@ class TensorFile:
             raise FormatError(
                 f"does not fit: {name!r} is {entry.dtype}, the model has {place.dtype}"
             )
-        if entry.dtype == place.dtype and place.device.type == "cpu" and place.is_contiguous():
+        plain = name not in self._packed and place.device.type == "cpu" and place.is_contiguous()
+        if plain and entry.dtype == place.dtype:
             self._fill(name, place)
         else:
             place.copy_(self.read(name))
+
+    def _read_stored(self, name: str) -> Tensor:
+        """What lies in the file under a name."""
+        entry = self._stored[name]
+        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        self._fill(name, tensor)
+        return tensor
 
     def _fill(self, name: str, tensor: Tensor) -> None:
         """Read straight into a contiguous tensor of the entry's dtype and shape."""
@@ -139,7 +160,7 @@ class TensorFile:
 
     def _read(self, name: str, tensor: Tensor) -> Iterator[memoryview]:
         """The bytes of a tensor, each chunk once it is read."""
-        self._file.seek(self._data + self.entries[name].begin)
+        self._file.seek(self._data + self._stored[name].begin)
         for chunk in _chunks(tensor):
             n_read = 0
             while n_read < len(chunk):
@@ -172,6 +193,23 @@ def _read_header(text: bytes, n_data: int) -> dict[str, Entry]:
         place = entry.end
     if place != n_data:
         raise FormatError(f"is damaged: {TENSORS_NAME} has {n_data} bytes of data, not {place}")
+    return entries
+
+
+def _unpacked(stored: Mapping[str, Entry], packed: Mapping[str, FewBits]) -> dict[str, Entry]:
+    """The entries as they are read: a matrix for the codes and scales of each that is packed."""
+    entries = dict(stored)
+    for name, few in packed.items():
+        codes, scales = entries.get(name), entries.pop(name + SCALES, None)
+        kept = [(e.dtype, e.shape) for e in (codes, scales) if e is not None]
+        if codes is None or kept != [
+            (torch.uint8, few.codes_shape), (torch.bfloat16, few.scales_shape)
+        ]:  # fmt: skip
+            raise FormatError(
+                f"is damaged: {TENSORS_NAME} does not hold {excerpt(name)} in {few.bits} bits, as "
+                f"{few.codes_shape} codes and {few.scales_shape} scales"
+            )
+        entries[name] = Entry(few.result, few.shape, codes.begin, codes.end)
     return entries
 
 

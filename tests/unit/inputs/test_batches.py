@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import weightcast as wc
 from weightcast.inputs import batches as batches_module
-from weightcast.inputs.batches import MAX_BATCHES, as_batches, call
+from weightcast.inputs.batches import MAX_BATCHES, as_batches, call, cut, on_device
 from weightcast.inputs.gather import collect_rows, collect_statistics
 from weightcast.inputs.replay import Replay
 from weightcast.inputs.survey import survey
@@ -169,3 +169,18 @@ def test_a_model_that_changes_its_input_leaves_the_batches_alone():
     assert torch.equal(batches[0], x)
     assert torch.equal(batches[1][0], x)
     assert torch.equal(batches[2]["more"]["list"][0], x)
+
+
+def test_a_single_tensor_is_cut_into_batches():
+    x = torch.arange(250.0).view(250, 1)
+    assert [len(part) for part in cut(x)] == [100, 100, 50]
+    assert torch.equal(torch.cat(cut(x)), x)
+    assert cut(x[:0]) == []
+    assert cut(batches := [x]) is batches
+
+
+def test_a_batch_goes_to_a_device_in_every_form():
+    batch = on_device({"a": torch.ones(2), "n": 3, "more": [torch.ones(1)]}, torch.device("meta"))
+    assert (batch["a"].device.type, batch["more"][0].device.type, batch["n"]) == ("meta", "meta", 3)
+    pair = on_device((torch.ones(2), torch.ones(2)), torch.device("meta"))
+    assert {x.device.type for x in pair} == {"meta"}

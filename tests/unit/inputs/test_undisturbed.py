@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.inputs.undisturbed import evaluating
+from weightcast.inputs.undisturbed import evaluating, gradients_kept, let_recurrent_learn
 
 COVARIANCE = wc.Rule(wc.dictionaries.Covariance(), 0.5)
 
@@ -111,3 +111,31 @@ def test_compiled_models_are_run_as_they_were_written(how):
         for models in ((dense, small), (plain, expected))
     )
     assert lost == pytest.approx(by_hand)
+
+
+def test_gradients_are_given_back_after_an_error_too():
+    layer = nn.Linear(2, 3)
+    layer.weight.grad = kept = torch.ones(3, 2)
+
+    def stop():
+        with gradients_kept(list(layer.parameters())):
+            assert layer.weight.grad is None
+            layer(torch.ones(1, 2)).sum().backward()
+            assert layer.bias.grad is not None
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert layer.weight.grad is kept
+    assert layer.bias.grad is None
+
+
+def test_recurrent_layers_learn_without_dropout():
+    model = nn.ModuleList([nn.LSTM(2, 3, num_layers=2, dropout=0.5), nn.Dropout(0.5)]).eval()
+    with evaluating(model):
+        let_recurrent_learn(model)
+        assert model[0].training
+        assert not model[1].training
+        x = torch.ones(4, 1, 2)
+        assert torch.equal(model[0](x)[0], model[0](x)[0])
+    assert (model[0].training, model[0].dropout) == (False, 0.5)

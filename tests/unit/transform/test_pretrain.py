@@ -24,8 +24,8 @@ from weightcast import dictionaries as d
 from weightcast.inputs.gather import collect_statistics
 from weightcast.inputs.replay import Replay
 from weightcast.layers.rule import layer_seed
+from weightcast.transform import state_folder
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
-from weightcast.transform.pretrain import folder as state_folder
 
 IMAGES = torch.from_numpy(load_digits().images / 16).float().unsqueeze(1)
 QUICK = {"epochs": 2, "batch_size": 20, "learning_rate": 0.01, "progress": False}

@@ -7,16 +7,16 @@ Of a predicted layer only V, the bias and the throw-away c are learned (LowRank:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from weightcast.inputs.batches import check_finite
+from weightcast.inputs.undisturbed import gradients_kept
 from weightcast.layers import view
-from weightcast.optim import parameter_groups
+from weightcast.optim import adam_state, load_adam_state, parameter_groups
 
 Loss = Literal["squared", "cross-entropy"]
 """``squared``: a linear decoder. ``cross-entropy``: a sigmoid decoder, for inputs in [0, 1]."""
@@ -84,10 +84,11 @@ class TiedAutoencoder:
         """
         order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
         total = torch.zeros((), dtype=torch.float64, device=self.rows.device)
-        with torch.enable_grad(), _borrowed_gradients(self.parameters):
+        with torch.enable_grad(), gradients_kept(self.parameters):
             for chosen in order.split(batch_size):
                 loss = self.measure_loss(self.rows[chosen])
-                _set_gradients(self.parameters, torch.autograd.grad(loss, self.parameters))
+                self.optimiser.zero_grad()
+                loss.backward(inputs=self.parameters)
                 self.optimiser.step()
                 total += loss.detach() * len(chosen)
                 after_step(len(chosen) / len(order))
@@ -109,26 +110,13 @@ class TiedAutoencoder:
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and c, by name."""
-        adam = self.optimiser.state_dict()["state"]
-        return {"c": self.c.detach()} | {
-            f"adam.{number}.{key}": value
-            for number, moments in adam.items()
-            for key, value in moments.items()
-        }
+        return {"c": self.c.detach()} | adam_state(self.optimiser)
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor], rates: list[float]) -> None:
         """Take back what :meth:`state` and :attr:`rates` gave."""
         self.c.copy_(state["c"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            if name.startswith("adam."):
-                _, number, key = name.split(".")
-                moments.setdefault(int(number), {})[key] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        load_adam_state(self.optimiser, state, rates)
 
     @property
     def rates(self) -> list[float]:
@@ -172,18 +160,3 @@ def _scatter(rows: Tensor) -> float:
     """|x - mean(x)|^2, summed over rows in float64 and in parts."""
     mean = rows.mean(dim=0, dtype=torch.float64)
     return sum(float((x.double() - mean).square().sum()) for x in rows.split(1000))
-
-
-@contextmanager
-def _borrowed_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Within, ``.grad`` of the parameters may be used; afterwards it is what it was."""
-    before = [p.grad for p in parameters]
-    try:
-        yield
-    finally:
-        _set_gradients(parameters, before)
-
-
-def _set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from weightcast.layers import PredictedLayer
 from weightcast.serialization import encode
 from weightcast.transform.pretrain.autoencoder import Activation
+from weightcast.transform.state_folder import digest
 
 
 def describe(
@@ -44,20 +43,6 @@ def changed(layer: nn.Module) -> dict[str, Tensor]:
     if remade(layer):
         return dict(layer.state_dict())
     return {name: parameter.detach() for name, parameter in layer.named_parameters()}
-
-
-def digest(values: Iterable[tuple[str, Any]]) -> str:
-    """A hash of named values: tensors by dtype, shape and content, all else by its repr."""
-    hashed = hashlib.sha256()
-    for name, value in values:
-        hashed.update(name.encode())
-        if isinstance(value, Tensor):
-            hashed.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            flat = value.detach().cpu().contiguous().flatten()
-            hashed.update(flat.view(torch.uint8).numpy().tobytes())
-        else:
-            hashed.update(repr(value).encode())
-    return hashed.hexdigest()[:16]
 
 
 def _initial(layer: nn.Module) -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, model_input, with_tensors
+from weightcast.inputs.batches import as_batches, cut, device_of, model_input, on_device
 from weightcast.inputs.gather import collect_rows, collect_statistics, naming_layer
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.replay import Replay
@@ -20,10 +20,7 @@ from weightcast.layers.rule import layer_seed
 from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
 from weightcast.transform.pretrain.chain import find_activations, layers_in_order
 from weightcast.transform.pretrain.describe import changed, describe, remade
-from weightcast.transform.pretrain.folder import StateFolder
-
-EXAMPLES_PER_PASS = 100
-"""A single tensor of inputs is cut into batches of this size: patches take much memory."""
+from weightcast.transform.state_folder import StateFolder
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,8 @@ def pretrain(
     states = None
     if folder is not None:
         inputs = batches.tensors()
-        states = StateFolder(folder, describe(model, vars(settings), inputs, chosen, activations))
+        config = describe(model, vars(settings), inputs, chosen, activations)
+        states = StateFolder(folder, "pre-training", config)
     records, replay = [], Replay(batches, chosen, {})
     with Progress("pre-training", len(chosen) * epochs, show=progress) as shown, replay:
         for number, (name, layer) in enumerate(chosen.items()):
@@ -228,16 +226,12 @@ class _Inputs:
     """The batches, again and again, moved to the model's device one at a time."""
 
     def __init__(self, inputs: Any, model: nn.Module, progress: bool) -> None:
-        if isinstance(inputs, Tensor):
-            inputs = list(inputs.split(EXAMPLES_PER_PASS)) if len(inputs) else []
-        self.batches = as_batches(inputs, progress=progress)
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.batches = as_batches(cut(inputs), progress=progress)
+        self.device = device_of(model)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            given = model_input(batch)
-            given = dict(given) if isinstance(given, Mapping) else given
-            yield with_tensors(given, lambda x: x.to(self.device))
+            yield on_device(model_input(batch), self.device)
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
         """What the model is called with, by place and name."""
