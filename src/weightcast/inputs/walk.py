@@ -102,6 +102,7 @@ class Walk:
     def settle(self, name: str) -> None:
         """Say that a layer will not change any more."""
         self._own.settle(name)
+        self._dense.settle(name)
         if self._remembered is not None:
             return
         self._leader.pop(name, None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from weightcast.least_squares import Metric, choose_atoms
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
+from weightcast.transform.fitted import FittedFolder
 from weightcast.transform.swap import swap
 
 AtomChoice = Literal["fitted", "plan"]
@@ -45,6 +47,7 @@ def compress(
     refresh: Refresh = "layer",
     ridge: float = RIDGE,
     seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Model:
     """Replace trained layers by predicted ones that come as near to them as the plan lets them.
@@ -85,6 +88,8 @@ def compress(
         ridge: added to C = E[x^T x], in units of its mean diagonal, above 0: how much the error of
             the weights counts where inputs do not tell.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
+        resume: a folder for every layer as soon as it is fitted, made if it is missing. The same
+            call goes on from there, and gives bit-equal results.
         progress: whether to show a bar on a terminal, a line per layer elsewhere, on stderr.
 
     Returns:
@@ -121,19 +126,30 @@ def compress(
                     refresh=refresh, paired=fitting.paired, say=shown.say,
                 )
             )  # fmt: skip
-        return fit_layers(model, plan, fitting, walk, shown)
+        fitted = None
+        if resume is not None:
+            fitted = FittedFolder(resume, model, plan, asdict(fitting), batches)
+        return fit_layers(model, plan, fitting, walk, shown, fitted)
 
 
 def fit_layers(
-    model: Model, plan: Plan, fitting: Fitting, walk: Walk | None, shown: Progress
+    model: Model,
+    plan: Plan,
+    fitting: Fitting,
+    walk: Walk | None,
+    shown: Progress,
+    fitted: FittedFolder | None = None,
 ) -> Model:
-    """A new model in which the plan's layers are fitted, to what ``walk`` knows of their inputs."""
+    """A new model in which the plan's layers are fitted, to what ``walk`` knows of their inputs.
+
+    Those that a folder has already are taken from there.
+    """
     rules, every = plan.resolve(model), convertible_layers(model)
     # What is fitted to W comes first, for it changes what the others are given.
     order = [] if walk is None else [name for name in walk.order if name in rules]
     before = [name for name in rules if name not in order]
     before.sort(key=lambda name: view(every[name]).blindness is not None)
-    return swap(model, [*before, *order], _Fits(every, rules, fitting, walk, shown).make)
+    return swap(model, [*before, *order], _Fits(every, rules, fitting, walk, shown, fitted).make)
 
 
 @dataclass(frozen=True)
@@ -172,6 +188,7 @@ class _Fits:
     settings: Fitting
     walk: Walk | None
     shown: Progress
+    folder: FittedFolder | None
 
     def __post_init__(self) -> None:
         self.bases = SharedBases()
@@ -184,29 +201,38 @@ class _Fits:
     ) -> PredictedLayer:
         """The layer fitted in place of a dense one; it is given the dense one's bias, shifted."""
         if twin is not None:
-            fitted, kind, left = view(layer).predict(twin.rule, atoms=twin.atoms), "weights", 0.0
+            fitted, told = view(layer).predict(twin.rule, atoms=twin.atoms), "as its twin"
+        elif self.folder is not None and (kept := self.folder.load(name, layer, self.bases)):
+            fitted, told = kept
         else:
-            # What is constant goes to the bias, unless another layer has the same one.
-            free = name in self.free_biases
-            known = self._observe(name, current, centred=free)
-            with naming_layer(name):
-                fitted, W = self._predict(name, layer, known)
-            if fitted.atoms.base.is_learned:
-                _learn_base(fitted, W, known.metric)
-            left = fitted.fit_filters(W, known.metric)
-            if known.moments is not None and free:
-                shift = known.moments.bias_shift(
-                    fitted.check_weight(layer.weight), fitted.check_weight(fitted.multiply_out())
-                )
-                # One of its own, for a module that is no layer may hold the old one.
-                bias = layer.bias.detach() + shift.to(layer.bias)
-                layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
-            kind = "weights" if known.metric is None else "output"
+            fitted, told = self._fit(name, layer, current)
+            if self.folder is not None:
+                self.folder.save(name, fitted, view(layer).bias, told)
         if self.walk is not None:
             self.walk.settle(name)
         self.shown.step()
-        self.shown.say(f"{name}: {left:.2%} of its {kind} left")
+        self.shown.say(f"{name}: {told}")
         return fitted
+
+    def _fit(self, name: str, layer: Any, current: nn.Module) -> tuple[PredictedLayer, str]:
+        """The layer with its V, and how much of what it is to give that leaves."""
+        # What is constant goes to the bias, unless another layer has the same one.
+        free = name in self.free_biases
+        known = self._observe(name, current, centred=free)
+        with naming_layer(name):
+            fitted, W = self._predict(name, layer, known)
+        if fitted.atoms.base.is_learned:
+            _learn_base(fitted, W, known.metric)
+        left = fitted.fit_filters(W, known.metric)
+        if known.moments is not None and free:
+            shift = known.moments.bias_shift(
+                fitted.check_weight(layer.weight), fitted.check_weight(fitted.multiply_out())
+            )
+            # One of its own, for a module that is no layer may hold the old one.
+            bias = layer.bias.detach() + shift.to(layer.bias)
+            layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
+        kind = "weights" if known.metric is None else "output"
+        return fitted, f"{left:.2%} of its {kind} left"
 
     def _observe(self, name: str, current: nn.Module, *, centred: bool) -> _Known:
         """What the batches tell of the layer's inputs."""
