@@ -34,6 +34,11 @@ def batches():
 def number():
     return 3
 
+def evaluate(model):
+    with torch.no_grad():
+        found = torch.cat([model(x) for x in batches()])
+        return float((found - torch.cat([made(x) for x in batches()])).square().mean())
+
 def sized(width):
     return nn.Linear(width, width)
 
@@ -510,3 +515,62 @@ def test_help_names_the_sources(capsys):
         out = " ".join(capsys.readouterr().out.split())
         assert "package.module:function" in out
         assert "--allow-import" in out
+
+
+def test_the_verdict_tells_bytes_error_and_metric(place, capsys):
+    out, _ = _run(
+        capsys, "compress", "of_mine:make", "--allow-import", "--inputs", "of_mine:batches",
+        "--budget", "0.4", "--evaluate", "of_mine:evaluate", "--output", "small",
+    )  # fmt: skip
+    verdict = out[out.index("Verdict:") :]
+    stored = sum(file.stat().st_size for file in Path("small").iterdir())
+    dense = sum(t.nbytes for t in _make(place).state_dict().values())
+    assert f"{stored / dense:.1%} of the dense network's bytes" in verdict
+    assert "The network's output differs by" in verdict
+    assert "The function gives 0 before and" in verdict
+
+
+@pytest.mark.parametrize("inputs", [[], ["--inputs", "x.safetensors"]])
+def test_a_fraction_makes_no_file_larger_than_the_dense_one(place, capsys, inputs):
+    """The command once made a file 5.7 times as large as the dense network."""
+    out, _ = _run(
+        capsys, "compress", "net.safetensors", "--factory", "of_mine:make", "--allow-import",
+        "--fraction", "0.1", "--output", "small", *inputs,
+    )  # fmt: skip
+    model = wc.load(place / "small", _make(place))
+    dense = sum(p.numel() for p in _make(place).parameters())
+    assert wc.ledger(model).total.stored <= dense
+    assert "Verdict:" in out
+
+
+def test_shrink_from_the_command_line(place, capsys):
+    out, _ = _run(
+        capsys, "shrink", "of_mine:make", "--allow-import", "--inputs", "of_mine:batches",
+        "--evaluate", "of_mine:evaluate", "--tolerance", "0.005", "--evaluations", "3",
+        "--output", "small", "--rows", "rows.jsonl",
+    )  # fmt: skip
+    small = wc.load(place / "small", _make(place))
+    row = json.loads(Path("rows.jsonl").read_text())
+    assert row["metrics"]["metric_after"] <= 0.005
+    assert len(row["shrink"]["trials"]) <= 4
+    chosen = min(t["stored"] for t in row["shrink"]["trials"][1:] if t["holds"])
+    assert wc.ledger(small).total.stored == chosen
+    assert "\n*" in out
+    assert "Verdict:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--inputs", "of_mine:batches"], "shrink needs --inputs, and --evaluate"),
+        (["--evaluate", "of_mine:evaluate"], "shrink needs --inputs, and --evaluate"),
+        (["--inputs", "x.safetensors", "--evaluate", "of_mine:made.weight"], "of_mine"),
+        (["--inputs", "x.safetensors", "--evaluate", "evaluate"], "evaluate: name a function"),
+    ],
+)
+def test_shrink_refuses_before_any_work(place, capsys, arguments, message):
+    _, err = _run(
+        capsys, "shrink", "of_mine:make", "--allow-import", "--output", "small", *arguments, code=2
+    )
+    assert message in err
+    assert not Path("small").exists()

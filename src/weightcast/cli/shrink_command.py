@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from weightcast.cli.compress_command import add_evaluate, verdict
 from weightcast.cli.installed import extension
 from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish
 from weightcast.cli.sources import load_function, load_inputs, load_source
+from weightcast.layers.rule import Rule
 from weightcast.measure import compression_report
 from weightcast.plan.plan import Plan
 from weightcast.transform.shrink import ShrinkTrial, shrink, trials_table
@@ -51,7 +52,7 @@ def run(options: Namespace) -> None:
         )
     batches = load_inputs(options.inputs, options.allow_import, options.batch)
     trials: list[ShrinkTrial] = []
-    small = shrink(
+    small: Any = shrink(
         model,
         batches,
         evaluate,
@@ -69,10 +70,12 @@ def run(options: Namespace) -> None:
         "metric_before": trials[0].metric,
         "metric_after": chosen.metric,
     }
-    rules = {row.layer: small.get_submodule(row.layer).rule for row in report.rows[:-1]}
+    rules: dict[str, Rule | None] = {
+        row.layer: small.get_submodule(row.layer).rule for row in report.rows[:-1]
+    }
     told = {"tolerance": options.tolerance, "trials": [asdict(trial) for trial in trials]}
     row, saved = finish(options, small, Plan(rules), metrics, shrink=told)
     summed = verdict(model, options.output, report, trials[0].metric, chosen.metric)
     print(f"\n{summed}\n{saved}")
     if write_report is not None:
-        print(f"\nOpen {write_report([row], Path(options.report).expanduser())} in a browser.")
+        print(f"\nOpen {write_report([row], options.report)} in a browser.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.least_squares import fit_columns, loss_curve
 from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
+from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
 
@@ -67,7 +68,7 @@ class Offers:
 
     def for_budget(self, budget: float | int) -> Plan:
         """The plan of least loss that a budget allows, as :func:`suggest` describes it."""
-        left = _left_for(self.model, self.sites, budget, self.count)
+        left = left_for(self.model, self.sites, budget, self.count)
         # What is trained from scratch makes up for what a layer lacks; what is compressed does not.
         floor = FLOOR if self.count == "stored" else 0.0
         plan = self._plan(share_out(self.by_layer, left, floor))
@@ -138,10 +139,9 @@ class TooMuchDenseError(ValueError):
     """More of a model stays dense than a plan is to leave, or all of it."""
 
 
-def _left_for(
-    model: nn.Module, sites: Mapping[str, ProbeSite], budget: float | int, count: Count
-) -> int:
+def left_for(model: nn.Module, layers: Collection[str], budget: float | int, count: Count) -> int:
     """Numbers that are left for the layers to be predicted; TooMuchDenseError for none."""
+    every: Any = convertible_layers(model)
     counts = ledger(model)
     total = counts.total.dense
     is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
@@ -151,10 +151,10 @@ def _left_for(
             "or more"
         )
     number = round(budget * total) if isinstance(budget, float) else int(budget)
-    weights = sum(site.filters.numel() for site in sites.values())
+    weights = sum(every[name].weight.numel() for name in layers)
     rest = (counts.total.stored if count == "stored" else counts.total.learned) - weights
     if rest >= number:
-        others = [row for row in counts.rows if row.layer not in sites] or counts.rows[:1]
+        others = [row for row in counts.rows if row.layer not in layers] or counts.rows[:1]
         dense = max(others, key=lambda row: row.dense)
         share = math.ceil(1e3 * rest / total) / 1e3
         raise TooMuchDenseError(

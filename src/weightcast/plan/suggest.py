@@ -17,7 +17,7 @@ from weightcast.inputs.survey import survey
 from weightcast.inputs.walk import Walk
 from weightcast.layers import view
 from weightcast.layers.rule import Rule
-from weightcast.plan.budget import Count, Offers, TooMuchDenseError, gather_offers
+from weightcast.plan.budget import Count, Offers, TooMuchDenseError, gather_offers, left_for
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
 
@@ -97,8 +97,10 @@ def suggest(
         return _plan_for_all(model, fraction, batches, columns)
     with ExitStack() as stack:
         offers, _ = offers_for(
-            model, batches, stack, columns, count=count, seed=seed, progress=progress
-        )
+            model, batches, stack, columns,
+            least=fraction if budget is None else None, budget=budget,
+            count=count, seed=seed, progress=progress,
+        )  # fmt: skip
         return offers.for_fraction(fraction) if budget is None else offers.for_budget(budget)
 
 
@@ -111,16 +113,21 @@ def offers_for(
     count: Count,
     seed: int,
     progress: bool,
+    least: float | None = None,
+    budget: float | int | None = None,
     remember: bool = False,
 ) -> tuple[Offers, Walk | None]:
     """What each layer could be predicted from, and the walk that told of its inputs.
 
     The walk is closed with ``stack``; ``remember`` keeps what it told. Arguments as for
-    :func:`suggest`; ValueError where no layer is left to predict.
+    :func:`suggest`; ValueError where no layer is left to predict, or none with ``least`` as the
+    fraction, and for a budget that cannot be, all before any work.
     """
     layers = _Layers(model, batches)
-    if not layers.found:
-        raise layers.nothing_left()
+    if not layers.found or (least is not None and not layers.large_enough(least)):
+        raise layers.nothing_left(least)
+    if budget is not None:
+        left_for(model, layers.found, budget, count)
     walk = None
     if batches is not None:
         needs = dict.fromkeys(layers.found, (MOMENTS, "covariance"))
@@ -198,6 +205,11 @@ class _Layers:
         alone = {group[0] for group in groups_of_one_weight(self.convertible) if len(group) == 1}
         free = alone - refusals(self.model, self.convertible).keys()
         return [name for name in self.order[:-1] if name in free]
+
+    def large_enough(self, fraction: float) -> list[str]:
+        """The layers of which a fraction is an atom or more."""
+        sizes = {name: view(self.every[name]).sizes[0] for name in self.found}
+        return [name for name, n_visible in sizes.items() if round(fraction * n_visible) >= 1]
 
     def nothing_left(self, fraction: float | None = None) -> ValueError:
         """The error where no layer is left to predict, or is large enough for a fraction."""

@@ -103,9 +103,8 @@ def shrink(
     search = _Search(model, evaluate, tolerance, sign, callback)
     search.dense()
     with ExitStack() as stack:
-        offers, walk = offers_for(
-            model, batches, stack, count="stored", seed=seed, progress=progress, remember=True
-        )
+        how: dict[str, Any] = {"count": "stored", "seed": seed, "progress": progress}
+        offers, walk = offers_for(model, batches, stack, remember=True, **how)
         fitting = Fitting(refresh="never", ridge=ridge, seed=seed)
         shown = stack.enter_context(Progress("shrinking", evaluations, show=progress))
 
@@ -113,17 +112,7 @@ def shrink(
             quiet = Progress("", 1, show=False)
             return fit_layers(model, offers.for_budget(budget), fitting, walk, quiet)
 
-        low, high = offers.least_share, LARGEST
-        for left in range(evaluations - 1, -1, -1):
-            if high - low < CLOSE and search.best is not None:
-                break
-            middle = (low + high) / 2 if left or search.best is not None else LARGEST
-            if search.try_one(middle, compressed):
-                high = middle
-            else:
-                low = middle
-            shown.step()
-            shown.say(search.last())
+        search.bisect(compressed, offers.least_share, evaluations, shown)
     if progress:
         shown.say(f"tried:\n{trials_table(search.trials)}")
     return search.result()
@@ -153,6 +142,22 @@ class _Search:
             )
         self.n_dense = ledger(self.model).total.stored
         self._note(ShrinkTrial(1.0, self.n_dense, 1.0, metric, True, time.perf_counter() - start))
+
+    def bisect(
+        self, compressed: Callable[[float], Any], low: float, evaluations: int, shown: Progress
+    ) -> None:
+        """Halve the range of budgets, the largest of which is tried last where none was enough."""
+        high = LARGEST
+        for left in range(evaluations - 1, -1, -1):
+            if high - low < CLOSE and self.best is not None:
+                return
+            middle = (low + high) / 2 if left or self.best is not None else LARGEST
+            if self.try_one(middle, compressed):
+                high = middle
+            else:
+                low = middle
+            shown.step()
+            shown.say(self.last())
 
     def try_one(self, budget: float, compressed: Callable[[float], Any]) -> bool:
         """Measure a network of this budget; whether it is good enough."""
