@@ -16,7 +16,6 @@ from torch import Tensor
 
 from weightcast.dictionaries import Atoms, Base
 
-
 _ACCURACY = 1e-10  # of the normal equations, relative to their right side
 _REFINEMENTS, _STEPS = 8, 60  # after which a unit is solved by a decomposition
 _DIGITS, _TINY = 1e-3, 1e-30

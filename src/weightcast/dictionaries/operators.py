@@ -21,7 +21,6 @@ from typing_extensions import override
 
 from weightcast.dictionaries.constants import Constants
 
-
 _ROWS = 512  # atoms that are multiplied out at a time
 
 

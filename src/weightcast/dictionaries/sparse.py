@@ -46,9 +46,7 @@ class SparseAtoms(Dictionary):
         return sparse_choice(W, C, site.n_atoms, site.columns)
 
 
-def sparse_choice(
-    W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None = None
-) -> Tensor:
+def sparse_choice(W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None = None) -> Tensor:
     """The inputs that every column keeps, (columns, n_atoms) int64, in ascending order.
 
     It looks for the W' with n_atoms inputs for each unit, the same for all units of a column, that
