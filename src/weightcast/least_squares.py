@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weightcast.dictionaries import Atoms, Base
 
-_ACCURACY = 1e-7  # of the normal equations, relative to their right side
+_ACCURACY = 1e-10  # of the normal equations, relative to their right side
 _REFINEMENTS, _STEPS = 8, 60  # after which a unit is solved by a decomposition
 _DIGITS, _TINY = 1e-3, 1e-30
 
@@ -126,6 +126,7 @@ def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, 
         gram = base.transform(base.transform(C).contiguous())
         mask = torch.zeros(len(own), base.n_base).scatter_(1, own, 1.0)
         X, failed = masked_solution(gram, base.transform(rows @ C).t(), mask)
+        failed |= mask.sum(dim=1) < atoms.n_atoms  # an atom twice
         V[units] = X.gather(1, own)
         for unit in failed.nonzero().flatten().tolist():
             A = S @ base.rows(own[unit]).t()
@@ -141,22 +142,21 @@ def masked_solution(gram: Tensor, products: Tensor, mask: Tensor) -> tuple[Tenso
 
     By conjugate gradients for all rows at once, preconditioned with the inverse of ``gram`` at
     each mask, in float32; what is left is computed in float64 and solved again, until it is below
-    1e-7 of the products. ``gram`` (n, n) float64 is symmetric, the others are (rows, n).
+    1e-10 of the products. ``gram`` (n, n) float64 is symmetric, the others are (rows, n).
     """
-    level = 1e-10 * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=gram.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + level))
-    G, P = gram.float(), inverse.float()
-    X, size = (
-        torch.zeros_like(products),
-        (products * mask).norm(dim=1, keepdim=True).clamp_min(1e-300),
-    )
+    level = 1e-6 * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=gram.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + level)).float()
+    X, small = torch.zeros_like(products), _ACCURACY * (products * mask).norm(dim=1)
+    failed = torch.ones(len(X), dtype=torch.bool)
     for _ in range(_REFINEMENTS):
         rest = (products - X @ gram) * mask
-        scale = rest.norm(dim=1, keepdim=True)
-        failed = (scale > _ACCURACY * size).squeeze(1)
+        size = rest.norm(dim=1)
+        failed = ~(size <= small)  # NaN is no success
         if not bool(failed.any()):
             break
-        X += scale * _conjugate_gradients(G, P, (rest / scale.clamp_min(1e-300)).float(), mask)
+        scale = size[failed].clamp_min(1e-300).unsqueeze(1)
+        unit = (rest[failed] / scale).float()
+        X[failed] += scale * _conjugate_gradients(gram.float(), inverse, unit, mask[failed])
     return X, failed
 
 

@@ -94,6 +94,7 @@ DICTIONARIES: dict[str, DictionaryRow] = {
     "ChannelCovariance-random": _fixed(d.ChannelCovariance(SE, mixing="ridge", selection="random")),
     "ChannelCovariance-raw": _fixed(d.ChannelCovariance(SE, mixing="raw")),
     "SingularVectors": _fixed(d.SingularVectors(), orthonormal=True),
+    "SparseAtoms": _fixed(d.SparseAtoms(), orthonormal=True),
     "DCT": _fixed(d.DCT(), orthonormal=True),
     "DCT-leading": _fixed(d.DCT(selection="leading"), orthonormal=True),
     "DCT-shared": _fixed(d.DCT(positions="shared"), orthonormal=True),

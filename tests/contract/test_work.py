@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import weightcast as wc
-from tests.contract.table import DICTIONARIES, make_dictionary
+from tests.contract.table import DICTIONARIES, example_statistics, make_dictionary
 from weightcast import dictionaries as d
 from weightcast import kernels as k
 from weightcast.dictionaries.fingerprint import fingerprint
@@ -52,7 +52,8 @@ def _counted_and_measured(
     dictionary: d.Dictionary, grid: wc.Grid, n_atoms: int, columns: int
 ) -> tuple[int, int]:
     n = grid.n_visible
-    indices = dictionary.atoms(n, n_atoms, columns=columns, grid=grid).indices
+    given = example_statistics(n) if dictionary.from_weight else None
+    indices = dictionary.atoms(n, n_atoms, columns=columns, grid=grid, statistics=given).indices
     with _Measured() as measured:
         fingerprint(dictionary.build(d.Site(n, n_atoms, columns, grid, indices=indices)))
     return building(dictionary, grid, n, indices), measured.work

@@ -9,7 +9,13 @@ import torch
 import weightcast as wc
 from tests.contract.table import make_atoms
 from weightcast import dictionaries as d
-from weightcast.least_squares import Metric, by_group, choose_atoms, fit_columns
+from weightcast.least_squares import (
+    Metric,
+    by_group,
+    choose_atoms,
+    fit_columns,
+    masked_solution,
+)
 
 
 def _metric(groups: int = 1, n: int = 24) -> Metric:
@@ -97,3 +103,35 @@ def test_atoms_that_say_nothing_new_come_last_and_only_once():
 def test_a_metric_must_be_positive_definite():
     with pytest.raises(ValueError, match=r"not positive definite.*larger ridge"):
         Metric(torch.zeros(1, 3, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["identity", "dense", "dependent"])
+def test_units_with_dictionaries_of_their_own_are_solved_at_once(kind, groups):
+    generator, W = _generator(), _weight()
+    metric = _metric(groups)
+    base = d.IdentityBase(24)
+    if kind != "identity":
+        rows = torch.randn(30, 24, dtype=torch.float64, generator=generator)
+        base = d.DenseBase(rows.repeat(2, 1) if kind == "dependent" else rows)
+    indices = torch.rand(8, base.n_base, generator=generator).topk(9, dim=1).indices
+    if kind == "dependent":
+        indices[:, 0], indices[:, 1] = 3, 33  # the same atom twice
+    atoms = d.Atoms(base, indices)
+    V, left = fit_columns(atoms, [slice(j, j + 1) for j in range(8)], W, metric)
+    lost = total = 0.0
+    for unit in range(8):
+        S, U = metric.roots[unit * groups // 8], atoms.dictionary(unit)
+        exact = torch.linalg.lstsq(S @ U, S @ W[unit], driver="gelsd").solution
+        torch.testing.assert_close(U @ V[:, unit], U @ exact, rtol=1e-7, atol=1e-7)
+        lost += float((S @ (W[unit] - U @ exact)).square().sum())
+        total += float((S @ W[unit]).square().sum())
+    assert left == pytest.approx(lost / total, rel=1e-9)
+
+
+def test_a_unit_that_does_not_settle_is_told():
+    gram = torch.ones(2, 2).double()
+    products = torch.tensor([[1.0, 1.0], [1.0, 2.0]]).double()  # the second has no solution
+    X, failed = masked_solution(gram, products, torch.ones(2, 2))
+    assert failed.tolist() == [False, True]
+    torch.testing.assert_close(X[0].sum(), torch.tensor(1.0).double())

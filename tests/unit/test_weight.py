@@ -176,3 +176,16 @@ def test_what_is_surely_so_is_said_of_numbers_alone():
     torch.fx.experimental.proxy_tensor.make_fx(trace, tracing_mode="symbolic")(torch.ones(5, 3))
     torch.jit.trace(trace, torch.ones(5, 3), check_trace=False)
     assert found == [(False, False, False)] * 2
+
+
+def test_columns_that_gather_more_than_they_save_are_never_factored():
+    few = wc.PredictedLinear(64, 64, dictionary=d.RandomConnections(), fraction=0.25)
+    many = wc.PredictedLinear(64, 64, dictionary=d.RandomConnections(), fraction=0.25, columns=64)
+    assert not few.never_factored
+    assert few.choose_path(100) == "factored"
+    assert many.never_factored
+    assert many.choose_path(1) == many.choose_path(10**6) == "materialised"
+    x = torch.randn(5, 64)
+    y = many(x)
+    many.path = "factored"
+    torch.testing.assert_close(many(x), y)

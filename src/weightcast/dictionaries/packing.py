@@ -98,9 +98,8 @@ def pack_indices(indices: Tensor, n_base: int) -> tuple[str, Tensor]:
     if not ascending or columns * width >= indices.numel() * dtype.itemsize:
         return "indices", indices.to(dtype)
     bits = indices.new_zeros(columns, 8 * width, dtype=torch.uint8).scatter_(1, indices, 1)
-    return "mask", (bits.unflatten(1, (width, 8)) << _SHIFTS.to(bits.device)).sum(
-        dim=2, dtype=torch.uint8
-    )
+    bits = bits.unflatten(1, (width, 8)) << _SHIFTS.to(bits.device)
+    return "mask", bits.sum(dim=2, dtype=torch.uint8)
 
 
 def unpack_mask(mask: Tensor, n_atoms: int) -> Tensor:

@@ -142,15 +142,17 @@ def _skeleton(
     """A layer without V: what follows from its rule is there, all else waits for the file."""
     seen, rule = view(dense), record.rule
     n_visible, n_units = seen.sizes
-    n_atoms = count_atoms(rule.fraction, n_visible)
+    n_atoms, columns = count_atoms(rule.fraction, n_visible), rule.columns_for(n_units)
     with refusing(f"config.json does not fit: layer {name!r}"), torch.device("cpu"):
         if record.base is not None:
-            atoms = _blank(rule, record, n_visible, rule.columns_for(n_units), n_atoms)
+            atoms = _blank(rule, record, n_visible, (columns, n_atoms))
         elif rule.dictionary.rebuildable:
             grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
-            some = torch.arange(n_atoms).expand(rule.columns_for(n_units), n_atoms)
+            some = torch.arange(n_atoms).expand(columns, n_atoms)
             allowance.spend(building(rule.dictionary, grid, n_visible, some), name)
-            atoms = rule.build(n_visible, n_units, grid=seen.grid, bases=bases)
+            # The file's indices come later; those that weights would choose cannot be drawn here.
+            given = some if rule.dictionary.from_weight else None
+            atoms = rule.build(n_visible, n_units, grid=seen.grid, bases=bases, indices=given)
         else:
             raise ValueError(f"a {type(rule.dictionary).__name__} has a base, and none is named")
         layer = seen.predict(rule, seed=None, atoms=atoms, bases=bases)
@@ -161,9 +163,9 @@ def _skeleton(
     return layer
 
 
-def _blank(rule: Rule, record: LayerRecord, n_visible: int, columns: int, n_atoms: int) -> Atoms:
+def _blank(rule: Rule, record: LayerRecord, n_visible: int, shape: tuple[int, int]) -> Atoms:
     """Atoms of the stored shapes, all zero."""
-    spec, shape = record.base, (columns, n_atoms)
+    spec = record.base
     assert spec is not None
     numbers = sum(math.prod(factor) for factor in spec.shapes.values())
     # Nothing is allocated because a config says so: dictionaries have at most this many numbers.
@@ -174,7 +176,7 @@ def _blank(rule: Rule, record: LayerRecord, n_visible: int, columns: int, n_atom
     if base.n_visible != n_visible:
         raise ValueError(f"its base is for {base.n_visible} inputs, the layer has {n_visible}")
     mixing = record.mixing
-    if mixing is not None and math.prod(mixing) > math.prod(shape) * n_atoms:
+    if mixing is not None and math.prod(mixing) > math.prod(shape) * shape[1]:
         raise ValueError(f"its mixing is {mixing}, for atoms {shape}")
     M = None if mixing is None else torch.zeros(mixing)
     return Atoms(base, torch.zeros(shape, dtype=torch.int64), M)

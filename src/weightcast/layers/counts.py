@@ -12,17 +12,7 @@ from weightcast.dictionaries.packing import pack_indices
 from weightcast.layers import PREDICTED, PredictedLayer, find_view, predicted_layers, split_module
 from weightcast.serialization import aligned
 
-_HEADS = (
-    "layer",
-    "kind",
-    "dense",
-    "learned",
-    "share",
-    "static",
-    "stored",
-    "bytes",
-    "multiply-adds",
-)
+_HEADS = ("layer", "kind", "dense", "learned", "share", "static", "bytes", "multiply-adds")
 
 
 @dataclass(frozen=True)
@@ -105,11 +95,8 @@ class Ledger:
             cost = f"{row.multiply_adds:,} ({saved:.0%})" if row.dense_multiply_adds else ""
             learned = (f"{row.dense:,}", f"{row.learned:,}", f"{row.proportion_learned:.1%}")
             table.append(
-                (
-                    row.layer, row.kind, *learned, f"{row.static:,}", f"{row.stored:,}",
-                    f"{row.stored_bytes:,}", cost,
-                )
-            )  # fmt: skip
+                (row.layer, row.kind, *learned, f"{row.static:,}", f"{row.stored_bytes:,}", cost)
+            )
         return aligned(table, n_names=2, ruled=True)
 
 

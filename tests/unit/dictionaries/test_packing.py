@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weightcast import dictionaries as d
-from weightcast.dictionaries.packing import pack, unpack
+from weightcast.dictionaries.packing import pack, pack_indices, unpack, unpack_mask
 
 F = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -78,3 +78,31 @@ def test_an_unknown_form_is_refused():
     spec = type(pack(d.IdentityBase(3))[0])
     with pytest.raises(ValueError, match="is 'sparse', none of 'dense', 'identity', 'kronecker'"):
         spec("sparse", (3,))
+
+
+def _chosen(columns: int, n_base: int, n_atoms: int) -> torch.Tensor:
+    draws = torch.rand(columns, n_base, generator=torch.Generator().manual_seed(0))
+    return draws.topk(n_atoms, dim=1).indices.sort(dim=1).values
+
+
+@pytest.mark.parametrize(("n_base", "n_atoms"), [(9, 4), (64, 64), (300, 40), (1000, 63)])
+def test_a_mask_is_taken_where_it_is_smaller_and_gives_the_indices_back(n_base, n_atoms):
+    indices = _chosen(5, n_base, n_atoms)
+    kind, packed = pack_indices(indices, n_base)
+    assert (kind, packed.dtype) == ("mask", torch.uint8)
+    assert packed.nbytes == 5 * -(-n_base // 8)
+    assert torch.equal(unpack_mask(packed, n_atoms), indices)
+
+
+def test_few_atoms_or_none_in_order_stay_numbers():
+    few = _chosen(5, 1000, 62)  # 62 numbers of two bytes, 125 bytes of bits
+    assert pack_indices(few, 1000) == ("indices", pytest.approx(few.to(torch.int16)))
+    kind, packed = pack_indices(_chosen(5, 64, 30).flip(1), 64)
+    assert (kind, packed.dtype) == ("indices", torch.uint8)
+
+
+def test_a_mask_with_another_number_of_atoms_is_refused():
+    _, packed = pack_indices(_chosen(5, 64, 30), 64)
+    packed[3, 2] ^= 1
+    with pytest.raises(ValueError, match=r"column 3 of a mask has (29|31) atoms, not 30"):
+        unpack_mask(packed, 30)

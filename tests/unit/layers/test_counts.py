@@ -82,7 +82,9 @@ def test_stored_is_what_the_folder_holds(dictionary, norm, tmp_path):
     converted = wc.convert(model, {"0": rule, "2": rule, "*": None}, inputs=torch.randn(50, 12))
     wc.save(converted, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
-    assert wc.ledger(converted).total.stored == sum(t.numel() for t in tensors.values())
+    masks = sum(-(-t.numel() // 4) for key, t in tensors.items() if key.endswith("mask"))
+    numbers = sum(t.numel() for key, t in tensors.items() if not key.endswith("mask"))
+    assert wc.ledger(converted).total.stored == masks + numbers
 
 
 def test_dense_models_and_frozen_layers():
@@ -143,3 +145,19 @@ def test_lazy_modules():
         wc.ledger(model)
     model(torch.zeros(1, 4))
     assert wc.ledger(model).total.learned == 45
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stored_bytes_are_those_of_the_tensors_with_masks_and_numbers(dtype, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.Linear(30, 5)).to(dtype)
+    plan = {"0": wc.Rule(d.SparseAtoms(), 0.5), "2": wc.Rule(d.RandomConnections(), 0.2)}
+    model = wc.convert(model, plan)
+    ledger = wc.ledger(model)
+    wc.save(model, tmp_path / "model")
+    held = load_file(tmp_path / "model" / "model.safetensors")
+    assert ledger.total.stored_bytes == sum(t.nbytes for t in held.values())
+    sparse = ledger.rows[0]
+    assert held["0.atoms.mask"].nbytes == 30 * 5
+    assert sparse.stored == 20 * 30 + 30 + -(-150 // dtype.itemsize)
+    assert f"{ledger.total.stored_bytes:,}" in str(ledger)

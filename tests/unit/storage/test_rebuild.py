@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import weightcast as wc
 from tests.contract.table import make_dictionary
 from tests.saved_folders import (
+    X,
     assert_refused,
     edit_facts,
     edit_tensors,
@@ -91,3 +93,49 @@ def test_damaged_blocks_of_mixing(tmp_path, change):
 def test_stored_bases_of_other_sizes(stored, base):
     edit_facts(stored, lambda facts: facts["layers"]["0"].update(base=base))
     assert_refused(stored, None)
+
+
+@pytest.fixture
+def masked(tmp_path):
+    model = make_model("SparseAtoms")
+    save_quietly(model, tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_a_bit_mask_stands_for_the_indices(masked):
+    model, folder = masked
+    held = load_file(folder / "model.safetensors")
+    assert held["0.atoms.mask"].shape == (24, 3)
+    assert "0.atoms.indices" not in held
+    again = wc.load(folder, make_dense())
+    for layer in (0, 2):
+        assert torch.equal(again[layer].atoms.indices, model[layer].atoms.indices)
+    assert torch.equal(again(X), model(X))
+
+
+def test_indices_as_numbers_are_read_too(masked):
+    model, folder = masked
+    indices = model[0].atoms.indices.to(torch.uint8)
+    edit_tensors(folder, lambda t: t.update({"0.atoms.indices": indices}))
+    edit_tensors(folder, lambda t: t.pop("0.atoms.mask"))
+    assert torch.equal(wc.load(folder, make_dense())(X), model(X))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mask: mask ^ 1,
+        lambda mask: mask[:-1],
+        lambda mask: mask.to(torch.int16),
+        lambda mask: mask.flatten(),
+        lambda mask: mask[:, :0],
+        lambda mask: torch.cat([mask[:, 1:], mask], dim=1),  # atoms that the base does not have
+        lambda mask: mask.flip(0),
+    ],
+)
+def test_damaged_masks(masked, change):
+    _, folder = masked
+    edit_tensors(
+        folder, lambda t: t.update({"0.atoms.mask": change(t["0.atoms.mask"]).contiguous()})
+    )
+    assert_refused(folder, None)

@@ -24,11 +24,11 @@ def keys(network: nn.Module, *, store: bool) -> set[str]:
 
 def test_bases_are_saved_where_they_cannot_be_rebuilt_or_are_asked_for():
     kernel, gaussian = model(d.Kernel()), model(d.RandomGaussian())
-    indices = {"0.atoms.indices"}
+    indices, mask = {"0.atoms.indices"}, {"0.atoms.mask"}  # three atoms of twelve, in order
     factors = {"0.atoms.base.factor_0", "0.atoms.base.factor_1", "0.atoms.mixing"}
     assert keys(kernel, store=False) == indices
     assert keys(kernel, store=True) == indices | factors
-    assert keys(gaussian, store=False) == indices | {"0.atoms.base.atoms"}
+    assert keys(gaussian, store=False) == mask | {"0.atoms.base.atoms"}
 
 
 def test_all_else_is_saved_as_it_is():

@@ -598,3 +598,22 @@ def test_a_module_that_is_no_layer_keeps_the_bias_it_holds():
     small = wc.compress(model, {"*": wc.Rule(d.DCT(), 0.5)}, [x], progress=False)
     assert torch.equal(small[1].also, layer.bias)
     assert small[0].bias is not small[1].also
+
+
+def test_sparse_atoms_are_chosen_for_what_the_layer_is_given():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 6))
+    x = torch.randn(400, 20) @ torch.diag(torch.arange(20, 0, -1) / 10)
+    losses = {}
+    for name, dictionary, fraction in (
+        ("sparse", d.SparseAtoms(), 0.5),
+        ("singular", d.SingularVectors(), 0.2),  # 0.2 (20 + 32) numbers of 20 * 32 are a half too
+    ):
+        rule = wc.Rule(dictionary, fraction)
+        small = wc.compress(model, {"0": rule, "2": rule}, x, progress=False)
+        losses[name] = float((small(x) - model(x)).square().mean())
+    assert losses["sparse"] < 0.5 * losses["singular"]
+    alone = wc.compress(model, {"0": wc.Rule(d.SparseAtoms(), 0.5)}, progress=False)
+    kept = alone[0].weight != 0
+    assert bool((kept.sum(dim=1) == 10).all())
+    torch.testing.assert_close(alone[0].weight[kept], model[0].weight[kept])
