@@ -2,7 +2,7 @@
 
 Each takes W (n_visible, n_units), what it is given (:class:`Moments`) and the share of its bytes, in
 32-bit numbers, that may be stored; it returns the matrix that the file gives back, and what it
-stores. All layers get the same share, biases stay as they are, nothing is trained. Where a method
+stores; those that look at no inputs take None for the second. All layers get the same share, biases stay as they are, nothing is trained. Where a method
 looks at inputs, they are those of the dense network.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,11 +29,11 @@ Compressed = tuple[Tensor, Stored]
 RIDGE = 1e-6
 """Added to the moments' diagonal, in units of its mean."""
 ASVD_POWER = 0.5
-RATIO, ROUNDS = 2.0, 10
+RATIO, ROUNDS = 2.0, 20
 """Of sparse atoms: those in the base to those a unit takes, and how often both are chosen anew."""
 
 
-def truncated_svd(W: Tensor, moments: Moments, share: float) -> Compressed:
+def truncated_svd(W: Tensor, moments: object, share: float) -> Compressed:
     """The leading singular vectors: of this rank nothing is nearer to W (Eckart and Young 1936)."""
     rank = affordable_rank(*W.shape, share)
     return _leading(W, rank), Stored(rank * sum(W.shape))
@@ -67,7 +69,7 @@ def sparse_atoms(W: Tensor, moments: Moments, share: float) -> Compressed:
     """
     A, back = in_metric(W, moments)
     n_base, n_atoms = affordable_atoms(*W.shape, share, RATIO, len(A))
-    D = torch.linalg.svd(A, full_matrices=False)[0][:, :n_base]
+    D = _directions(A, n_base)
     V = _largest(D.mT @ A, n_atoms)
     for _ in range(ROUNDS):
         P, _, Q = torch.linalg.svd(A @ V.mT, full_matrices=False)
@@ -78,7 +80,7 @@ def sparse_atoms(W: Tensor, moments: Moments, share: float) -> Compressed:
     return back(D @ V), stored
 
 
-def pruning(W: Tensor, moments: Moments, share: float) -> Compressed:
+def pruning(W: Tensor, moments: object, share: float) -> Compressed:
     """The largest weights of the layer stay, with a mask of one bit for each place."""
     kept = affordable_entries(*W.shape, share)
     places = W.abs().flatten().topk(kept).indices
@@ -87,12 +89,12 @@ def pruning(W: Tensor, moments: Moments, share: float) -> Compressed:
     return W * mask.view_as(W), Stored(kept, bits=W.numel())
 
 
-def int8(W: Tensor, moments: Moments, share: float) -> Compressed:
+def int8(W: Tensor, moments: object, share: float) -> Compressed:
     """Whole numbers of 8 bits and one scale for 64 weights of a unit; the share is what it is."""
     return _quantised(W, 8, 64)
 
 
-def int4(W: Tensor, moments: Moments, share: float) -> Compressed:
+def int4(W: Tensor, moments: object, share: float) -> Compressed:
     """Whole numbers of 4 bits; a scale and an offset for 64 weights of a unit."""
     return _quantised(W, 4, 64)
 
@@ -107,19 +109,19 @@ class Peer:
         sizes: whether the share is its to choose.
     """
 
-    compress: Callable[[Tensor, Moments, float], Compressed]
+    compress: Callable[[Tensor, Any, float], Compressed]
     looks: bool = True
     sizes: bool = True
 
 
 PEERS = {
     "truncated SVD": Peer(truncated_svd, looks=False),
-    "ASVD": Peer(asvd),
-    "whitened SVD": Peer(whitened_svd),
-    "sparse atoms by Procrustes": Peer(sparse_atoms),
     "magnitude pruning": Peer(pruning, looks=False),
     "int8 by groups": Peer(int8, looks=False, sizes=False),
     "int4 by groups": Peer(int4, looks=False, sizes=False),
+    "ASVD": Peer(asvd),
+    "whitened SVD": Peer(whitened_svd),
+    "sparse atoms by Procrustes": Peer(sparse_atoms),
 }
 
 
@@ -138,7 +140,9 @@ def in_metric(W: Tensor, moments: Moments) -> tuple[Tensor, Callable[[Tensor], T
     assert moments.outputs is not None
     D = W.double()
     R = _root(moments.outputs, ridge * (D.mT @ D))
-    return R.float(), lambda A: (D @ torch.linalg.solve_triangular(R, A.double(), upper=True)).float()
+    return R.float(), lambda A: (
+        D @ torch.linalg.solve_triangular(R, A.double(), upper=True)
+    ).float()
 
 
 def _root(moment: Tensor, ridge: Tensor) -> Tensor:
@@ -147,14 +151,24 @@ def _root(moment: Tensor, ridge: Tensor) -> Tensor:
 
 
 def _leading(A: Tensor, rank: int) -> Tensor:
-    left, values, right = torch.linalg.svd(A, full_matrices=False)
-    return (left[:, :rank] * values[:rank]) @ right[:rank]
+    """The nearest matrix of this rank, by the eigenvectors of the smaller Gram matrix."""
+    if len(A) > A.shape[1]:
+        return _leading(A.mT, rank).mT
+    D = _directions(A, rank)
+    return D @ (D.mT @ A)
+
+
+def _directions(A: Tensor, rank: int) -> Tensor:
+    """The leading left singular vectors (n, rank), n no more than A's columns."""
+    A = A.double()
+    return torch.linalg.eigh(A @ A.mT)[1][:, -rank:].flip(1).float()
 
 
 def _largest(V: Tensor, n: int) -> Tensor:
     """The n largest entries of each column; nought elsewhere."""
-    places = V.abs().topk(n, dim=0).indices
-    return torch.zeros_like(V).scatter(0, places, V.gather(0, places))
+    sizes, place = V.abs(), len(V) - n
+    least = np.partition(sizes.mT.contiguous().numpy(), place, axis=1)[:, place]
+    return V * (sizes >= torch.from_numpy(least))
 
 
 def _quantised(W: Tensor, bits: int, group: int) -> Compressed:
