@@ -8,7 +8,7 @@ from torch import nn
 
 from weightcast_lab.studies.real import bytes_stored, peers
 from weightcast_lab.studies.real.bytes_stored import Stored
-from weightcast_lab.studies.real.walk import Moments, gather
+from weightcast_lab.studies.real.walk import gather
 
 SHAPES = [(12, 20), (20, 12), (16, 16)]
 
@@ -34,7 +34,7 @@ def tail(A, rank):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_truncated_svd_is_the_nearest_of_its_rank(shape):
     W, _, moments = given(*shape)
-    rank = bytes_stored.affordable_rank(*shape, 0.6)
+    rank = bytes_stored.affordable_rank(shape, 0.6)
     V, stored = peers.truncated_svd(W, moments, 0.6)
     assert torch.linalg.matrix_rank(V.double(), rtol=1e-5) == rank
     assert float((W - V).norm()) == pytest.approx(tail(W, rank), rel=1e-4)
@@ -44,7 +44,7 @@ def test_truncated_svd_is_the_nearest_of_its_rank(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whitened_svd_gives_the_nearest_outputs_of_its_rank(shape):
     W, X, moments = given(*shape)
-    rank = bytes_stored.affordable_rank(*shape, 0.6)
+    rank = bytes_stored.affordable_rank(shape, 0.6)
     V, stored = peers.whitened_svd(W, moments, 0.6)
     assert torch.linalg.matrix_rank(V.double(), rtol=1e-5) == rank
     assert float((X @ (W - V)).norm()) == pytest.approx(tail(X @ W, rank), rel=1e-3)
@@ -56,14 +56,14 @@ def test_asvd_is_the_svd_of_scaled_weights(shape):
     W, X, moments = given(*shape)
     scale = X.abs().mean(0)[:, None] ** 0.5
     V, _ = peers.asvd(W, moments, 0.6)
-    rank = bytes_stored.affordable_rank(*shape, 0.6)
+    rank = bytes_stored.affordable_rank(shape, 0.6)
     assert float((scale * (W - V)).norm()) == pytest.approx(tail(scale * W, rank), rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sparse_atoms_are_orthonormal_in_the_metric_and_few_for_each_unit(shape, monkeypatch):
     W, X, moments = given(*shape)
-    n_base, n_atoms = bytes_stored.affordable_atoms(*shape, 0.6, peers.RATIO, min(shape))
+    n_base, n_atoms = bytes_stored.affordable_atoms(shape, 0.6, peers.RATIO, min(shape))
     V, stored = peers.sparse_atoms(W, moments, 0.6)
     assert stored == Stored(n_base * shape[0] + n_atoms * shape[1], n_base * shape[1])
     assert stored.bytes() <= 0.6 * 4 * W.numel()
@@ -112,7 +112,7 @@ def test_bytes_are_counted_with_masks_as_bits():
 @pytest.mark.parametrize("share", [0.8, 0.6, 0.4])
 def test_budgets_are_used_and_kept(shape, share):
     n_visible, n_units = shape
-    n_base, n_atoms = bytes_stored.affordable_atoms(*shape, share, 2.0, min(shape))
+    n_base, n_atoms = bytes_stored.affordable_atoms(shape, share, 2.0, min(shape))
     stored = Stored(n_base * n_visible + n_atoms * n_units, n_base * n_units)
     assert 0.97 * share < stored.bytes() / (4 * n_visible * n_units) <= share
     assert n_atoms <= n_base <= min(shape)

@@ -62,11 +62,11 @@ def crops(names: tuple[str, ...], n_each: int, size: int, seed: int) -> Tensor:
     for name in names:
         pixels = np.array(Image.open(files[name]).convert("RGB"))
         picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-        shorter = min(picture.shape[-2:])
+        sides = picture.shape[-2:]
         for _ in range(n_each):
             share, down, right = torch.rand(3, generator=generator).tolist()
-            side = int(shorter * (1 + 2 * share) / 3)
-            top, left = (int(x * (n - side)) for x, n in zip((down, right), picture.shape[-2:]))
+            side = int(min(sides) * (1 + 2 * share) / 3)
+            top, left = (int(x * (n - side)) for x, n in zip((down, right), sides, strict=True))
             square = picture[..., top : top + side, left : left + side]
             found.append(F.interpolate(square, size=(size, size), mode="bilinear", antialias=True))
     return torch.cat(found)

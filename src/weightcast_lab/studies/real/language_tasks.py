@@ -24,11 +24,11 @@ N_PROBE, N_PROBED, N_RANKED = 1_500, 1_000, 300
 
 
 class LanguageModel(Task):
-    """SmolLM2-135M-Instruct: how well it guesses the next token of glosses it was not calibrated on.
+    """SmolLM2-135M-Instruct: how well it guesses the next token of glosses it did not see.
 
     Nats per token on 3,072 tokens tell how much of its knowledge of plain English is left, on
-    definitions alone: not whether it still follows instructions, knows facts or keeps a long thread.
-    Its published weights have 4 bits in blocks of 32, so what int4 loses here says little
+    definitions alone: not whether it follows instructions, knows facts or keeps a long thread. Its
+    published weights have 4 bits in blocks of 32, so what int4 loses here says little
     about networks whose weights were not quantised before.
     """
 

@@ -1,9 +1,9 @@
 """Other people's ways to store a trained matrix in fewer bytes, each from its paper.
 
-Each takes W (n_visible, n_units), what it is given (:class:`Moments`) and the share of its bytes, in
-32-bit numbers, that may be stored; it returns the matrix that the file gives back, and what it
-stores; those that look at no inputs take None for the second. All layers get the same share, biases stay as they are, nothing is trained. Where a method
-looks at inputs, they are those of the dense network.
+Each takes W (n_visible, n_units), what it is given (:class:`Moments`; None does for those that look
+at no inputs) and the share of its bytes, in 32-bit numbers, that may be stored. It returns the
+matrix that the file gives back, and what it stores. All layers get the same share, biases stay as
+they are, nothing is trained; inputs are those of the dense network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATIO, ROUNDS = 2.0, 20
 
 def truncated_svd(W: Tensor, moments: object, share: float) -> Compressed:
     """The leading singular vectors: of this rank nothing is nearer to W (Eckart and Young 1936)."""
-    rank = affordable_rank(*W.shape, share)
+    rank = affordable_rank(W.shape, share)
     return _leading(W, rank), Stored(rank * sum(W.shape))
 
 
@@ -45,7 +45,7 @@ def asvd(W: Tensor, moments: Moments, share: float) -> Compressed:
     Yuan et al. 2023, *ASVD: Activation-aware Singular Value Decomposition*, with its default power;
     without its search for a rank of each layer, for all methods share alike.
     """
-    rank = affordable_rank(*W.shape, share)
+    rank = affordable_rank(W.shape, share)
     S = moments.magnitude.clamp(min=1e-6 * moments.magnitude.mean())[:, None] ** ASVD_POWER
     return _leading(S * W, rank) / S, Stored(rank * sum(W.shape))
 
@@ -55,7 +55,7 @@ def whitened_svd(W: Tensor, moments: Moments, share: float) -> Compressed:
 
     Wang et al. 2024, *SVD-LLM*, its truncation-aware whitening; without its update of W afterwards.
     """
-    rank = affordable_rank(*W.shape, share)
+    rank = affordable_rank(W.shape, share)
     A, back = in_metric(W, moments)
     return back(_leading(A, rank)), Stored(rank * sum(W.shape))
 
@@ -68,7 +68,7 @@ def sparse_atoms(W: Tensor, moments: Moments, share: float) -> Compressed:
     far as its abstract and our notes tell; uniform shares, dense targets, biases untouched.
     """
     A, back = in_metric(W, moments)
-    n_base, n_atoms = affordable_atoms(*W.shape, share, RATIO, len(A))
+    n_base, n_atoms = affordable_atoms(W.shape, share, RATIO, len(A))
     D = _directions(A, n_base)
     V = _largest(D.mT @ A, n_atoms)
     for _ in range(ROUNDS):
@@ -82,7 +82,7 @@ def sparse_atoms(W: Tensor, moments: Moments, share: float) -> Compressed:
 
 def pruning(W: Tensor, moments: object, share: float) -> Compressed:
     """The largest weights of the layer stay, with a mask of one bit for each place."""
-    kept = affordable_entries(*W.shape, share)
+    kept = affordable_entries(W.shape, share)
     places = W.abs().flatten().topk(kept).indices
     mask = torch.zeros(W.numel(), dtype=torch.bool)
     mask[places] = True
@@ -129,8 +129,8 @@ def in_metric(W: Tensor, moments: Moments) -> tuple[Tensor, Callable[[Tensor], T
     """A of |A|² = E|x W|², as few rows as possible, and the way back from there to weights.
 
     With no more inputs than units A = S W, S^T S = E[x^T x] + ridge. With fewer units
-    A^T A = E[(x W)^T (x W)] + ridge W^T W, which is the same A but for a rotation on the left: every
-    method here gives the same matrix, and needs moments of outputs alone.
+    A^T A = E[(x W)^T (x W)] + ridge W^T W, the same A but for a rotation on the left: every method
+    here gives the same matrix, and needs moments of outputs alone.
     """
     ridge = RIDGE * moments.square
     if moments.inputs is not None:
@@ -172,7 +172,7 @@ def _largest(V: Tensor, n: int) -> Tensor:
 
 
 def _quantised(W: Tensor, bits: int, group: int) -> Compressed:
-    """By torchao's primitives: 8 bits symmetric, 4 bits with an offset; the last group is padded."""
+    """By torchao: 8 bits symmetric, 4 bits with an offset; the last group is padded."""
     from torchao.quantization.quant_primitives import (
         MappingType,
         choose_qparams_affine,
@@ -180,12 +180,12 @@ def _quantised(W: Tensor, bits: int, group: int) -> Compressed:
         quantize_affine,
     )
 
-    n_visible, n_units = W.shape
+    n_visible = len(W)
     rows = torch.nn.functional.pad(W.mT, (0, -n_visible % group)).contiguous()
     kind = MappingType.SYMMETRIC if bits == 8 else MappingType.ASYMMETRIC
     low, high = (-127, 127) if bits == 8 else (0, 15)
     code, block = torch.int8 if bits == 8 else torch.uint8, (1, group)
-    scale, offset = choose_qparams_affine(rows, kind, block, code, low, high)
+    scale, offset = choose_qparams_affine(rows, kind, block, code, low, high)  # pyright: ignore
     codes = quantize_affine(rows, block, scale, offset, code, low, high)
     back = dequantize_affine(codes, block, scale, offset, code, low, high)
     numbers = scale.numel() * (1 if bits == 8 else 2)

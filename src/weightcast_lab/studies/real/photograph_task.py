@@ -13,9 +13,9 @@ from weightcast_lab.studies.real.task import Metrics, Task
 class ImageClassifier(Task):
     """EfficientNet-Lite0: does its first guess stay what it was?
 
-    On 84 crops, 12 of each of 7 photographs; compressed on crops of 6 others. Agreement with itself,
-    not accuracy: a crop of an astronaut has no class of ImageNet, and one guess that changes is
-    1.2 points. Depthwise convolutions, 4 % of the weights, the first layer and the classifier stay.
+    On 84 crops, 12 of each of 7 photographs; compressed on crops of 6 others. Agreement with
+    itself, not accuracy: a crop of an astronaut has no class of ImageNet, and one guess more is 1.2
+    points. Depthwise convolutions, the first layer and the classifier stay.
     """
 
     name, dataset = "EfficientNet-Lite0", "84 crops of 7 photographs"

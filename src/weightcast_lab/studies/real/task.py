@@ -1,4 +1,4 @@
-"""A network that others trained, with what it is compressed on and what tells how good it still is."""
+"""A network that others trained, what it is compressed on, and what tells how good it still is."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What the matrices of a network are, and what each is given in the dense network, in one pass.
 
-A matrix W (n_visible, n_units) belongs to a linear layer, to a convolution without groups (a row for
-each channel and tap), or to a layer of an LSTM, which has two: for its inputs, and for its own
-last outputs. One pass sees all of them. Kept of each are second moments in float64, of inputs
-or of outputs, whichever are fewer: min(n_visible, n_units)² numbers; layers that one tensor is given
-to share them. For the 210 matrices of SmolLM2 these are 336 MB.
+A matrix W (n_visible, n_units) belongs to a linear layer, to a convolution without groups (a row
+for each channel and tap), or to a layer of an LSTM, which has two: for its inputs, and for its own
+last outputs. One pass sees all of them. Kept of each are second moments in float64, of inputs or of
+outputs, whichever are fewer: min(n_visible, n_units)² numbers, which layers that are given one
+tensor share. For the 210 matrices of SmolLM2 these are 336 MB.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ def matrices(model: nn.Module, names: Iterable[str]) -> list[Matrix]:
             parts = [
                 f"weight_{kind}_l{k}" for k in range(module.num_layers) for kind in ("ih", "hh")
             ]
-            found += [Matrix(f"{name}.{part}", getattr(module, part)) for part in parts]
+            found += [Matrix(f"{name}.{part}", module.get_parameter(part)) for part in parts]
         else:
             n_taps = module.weight[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
-            found.append(Matrix(name, module.weight, n_taps))
+            found.append(Matrix(name, module.get_parameter("weight"), n_taps))
     return found
 
 
