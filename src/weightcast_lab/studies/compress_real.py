@@ -10,7 +10,9 @@ look at no inputs, one row. A row has how the network does on its test data, the
 the matrices took, that of the pass before, and the most memory the process held. Rows that
 are in the file already are not made again; ``--table`` prints medians and spreads.
 
-``weightcast`` is ``weightcast.compress(model, inputs=..., budget=...)`` with nothing else said.
+``weightcast`` is ``weightcast.compress(model, inputs=..., budget=...)`` with nothing else said: the
+budget is for the whole network, so that blocks may pay for one another; what its ledger counts as
+stored is taken as 32-bit numbers.
 """
 
 from __future__ import annotations
@@ -133,18 +135,14 @@ class Study:
 
         self._seen, self._draw = [], None  # it makes its own pass, and its memory is its own
         gc.collect()
-        inputs = self.task.calibration(cell.draw)
+        inputs, dense = self.task.calibration(cell.draw), self.task.model
+        others = ledger(dense).total.stored - self.n_weights
+        budget = others + int((cell.share or 1.0) * self.n_weights)
         start_peak()
         started = time.perf_counter()
-        small: nn.Module = compress(  # pyright: ignore
-            self.task.model,
-            inputs=inputs,
-            budget=cell.share,  # pyright: ignore
-            progress=False,
-        )
+        small: nn.Module = compress(dense, inputs=inputs, budget=budget, progress=False)
         costs = self._costs(started)
-        total, others = ledger(small).total, ledger(self.task.model).total.stored - self.n_weights
-        stored = Stored(total.stored - others)
+        stored = Stored(ledger(small).total.stored - others)
         return self._made(cell, self.task.evaluate(small) | costs, stored)
 
     @staticmethod
