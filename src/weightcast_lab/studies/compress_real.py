@@ -38,8 +38,8 @@ from weightcast_lab.networks.pretrained.language import MINILM, RXNFP, smollm2_f
 from weightcast_lab.networks.pretrained.voices import RESEMBLYZER
 from weightcast_lab.studies.real.audio_tasks import PitchTracker, SpeakerVerifier
 from weightcast_lab.studies.real.bytes_stored import Stored
+from weightcast_lab.studies.real.compressors import PEERS
 from weightcast_lab.studies.real.language_tasks import LanguageModel, SentenceEncoder
-from weightcast_lab.studies.real.peers import PEERS
 from weightcast_lab.studies.real.photograph_task import ImageClassifier
 from weightcast_lab.studies.real.task import Task
 from weightcast_lab.studies.real.walk import Matrix, gather, matrices

@@ -52,8 +52,9 @@ def smollm2_folder() -> Path:
             source, gguf_file=SMOLLM2_FILE, dtype=torch.float32
         )
         # A network read from GGUF counts as quantised, and refuses to be saved: make it anew.
-        delattr(read.config, "quantization_config")
-        model = type(read)(read.config)
+        about = read.config.to_dict()
+        about.pop("quantization_config")
+        model = type(read)(type(read.config).from_dict(about))
         model.load_state_dict(read.state_dict())
         with atomic_folder(target, lambda other: None) as part:
             model.save_pretrained(part)

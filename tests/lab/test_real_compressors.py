@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from weightcast_lab.studies.real import bytes_stored, peers
+from weightcast_lab.studies.real import bytes_stored, compressors
 from weightcast_lab.studies.real.bytes_stored import Stored
 from weightcast_lab.studies.real.walk import gather
 
@@ -35,7 +35,7 @@ def tail(A, rank):
 def test_truncated_svd_is_the_nearest_of_its_rank(shape):
     W, _, moments = given(*shape)
     rank = bytes_stored.affordable_rank(shape, 0.6)
-    V, stored = peers.truncated_svd(W, moments, 0.6)
+    V, stored = compressors.truncated_svd(W, moments, 0.6)
     assert torch.linalg.matrix_rank(V.double(), rtol=1e-5) == rank
     assert float((W - V).norm()) == pytest.approx(tail(W, rank), rel=1e-4)
     assert stored.bytes() <= 0.6 * 4 * W.numel()
@@ -45,7 +45,7 @@ def test_truncated_svd_is_the_nearest_of_its_rank(shape):
 def test_whitened_svd_gives_the_nearest_outputs_of_its_rank(shape):
     W, X, moments = given(*shape)
     rank = bytes_stored.affordable_rank(shape, 0.6)
-    V, stored = peers.whitened_svd(W, moments, 0.6)
+    V, stored = compressors.whitened_svd(W, moments, 0.6)
     assert torch.linalg.matrix_rank(V.double(), rtol=1e-5) == rank
     assert float((X @ (W - V)).norm()) == pytest.approx(tail(X @ W, rank), rel=1e-3)
     assert stored.bytes() <= 0.6 * 4 * W.numel()
@@ -55,7 +55,7 @@ def test_whitened_svd_gives_the_nearest_outputs_of_its_rank(shape):
 def test_asvd_is_the_svd_of_scaled_weights(shape):
     W, X, moments = given(*shape)
     scale = X.abs().mean(0)[:, None] ** 0.5
-    V, _ = peers.asvd(W, moments, 0.6)
+    V, _ = compressors.asvd(W, moments, 0.6)
     rank = bytes_stored.affordable_rank(shape, 0.6)
     assert float((scale * (W - V)).norm()) == pytest.approx(tail(scale * W, rank), rel=1e-4)
 
@@ -63,16 +63,16 @@ def test_asvd_is_the_svd_of_scaled_weights(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sparse_atoms_are_orthonormal_in_the_metric_and_few_for_each_unit(shape, monkeypatch):
     W, X, moments = given(*shape)
-    n_base, n_atoms = bytes_stored.affordable_atoms(shape, 0.6, peers.RATIO, min(shape))
-    V, stored = peers.sparse_atoms(W, moments, 0.6)
+    n_base, n_atoms = bytes_stored.affordable_atoms(shape, 0.6, compressors.RATIO, min(shape))
+    V, stored = compressors.sparse_atoms(W, moments, 0.6)
     assert stored == Stored(n_base * shape[0] + n_atoms * shape[1], n_base * shape[1])
     assert stored.bytes() <= 0.6 * 4 * W.numel()
-    A, _ = peers.in_metric(W, moments)
+    A, _ = compressors.in_metric(W, moments)
     found = float((X @ (W - V)).norm()) / math.sqrt(len(X))
     errors = []
     for rounds in range(6):  # of the leading singular vectors, and their largest, on
-        monkeypatch.setattr(peers, "ROUNDS", rounds)
-        errors.append(float((X @ (W - peers.sparse_atoms(W, moments, 0.6)[0])).norm()))
+        monkeypatch.setattr(compressors, "ROUNDS", rounds)
+        errors.append(float((X @ (W - compressors.sparse_atoms(W, moments, 0.6)[0])).norm()))
     assert errors == sorted(errors, reverse=True)  # neither half of a round can lose
     assert found < errors[0] / math.sqrt(len(X))
     assert found > tail(A, n_base) * 0.99  # no base of so many atoms can do better
@@ -80,7 +80,7 @@ def test_sparse_atoms_are_orthonormal_in_the_metric_and_few_for_each_unit(shape,
 
 def test_pruning_keeps_the_largest_weights():
     W, _, moments = given(12, 20)
-    V, stored = peers.pruning(W, moments, 0.5)
+    V, stored = compressors.pruning(W, moments, 0.5)
     kept = V != 0
     assert stored == Stored(int(kept.sum()), 240)
     assert stored.bytes() <= 0.5 * 4 * 240
@@ -89,8 +89,8 @@ def test_pruning_keeps_the_largest_weights():
 
 
 @pytest.mark.parametrize(("method", "bits", "numbers"), [
-    (peers.int8, 8, 1),
-    (peers.int4, 4, 2),
+    (compressors.int8, 8, 1),
+    (compressors.int4, 4, 2),
 ])  # fmt: skip
 def test_quantised_weights_are_half_a_step_away_and_have_so_many_values(method, bits, numbers):
     W, _, moments = given(100, 7)  # groups of 64 and 36
