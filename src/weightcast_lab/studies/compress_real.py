@@ -53,7 +53,7 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "minilm": lambda _: SentenceEncoder(),
     "smollm2": lambda _: LanguageModel(),
 }
-METRIC = {LanguageModel.name: "test_loss"}
+METRIC = {LanguageModel.name: "test_loss", SentenceEncoder.name: "rank_disagreement"}
 """What the table shows of a network, where it is not test_error."""
 
 
