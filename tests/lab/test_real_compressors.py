@@ -88,6 +88,20 @@ def test_pruning_keeps_the_largest_weights():
     assert W[kept].abs().min() >= W[~kept].abs().max()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_wanda_keeps_as_many_weights_of_each_unit_by_what_they_move(shape):
+    W, X, moments = given(*shape)
+    V, stored = compressors.wanda(W, moments, 0.5)
+    moved = (X[:, :, None] * W).square().mean(0)  # E[(x_i W_ij)²]
+    kept = V != 0
+    n = stored.numbers // shape[1]
+    assert kept.sum(0).tolist() == [n] * shape[1]
+    assert stored.bytes() <= 0.5 * 4 * W.numel()
+    assert torch.equal(V[kept], W[kept])
+    least = moved.masked_fill(~kept, torch.inf).amin(0)
+    assert (least >= moved.masked_fill(kept, 0).amax(0)).all()
+
+
 @pytest.mark.parametrize(("method", "bits", "numbers"), [
     (compressors.int8, 8, 1),
     (compressors.int4, 4, 2),

@@ -77,6 +77,7 @@ SENTENCES = {
     "sparse atoms by Procrustes": "An orthonormal base in the metric of the inputs, of which "
     "every unit takes its own few atoms.",
     "magnitude pruning": "The largest weights stay, with a mask of one bit for each place.",
+    "Wanda": "Of each unit the weights stay that are largest times the size of their inputs.",
     "int8 by groups": "Whole numbers of 8 bits, a scale for 64 weights of a unit.",
     "int4 by groups": "Whole numbers of 4 bits, a scale and an offset for 64 weights of a unit.",
     # Benchmarks: peers and paths.

@@ -89,6 +89,16 @@ def pruning(W: Tensor, moments: object, share: float) -> Compressed:
     return W * mask.view_as(W), Stored(kept, bits=W.numel())
 
 
+def wanda(W: Tensor, moments: Moments, share: float) -> Compressed:
+    """Of each unit the weights of largest |W| |x|; the others are nought, nothing is mended.
+
+    Sun et al. 2023, *A Simple and Effective Pruning Approach for Large Language Models* (Wanda).
+    """
+    kept = max(1, affordable_entries(W.shape, share) // W.shape[1])
+    mask = _largest(W * moments.square[:, None].sqrt(), kept) != 0
+    return W * mask, Stored(kept * W.shape[1], bits=W.numel())
+
+
 def int8(W: Tensor, moments: object, share: float) -> Compressed:
     """Whole numbers of 8 bits and one scale for 64 weights of a unit; the share is what it is."""
     return _quantised(W, 8, 64)
@@ -120,6 +130,7 @@ PEERS = {
     "int8 by groups": Peer(int8, looks=False, sizes=False),
     "int4 by groups": Peer(int4, looks=False, sizes=False),
     "ASVD": Peer(asvd),
+    "Wanda": Peer(wanda),
     "whitened SVD": Peer(whitened_svd),
     "sparse atoms by Procrustes": Peer(sparse_atoms),
 }
@@ -132,7 +143,7 @@ def in_metric(W: Tensor, moments: Moments) -> tuple[Tensor, Callable[[Tensor], T
     A^T A = E[(x W)^T (x W)] + ridge W^T W, the same A but for a rotation on the left: every method
     here gives the same matrix, and needs moments of outputs alone.
     """
-    ridge = RIDGE * moments.square
+    ridge = RIDGE * float(moments.square.mean())
     if moments.inputs is not None:
         S = _root(moments.inputs, ridge * torch.eye(len(W)))
         A = (S @ W.double()).float()

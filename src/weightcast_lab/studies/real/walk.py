@@ -45,13 +45,13 @@ class Moments:
         inputs: E[x^T x] (n_visible, n_visible), where there are no more inputs than units.
         outputs: E[(x W)^T (x W)] (n_units, n_units), where there are fewer units.
         magnitude: E|x| (n_visible,).
-        square: E[x²], averaged over inputs.
+        square: E[x²] (n_visible,).
     """
 
     inputs: Tensor | None
     outputs: Tensor | None
     magnitude: Tensor
-    square: float
+    square: Tensor
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Matrix:
     inputs: Second | None = field(default=None, repr=False)
     outputs: Second | None = field(default=None, repr=False)
     magnitude: Tensor | float = field(default=0.0, repr=False)
-    square: float = 0.0
+    square: Tensor | float = field(default=0.0, repr=False)
     n_seen: int = 0
 
     @property
@@ -92,18 +92,17 @@ class Matrix:
         """What was seen of it, or an error if nothing was."""
         if not self.n_seen:
             raise ValueError(f"{self.name} was given nothing: does the network call it?")
-        magnitude = torch.as_tensor(self.magnitude / self.n_seen).repeat_interleave(self.n_taps)
+        means = [torch.as_tensor(x / self.n_seen) for x in (self.magnitude, self.square)]
         return Moments(
             self.inputs.mean if self.inputs else None,
             self.outputs.mean if self.outputs else None,
-            magnitude,
-            self.square / self.n_seen,
+            *(mean.repeat_interleave(self.n_taps) for mean in means),
         )
 
     def see(self, channels: Tensor) -> None:
         """Add the means of what it is given, (n, channels)."""
         self.magnitude = self.magnitude + channels.abs().sum(0)
-        self.square += float(channels.square().sum()) / channels.shape[1]
+        self.square = self.square + channels.square().sum(0)
         self.n_seen += len(channels)
 
 
