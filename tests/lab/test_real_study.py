@@ -79,6 +79,16 @@ def test_rows_are_made_once_and_tell_bytes_and_errors(run, capsys):
     assert "| whitened SVD | " in capsys.readouterr().out
 
 
+def test_ours_is_counted_by_its_ledger():
+    study = compress_real.Study(Digits())
+    row = study.row(compress_real.Cell(compress_real.OURS, 0.6, 0))
+    counts = row["counts"]
+    assert counts["stored"] < 0.6 * counts["dense"]
+    assert 0.3 < counts["bytes"] / (4 * counts["dense"]) <= 0.6
+    assert counts["bytes_16_bit"] == counts["bytes"] - 2 * counts["stored"]
+    assert row["metrics"]["test_error"] < 60
+
+
 def test_the_network_is_left_as_it_was():
     study = compress_real.Study(Digits())
     before = [p.clone() for p in study.task.model.parameters()]

@@ -11,8 +11,8 @@ the matrices took, that of the pass before, and the most memory the process held
 are in the file already are not made again; ``--table`` prints medians and spreads.
 
 ``weightcast`` is ``weightcast.compress(model, inputs=..., budget=...)`` with nothing else said: the
-budget is for the whole network, so that blocks may pay for one another; what its ledger counts as
-stored is taken as 32-bit numbers.
+budget is for the whole network, so that blocks may pay for one another. Of its bytes, as its ledger
+counts them, the learned numbers are halved where numbers have 16 bits, and nothing else.
 """
 
 from __future__ import annotations
@@ -136,13 +136,16 @@ class Study:
         self._seen, self._draw = [], None  # it makes its own pass, and its memory is its own
         gc.collect()
         inputs, dense = self.task.calibration(cell.draw), self.task.model
-        others = ledger(dense).total.stored - self.n_weights
-        budget = others + int((cell.share or 1.0) * self.n_weights)
+        before = ledger(dense).total
+        budget = before.stored - int((1 - (cell.share or 1.0)) * self.n_weights)
         start_peak()
         started = time.perf_counter()
         small: nn.Module = compress(dense, inputs=inputs, budget=budget, progress=False)
         costs = self._costs(started)
-        stored = Stored(ledger(small).total.stored - others)
+        after = ledger(small).total
+        learned = after.learned - (before.learned - self.n_weights)
+        n_bytes = after.stored_bytes - (before.stored_bytes - 4 * self.n_weights)
+        stored = Stored(learned, bits=8 * n_bytes - 32 * learned)
         return self._made(cell, self.task.evaluate(small) | costs, stored)
 
     @staticmethod
