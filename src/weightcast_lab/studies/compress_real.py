@@ -53,7 +53,11 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "minilm": lambda _: SentenceEncoder(),
     "smollm2": lambda _: LanguageModel(),
 }
-METRIC = {LanguageModel.name: "test_loss", SentenceEncoder.name: "rank_disagreement"}
+METRIC = {
+    LanguageModel.name: "test_loss",
+    SentenceEncoder.name: "rank_disagreement",
+    PitchTracker.name: "median_cents",
+}
 """What the table shows of a network, where it is not test_error."""
 
 
