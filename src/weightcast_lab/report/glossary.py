@@ -43,6 +43,7 @@ SENTENCES = {
     "SquaredCovariance": "As Covariance, of the squared inputs.",
     "ChannelCovariance": "Covariance of a convolution's channels times a kernel on space.",
     "SingularVectors": "Leading singular vectors of the trained weights: no atoms explain more.",
+    "SparseAtoms": "Each unit keeps the inputs that explain it best, and a mask of them.",
     "Autoencoder": "Features of an autoencoder that was trained on the layer's inputs.",
     "FromEstimator": "Features of a model that was fitted with scikit-learn.",
     "StoredAtoms": "Atoms that were made before and kept in a file.",
