@@ -56,8 +56,7 @@ def peak_mebibytes(
     _release()
     before = _resident("VmRSS")
     step = make()
-    _release()
-    CLEAR.write_text("5")  # the peak starts anew
+    start_peak()
     step()
     step()
     return _resident("VmHWM") - before
@@ -66,6 +65,18 @@ def peak_mebibytes(
 def can_measure(device: torch.device | str) -> bool:
     """Whether peak memory can be measured on this device of this machine."""
     return torch.device(device).type == "cuda" or (CLEAR.exists() and os.access(CLEAR, os.W_OK))
+
+
+def start_peak() -> None:
+    """Let :func:`peak_since` start anew, where it can be read."""
+    _release()
+    if can_measure("cpu"):
+        CLEAR.write_text("5")
+
+
+def peak_since() -> float | None:
+    """The most MiB that this process held at a time since :func:`start_peak`, all it holds."""
+    return _resident("VmHWM") if can_measure("cpu") else None
 
 
 def peak_in_child(arguments: Sequence[str]) -> float:

@@ -43,6 +43,7 @@ SENTENCES = {
     "SquaredCovariance": "As Covariance, of the squared inputs.",
     "ChannelCovariance": "Covariance of a convolution's channels times a kernel on space.",
     "SingularVectors": "Leading singular vectors of the trained weights: no atoms explain more.",
+    "SparseAtoms": "Each unit keeps the inputs that explain it best, and a mask of them.",
     "Autoencoder": "Features of an autoencoder that was trained on the layer's inputs.",
     "FromEstimator": "Features of a model that was fitted with scikit-learn.",
     "StoredAtoms": "Atoms that were made before and kept in a file.",
@@ -70,6 +71,16 @@ SENTENCES = {
     "compress with inputs": "V by least squares, the layer's output nearest to what it was.",
     "shared budget": "Layers share what may be stored, by what each loses.",
     "one epoch": "Trained for one more epoch afterwards.",
+    "weightcast": "compress with inputs and a budget for the whole network, nothing else said.",
+    "ASVD": "Singular vectors of W, its rows scaled by the size of the inputs.",
+    "whitened SVD": "Singular vectors of S W, S^T S the inputs' second moments: of its rank the "
+    "nearest to the layer's output.",
+    "sparse atoms by Procrustes": "An orthonormal base in the metric of the inputs, of which "
+    "every unit takes its own few atoms.",
+    "magnitude pruning": "The largest weights stay, with a mask of one bit for each place.",
+    "Wanda": "Of each unit the weights stay that are largest times the size of their inputs.",
+    "int8 by groups": "Whole numbers of 8 bits, a scale for 64 weights of a unit.",
+    "int4 by groups": "Whole numbers of 4 bits, a scale and an offset for 64 weights of a unit.",
     # Benchmarks: peers and paths.
     "predicted": "Weights predicted from a dictionary, the way of this package.",
     "tt": "A tensor train in place of W.",

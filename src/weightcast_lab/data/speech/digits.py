@@ -75,6 +75,25 @@ def read_digits(
     return Corpus(partial_name(NAME, max_recordings), classes, train, validation, test)
 
 
+@dataclass(frozen=True)
+class Voice:
+    """One recording as it was made: samples (n,) float32 in [-1, 1), at ``rate`` a second."""
+
+    speaker: str
+    rate: int
+    samples: np.ndarray
+
+
+def read_voices(folder: str | Path, indices: range) -> list[Voice]:
+    """Read the recordings of some indices, in the order of digits, speakers and indices.
+
+    Raises:
+        ValueError: no such folder, files of other names, or unreadable recordings.
+    """
+    files = [file for file in _find_files(Path(folder).expanduser()) if file.index in indices]
+    return [Voice(file.speaker, *read_audio(file.path)) for file in files]
+
+
 def _find_files(folder: Path) -> list[_File]:
     inside = folder / "recordings"
     folder = inside if inside.is_dir() else folder

@@ -1,0 +1,1 @@
+"""Networks that others trained, compressed by our method and by its peers."""
