@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weightcast.dictionaries import Atoms, Base
 
-_ACCURACY = 1e-10  # of the normal equations, relative to their right side
+_ACCURACY = 1e-9  # of the normal equations, relative to their right side
 _REFINEMENTS, _STEPS = 8, 60  # after which a unit is solved by a decomposition
 _DIGITS, _TINY = 1e-3, 1e-30
 
@@ -142,7 +142,7 @@ def masked_solution(gram: Tensor, products: Tensor, mask: Tensor) -> tuple[Tenso
 
     By conjugate gradients for all rows at once, preconditioned with the inverse of ``gram`` at
     each mask, in float32; what is left is computed in float64 and solved again, until it is below
-    1e-10 of the products. ``gram`` (n, n) float64 is symmetric, the others are (rows, n).
+    1e-9 of the products. ``gram`` (n, n) float64 is symmetric, the others are (rows, n).
     """
     level = 1e-6 * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=gram.dtype)
     # Not cholesky_inverse, which takes ten times as long.

@@ -196,7 +196,7 @@ class PredictedWeight(nn.Module):
 
     @property
     def never_factored(self) -> bool:
-        """Whether ``materialised`` takes less time at any number of rows, so that none is asked."""
+        """Whether ``materialised`` takes less time at any number of rows."""
         factored, materialised = self._costs.values()
         return factored.time_per_row > materialised.time(1)
 
@@ -208,8 +208,6 @@ class PredictedWeight(nn.Module):
         """
         if self.path != "auto":
             return self.path
-        if self.never_factored:
-            return "materialised"
         factored, materialised = self._costs.values()
         dearer = factored.time(batch) > materialised.time(batch)
         return "materialised" if surely(dearer) else "factored"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import weightcast as wc
 from tests.oracle import loops
 from weightcast import dictionaries as d
+from weightcast.storage.export import _prepare
 from weightcast.weight import dense_variance, draw_bias, known, surely
 
 
@@ -187,5 +188,11 @@ def test_columns_that_gather_more_than_they_save_are_never_factored():
     assert many.choose_path(1) == many.choose_path(10**6) == "materialised"
     x = torch.randn(5, 64)
     y = many(x)
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    graph = torch.export.export(many, (x,), dynamic_shapes=free, strict=False).graph
+    assert not any("index_select" in str(node.target) for node in graph.nodes)
+    assert [_prepare(layer, "factored").path for layer in (few, many)] == [
+        "factored", "materialised",
+    ]  # fmt: skip
     many.path = "factored"
     torch.testing.assert_close(many(x), y)

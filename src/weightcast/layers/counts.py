@@ -28,7 +28,7 @@ class LedgerRow:
             out because that costs less; a shared base counts once.
         stored: numbers that a saved folder holds: the learned ones, the indices, and bases and
             mixing that cannot be rebuilt from the plan. A bit mask in the indices' place counts as
-            many numbers as its bytes would hold.
+            its bytes; where every unit is a column, as many numbers as these would hold.
         stored_bytes: what these take there, in the dtypes of the file.
         sent_per_step: gradients that data-parallel training exchanges at each step.
         optimiser_state: numbers that Adam keeps: two per learned weight.

@@ -209,7 +209,7 @@ class PredictedLayer(Leaf, PredictedWeight):
             raise ValueError(str(refusal))
         weight, bias = dense.weight, dense.bias
         W = None
-        if rule.dictionary.from_weight:
+        if rule.dictionary.from_weight and atoms is None:
             W = dense.filters().detach().to("cpu", torch.float64).t()
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         bases = bases or SharedBases()

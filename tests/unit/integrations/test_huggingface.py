@@ -41,6 +41,7 @@ def logits(model):
 
 
 DICTIONARIES = [
+    D.SparseAtoms(),
     D.DCT(), D.Fourier(), D.Covariance(), D.RandomGaussian(), D.RandomConnections(), D.LowRank(),
     D.PCA(),
 ]  # fmt: skip
