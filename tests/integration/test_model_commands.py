@@ -41,7 +41,7 @@ def evaluate(model):
 
 def finite_or_nan(model):
     found = evaluate(model)
-    return found if found <= 0.005 else float("nan")
+    return found if found <= 4e-6 else float("nan")
 
 def sized(width):
     return nn.Linear(width, width)
@@ -550,12 +550,12 @@ def test_a_fraction_makes_no_file_larger_than_the_dense_one(place, capsys, input
 def test_shrink_from_the_command_line(place, capsys):
     out, _ = _run(
         capsys, "shrink", "of_mine:make", "--allow-import", "--inputs", "of_mine:batches",
-        "--evaluate", "of_mine:evaluate", "--tolerance", "0.005", "--evaluations", "3",
+        "--evaluate", "of_mine:evaluate", "--tolerance", "4e-6", "--evaluations", "3",
         "--output", "small", "--rows", "rows.jsonl", "--report", "page",
     )  # fmt: skip
     small = wc.load(place / "small", _make(place))
     row = json.loads(Path("rows.jsonl").read_text())
-    assert row["metrics"]["metric_after"] <= 0.005
+    assert row["metrics"]["metric_after"] <= 4e-6
     assert row["shrink"]["higher_is_better"] is False
     assert len(row["shrink"]["trials"]) <= 4
     chosen = min(t["stored"] for t in row["shrink"]["trials"][1:] if t["holds"])
@@ -574,7 +574,7 @@ def test_shrink_from_the_command_line(place, capsys):
 def test_shrink_writes_a_metric_that_is_no_number(place, capsys):
     out, _ = _run(
         capsys, "shrink", "of_mine:make", "--allow-import", "--inputs", "of_mine:batches",
-        "--evaluate", "of_mine:finite_or_nan", "--tolerance", "0.005", "--evaluations", "3",
+        "--evaluate", "of_mine:finite_or_nan", "--tolerance", "4e-6", "--evaluations", "3",
         "--output", "small", "--rows", "rows.jsonl", "--report", "page",
     )  # fmt: skip
     tried = json.loads(Path("rows.jsonl").read_text())["shrink"]["trials"]

@@ -235,6 +235,7 @@ def _probed(
 
 def _shrunk(key: tuple[str, ...], name: str, result: Result) -> Shrinkage:
     """One search: searches of other seeds tried other sizes, so there is no mean of them."""
+    shrinkage.limit(result)  # refuses a malformed row, before anything is printed or drawn
     tolerance = f"tolerance {shrinkage.tolerance(result):g}"
     labels = [in_words(name, str(value)) for name, value in result.labels.items()]
     seed = f"seed {entry(result.row, result.where, 'seed')}"

@@ -129,16 +129,15 @@ def chart(result: Result) -> dict[str, Any]:
     low, high = (end([worst, *(trial["metric"] for trial in drawn)]) for end in (min, max))
     kind = alt.Scale(type="log") if is_log([low, high]) else alt.Scale(zero=False)
     kind.nice, kind.padding = False, ROOM
-    x = alt.X(
-        "share:Q",
-        title="share of the numbers stored, %",
-        scale=alt.Scale(domain=[0, 105], nice=False),
-    )
+    shares = alt.Scale(domain=[0, 105], nice=False)
+    ticks = alt.Axis(values=[0, 20, 40, 60, 80, 100])
+    x = alt.X("share:Q", title="share of the numbers stored, %", scale=shares, axis=ticks)
     y = alt.Y("metric:Q", title="metric", scale=kind)
+    below = worst >= next(trial["metric"] for trial in drawn if trial["kind"] == DENSE)
     base = alt.Chart(alt.Data(values=drawn)).encode(x=x, y=y)
     curve = base.mark_line(color=NEUTRAL, strokeWidth=1.5)
     return themed(
-        alt.layer(*_level(worst, x, y), curve, _points(base), *_choice(base)).properties(
+        alt.layer(*_level(worst, x, y), curve, _points(base), *_choice(base, below)).properties(
             width="container",
             height=300,
             description="metric against the share of the numbers stored; the numbers are in the "
@@ -172,9 +171,9 @@ def _level(worst: float, x: alt.X, y: alt.Y) -> tuple[alt.Chart, alt.Chart]:
     return level.mark_rule(color=INK, strokeDash=[5, 4]), name.encode(x=x, text="label:N")
 
 
-def _choice(base: alt.Chart) -> tuple[alt.Chart, alt.Chart]:
-    """A ring around the chosen network, and its name."""
+def _choice(base: alt.Chart, below: bool) -> tuple[alt.Chart, alt.Chart]:
+    """A ring around the chosen network, and its name where no curve runs: on the good side."""
     only = base.transform_filter("datum.name == 'chosen'")
     ring = only.mark_point(filled=False, shape="circle", size=320, color=INK, strokeWidth=1.5)
-    name = only.mark_text(dy=22, color=INK, fontSize=12, fontWeight="bold")
+    name = only.mark_text(dy=22 if below else -20, color=INK, fontSize=12, fontWeight="bold")
     return ring, name.encode(text="name:N")
