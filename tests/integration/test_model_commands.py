@@ -39,6 +39,10 @@ def evaluate(model):
         found = torch.cat([model(x) for x in batches()])
         return float((found - torch.cat([made(x) for x in batches()])).square().mean())
 
+def finite_or_nan(model):
+    found = evaluate(model)
+    return found if found <= 4e-6 else float("nan")
+
 def sized(width):
     return nn.Linear(width, width)
 
@@ -546,17 +550,37 @@ def test_a_fraction_makes_no_file_larger_than_the_dense_one(place, capsys, input
 def test_shrink_from_the_command_line(place, capsys):
     out, _ = _run(
         capsys, "shrink", "of_mine:make", "--allow-import", "--inputs", "of_mine:batches",
-        "--evaluate", "of_mine:evaluate", "--tolerance", "0.005", "--evaluations", "3",
-        "--output", "small", "--rows", "rows.jsonl",
+        "--evaluate", "of_mine:evaluate", "--tolerance", "4e-6", "--evaluations", "3",
+        "--output", "small", "--rows", "rows.jsonl", "--report", "page",
     )  # fmt: skip
     small = wc.load(place / "small", _make(place))
     row = json.loads(Path("rows.jsonl").read_text())
-    assert row["metrics"]["metric_after"] <= 0.005
+    assert row["metrics"]["metric_after"] <= 4e-6
+    assert row["shrink"]["higher_is_better"] is False
     assert len(row["shrink"]["trials"]) <= 4
     chosen = min(t["stored"] for t in row["shrink"]["trials"][1:] if t["holds"])
     assert wc.ledger(small).total.stored == chosen
     assert "\n*" in out
     assert "Verdict:" in out
+    page = Path("page", "index.html").read_text()
+    assert "How small the network can be: of_mine:make" in page
+    assert f"{chosen:,} of {row['counts']['dense']:,}" in page
+    svg = Path("page", "shrink-of-mine-make.svg").read_text()
+    assert ">chosen<" in svg
+    assert ">tolerance<" in svg
+    assert Path("page", "shrink-of-mine-make.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shrink_writes_a_metric_that_is_no_number(place, capsys):
+    out, _ = _run(
+        capsys, "shrink", "of_mine:make", "--allow-import", "--inputs", "of_mine:batches",
+        "--evaluate", "of_mine:finite_or_nan", "--tolerance", "4e-6", "--evaluations", "3",
+        "--output", "small", "--rows", "rows.jsonl", "--report", "page",
+    )  # fmt: skip
+    tried = json.loads(Path("rows.jsonl").read_text())["shrink"]["trials"]
+    assert [trial["holds"] for trial in tried if trial["metric"] is None] == [False]
+    assert "nan" in out
+    assert "Not drawn, without a finite metric" in Path("page", "index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
@@ -73,9 +74,20 @@ def run(options: Namespace) -> None:
     rules: dict[str, Rule | None] = {
         row.layer: small.get_submodule(row.layer).rule for row in report.rows[:-1]
     }
-    told = {"tolerance": options.tolerance, "trials": [asdict(trial) for trial in trials]}
-    row, saved = finish(options, small, Plan(rules), metrics, shrink=told)
+    row, saved = finish(options, small, Plan(rules), metrics, shrink=_told(options, trials))
     summed = verdict(model, options.output, report, trials[0].metric, chosen.metric)
     print(f"\n{summed}\n{saved}")
     if write_report is not None:
         print(f"\nOpen {write_report([row], options.report)} in a browser.")
+
+
+def _told(options: Namespace, trials: list[ShrinkTrial]) -> dict[str, Any]:
+    """The search as JSON data; a metric that is no finite number is null."""
+    return {
+        "tolerance": options.tolerance,
+        "higher_is_better": options.higher_is_better,
+        "trials": [
+            asdict(trial) | {"metric": trial.metric if math.isfinite(trial.metric) else None}
+            for trial in trials
+        ],
+    }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weightcast_lab.report import predictability
+from weightcast_lab.report import predictability, shrinkage
 from weightcast_lab.report.entries import entry, number
 from weightcast_lab.report.pictures import check_figure
 from weightcast_lab.report.results import BENCHMARKS, Result
@@ -129,7 +129,22 @@ class Predictability:
     measured: predictability.Measured
 
 
-Figure = LinesFigure | Comparison | Benchmark | Predictability
+@dataclass(frozen=True)
+class Shrinkage:
+    """How far a network was compressed.
+
+    Args:
+        name: as of :class:`LinesFigure`.
+        title: plain text.
+        result: of one search.
+    """
+
+    name: str
+    title: str
+    result: Result
+
+
+Figure = LinesFigure | Comparison | Benchmark | Predictability | Shrinkage
 
 
 def make_figures(results: Sequence[Result]) -> list[Figure]:
@@ -146,7 +161,7 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(_kind(result), []).append(result)
-    order = ("filters", "predictability", "lines", "comparison", "benchmark")
+    order = ("filters", "predictability", "shrinkage", "lines", "comparison", "benchmark")
     names: set[str] = set()
     figures = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1:])):
@@ -155,6 +170,9 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
             figures.append(
                 _probed(key, _new_name((*key[1:], "outputs"), names), found, "output_r2")
             )
+        if key[0] == "shrinkage":
+            figures += [_shrunk(key, _new_name(key[1:], names), result) for result in found]
+            continue
         figures.append(_make(key, _new_name(key[1:], names), found))
     return figures
 
@@ -172,6 +190,8 @@ def _kind(result: Result) -> tuple[str, ...]:
         return ("filters", experiment)
     if "probe" in result.row:
         return ("predictability", experiment, str(entry(result.row, result.where, "variant")))
+    if "shrink" in result.row:
+        return ("shrinkage", experiment, str(entry(result.row, result.where, "variant")))
     if {"curve", "fraction"} & result.labels.keys():
         return ("lines", experiment)
     return ("comparison", experiment, str(entry(result.row, result.where, "dataset")))
@@ -211,6 +231,16 @@ def _probed(
 ) -> Predictability:
     title = f"{predictability.TITLES[measured]}: {key[2]}"
     return Predictability(name, title, tuple(results), measured)
+
+
+def _shrunk(key: tuple[str, ...], name: str, result: Result) -> Shrinkage:
+    """One search: searches of other seeds tried other sizes, so there is no mean of them."""
+    shrinkage.limit(result)  # refuses a malformed row, before anything is printed or drawn
+    tolerance = f"tolerance {shrinkage.tolerance(result):g}"
+    labels = [in_words(name, str(value)) for name, value in result.labels.items()]
+    seed = f"seed {entry(result.row, result.where, 'seed')}"
+    apart = ", ".join([key[2], tolerance, seed, *labels])
+    return Shrinkage(name, f"How small the network can be: {apart}", result)
 
 
 def _is_one_mean(results: Sequence[Result]) -> bool:

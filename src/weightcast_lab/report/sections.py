@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from weightcast_lab.report import comparison, glossary, pictures, predictability
+from weightcast_lab.report import comparison, glossary, pictures, predictability, shrinkage
 from weightcast_lab.report.captions import caption
 from weightcast_lab.report.charts import error_chart
 from weightcast_lab.report.figures import (
@@ -17,6 +17,7 @@ from weightcast_lab.report.figures import (
     Figure,
     LinesFigure,
     Predictability,
+    Shrinkage,
 )
 from weightcast_lab.report.lines_chart import Style, chart_values, lines_chart, styles
 from weightcast_lab.report.series import ShownMetric, in_words
@@ -42,6 +43,8 @@ def section(figure: Figure) -> str:
         parts = _comparison(figure)
     elif isinstance(figure, Predictability):
         parts = _predictability(figure)
+    elif isinstance(figure, Shrinkage):
+        parts = _shrinkage(figure)
     else:
         parts = _benchmark(figure)
     return "\n".join(
@@ -65,6 +68,8 @@ def chart(figure: Figure) -> dict[str, Any] | None:
             "specs": {"r2": predictability.chart(figure.results, figure.measured)},
             "groups": [],
         }
+    if isinstance(figure, Shrinkage):
+        return {"specs": {"metric": shrinkage.chart(figure.result)}, "groups": []}
     looks = styles(figure.lines)
     names = list(figure.settings)
     return {
@@ -109,6 +114,17 @@ def _predictability(figure: Predictability) -> list[str]:
         _drawing(figure.name, f"{axis}, by layer and dictionary"),
         _boxed(figure.title, table),
         glossary.sentences(head[2:]),
+    ]
+
+
+def _shrinkage(figure: Shrinkage) -> list[str]:
+    head, body = shrinkage.table(figure.result)
+    caption = "What was tried: the budget is the share of the numbers that it might store."
+    return [
+        f"<p>{escape(shrinkage.summary(figure.result))}</p>",
+        f'<p class="soft">{escape(shrinkage.READING)}</p>',
+        _drawing(figure.name, "Metric against the share of the numbers stored"),
+        _boxed(figure.title, _table(head, body, caption, settings=[])),
     ]
 
 

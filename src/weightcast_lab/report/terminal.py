@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weightcast.serialization import aligned
-from weightcast_lab.report import lines_chart, predictability
+from weightcast_lab.report import lines_chart, predictability, shrinkage
 from weightcast_lab.report.entries import Row, number
 from weightcast_lab.report.figures import (
     Benchmark,
@@ -14,6 +14,7 @@ from weightcast_lab.report.figures import (
     Figure,
     LinesFigure,
     Predictability,
+    Shrinkage,
     make_figures,
 )
 from weightcast_lab.report.results import Result, distinct, located
@@ -101,6 +102,9 @@ def _section(figure: Figure) -> list[str]:
     if isinstance(figure, Predictability):
         head, body = predictability.table(figure.results, figure.measured)
         return [figure.title, aligned([head, *body], n_names=2)]
+    if isinstance(figure, Shrinkage):
+        head, body = shrinkage.table(figure.result)
+        return [figure.title, aligned([head, *body], n_names=1)]
     n_names = 1 + len(figure.settings)
     blocks = []
     for metric in figure.metrics:
