@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import LowRank
 from weightcast.grid import Grid
+from weightcast.inputs.batches import as_batches
+from weightcast.inputs.gather import MOMENTS
+from weightcast.inputs.walk import Walk
 from weightcast.layers import view
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule
-from weightcast.plan.budget import plan_for_budget
+from weightcast.plan.budget import gather_offers
 from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
 from weightcast.serialization import encode
@@ -211,13 +215,20 @@ def equal_shares(
 ) -> Plan:
     """Every layer the best dictionary for its own share, as an SVD gets it."""
     rules: dict[str, Any] = {}
+    needs = dict.fromkeys(grids, (MOMENTS, "covariance"))
+    with ExitStack() as stack:
+        walk = None
+        if inputs is not None:
+            batches = as_batches(inputs)
+            walk = stack.enter_context(Walk(model, grids, batches, needs, seed, refresh="never"))
+        how: dict[str, Any] = {"count": "stored", "seed": seed, "progress": False}
+        offers = gather_offers(model, grids, walk, COLUMNS, **how)
     for name, grid in grids.items():
         weight = model.get_submodule(name).weight.numel()  # pyright: ignore
         budget = ledger(model).total.stored - weight + int(fraction * weight)
-        plan = plan_for_budget(
-            model, {name: grid}, budget, inputs, COLUMNS, count="stored", seed=seed, progress=False
-        )
-        rules |= plan.rules
+        one = {name: offers.by_layer[name]}
+        alone = replace(offers, grids={name: grid}, sites={name: offers.sites[name]}, by_layer=one)
+        rules |= alone.for_budget(budget).rules
     return Plan(rules)
 
 

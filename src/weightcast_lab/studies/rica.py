@@ -37,7 +37,7 @@ from weightcast.dictionaries import (
     SquaredCovariance,
 )
 from weightcast.grid import Grid
-from weightcast.inputs.gather import StatisticsAccumulator
+from weightcast.inputs.gather import Given
 from weightcast.kernels import SquaredExponential
 from weightcast.layers import PredictedLinear
 from weightcast.layers.rule import Rule
@@ -215,10 +215,10 @@ def _statistics(
     """What the dictionary needs to know of the patches before whitening."""
     if not dictionary.needs:
         return None
-    accumulator = StatisticsAccumulator(dictionary.needs, 10_000, generator)
+    given = Given(dictionary.needs, generator, sample_size=10_000)
     for rows in patches.split(10_000):
-        accumulator.update(rows)
-    return accumulator.result()
+        given.update(rows.unsqueeze(1))
+    return given.statistics()
 
 
 def _features(x: Tensor, W: Tensor, whitening: Whitening, config: RicaConfig) -> Tensor:
