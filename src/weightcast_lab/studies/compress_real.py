@@ -198,8 +198,8 @@ def table(rows: Sequence[Row], network: str) -> str:
 def median_and_range(values: Sequence[float]) -> str:
     """Median (least to most), the one value, or nothing."""
     if len(values) < 2:
-        return f"{values[0]:.3g}" if values else ""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+        return f"{values[0]:.4g}" if values else ""
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
 def fetch() -> None:
