@@ -13,8 +13,9 @@ from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.input_site import Need, Site
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
-# A share of the mean variance, added to all: directions without inputs are not divided by 0.
-_RIDGE = 1e-9
+# A share of the mean variance, added to all: directions without inputs are not divided by 0, nor by
+# what is left there of products in single precision.
+_RIDGE = 1e-6
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
     family = Family(site.grid, site.statistics is not None)
     for dictionary in [family.own] if count == "learned" else family.stored:
         if dictionary.per_unit:
-            yield _offer_per_unit(site, dictionary)
+            yield from _offers_per_unit(site, dictionary)
             continue
         # Atoms that a file must hold are held once, for all units.
         held = count == "stored" and not dictionary.rebuildable
@@ -197,7 +197,7 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
     yield Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.filters.numel())
 
 
-def _offer_per_unit(site: ProbeSite, dictionary: Dictionary) -> Offer:
+def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]:
     """Atoms of each unit's own: the losses of some units, at some numbers of atoms and between.
 
     Losses fall about as a power does, so that between two numbers their logarithms are on a line.
@@ -216,9 +216,14 @@ def _offer_per_unit(site: ProbeSite, dictionary: Dictionary) -> Offer:
     knots = [0, *counts, site.n_visible]
     levels = np.log([1.0, *(max(loss, LEAST) for loss in losses), LEAST])
     curve = torch.from_numpy(np.exp(np.interp(numbers, knots, levels)))
-    # One bit a weight says which atoms a unit has.
-    mask = site.n_units * -(-site.n_visible // 8) // site.filters.element_size()
-    return Offer(dictionary, 1, curve, site.n_units, mask)
+    # A file says which atoms a unit has by their numbers while these are few, then by a bit each.
+    size, each = site.filters.element_size(), 1 if site.n_visible <= 256 else 2
+    few = -(-site.n_visible // 8) // each
+    if few:
+        per_atom = site.n_units + -(-each * site.n_units // size)
+        yield Offer(dictionary, 1, curve[:few], per_atom)
+    mask = -(-site.n_units * -(-site.n_visible // 8) // size)
+    yield Offer(dictionary, 1, curve, site.n_units, mask)
 
 
 def _build(site: ProbeSite, dictionary: Dictionary, n_atoms: int, seed: int) -> Atoms:

@@ -36,8 +36,8 @@ def test_the_familys_own(family, expected):
 
 def test_where_all_that_is_stored_counts_more_are_compared():
     spread = d.Kernel(NARROW, selection="leading", mixing="orthonormal")
-    anywhere = [d.RandomConnections(), d.SingularVectors()]
-    assert Family(None, True).stored == [*anywhere, LEADING]
+    anywhere = [d.SingularVectors(), d.SparseAtoms()]
+    assert Family(None, True).stored == anywhere
     filters = Family(wc.Grid((3, 3), 2), False)
     assert filters.stored == [*anywhere, d.Kernel(NARROW), d.DCT(), spread]
 

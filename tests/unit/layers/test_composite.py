@@ -15,6 +15,7 @@ from tests.contract.test_matrix import Experts
 from weightcast import dictionaries as d
 from weightcast.inputs.gather import collect_rows
 from weightcast.inputs.hooks import observing
+from weightcast.inputs.replay import Replay
 from weightcast.layers import predicted_layers
 
 DCT = wc.Rule(d.DCT(), 0.5)
@@ -29,7 +30,7 @@ RECURRENT = {
 def _rows(module: nn.Module, name: str, *inputs) -> torch.Tensor:
     """What one of the module's weights meets."""
     batches, generator = [{"inputs": inputs}], torch.Generator().manual_seed(0)
-    return collect_rows(_Call(module), f"module.{name}", batches, 10_000, generator)
+    return collect_rows(_Call(module), f"module.{name}", Replay(batches, [], {}), 10_000, generator)
 
 
 class _Call(nn.Module):
