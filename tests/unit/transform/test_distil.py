@@ -104,12 +104,12 @@ def changed(a, b):
 def test_a_compressed_cnn_learns_back_what_it_lost():
     net, small = cnn()
     before = errors(small)
-    record = wc.distil(small, net, IMAGES[TRAIN], 200, learning_rate=3e-3, **QUIET)
+    record = wc.distil(small, net, IMAGES[TRAIN], 200, learning_rate=3e-3, loss="kl", **QUIET)
     after, dense = errors(small), errors(net)
     assert before > dense + 3, (before, dense)  # there is something to win back
-    assert after < dense + 0.5 * (before - dense)
+    assert after < dense + 0.7 * (before - dense)
     assert len(record.losses) == 200
-    assert sum(record.losses[-10:]) < 0.5 * sum(record.losses[:10])
+    assert sum(record.losses[-10:]) < 0.3 * sum(record.losses[:10])
     head, *rows = str(record).splitlines()
     assert head.split() == ["steps", "mean", "loss"]
     assert len(rows) == 10
