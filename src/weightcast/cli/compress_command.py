@@ -10,6 +10,7 @@ from torch import nn
 
 from weightcast.cli.job import SOURCE, add_plan, add_source, finish, prepare
 from weightcast.cli.sources import load_function
+from weightcast.inputs.moments import RIDGE
 from weightcast.measure import CompressionReport, compression_report
 from weightcast.transform.compress import compress
 
@@ -31,7 +32,7 @@ def add_options(parser: ArgumentParser) -> None:
         default="layer",
         help="how often inputs are seen anew: layer (after each), block, or never",
     )
-    parser.add_argument("--ridge", type=float, default=1e-3, help="of the least squares on inputs")
+    parser.add_argument("--ridge", type=float, default=RIDGE, help="of the least squares on inputs")
     add_evaluate(parser)
 
 

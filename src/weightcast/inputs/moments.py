@@ -8,7 +8,7 @@ from torch import Tensor
 from weightcast.inputs.store import Store
 from weightcast.least_squares import Metric
 
-RIDGE = 1e-3
+RIDGE = 0.03
 """Added to C unless told otherwise, in units of its mean diagonal."""
 
 

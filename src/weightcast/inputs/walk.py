@@ -33,8 +33,8 @@ class Walk:
     :class:`Replay`.
 
     Args:
-        model: as it is now; with ``paired`` it stays so, and gives the x~ of :class:`Moments`.
-        names: layers that can be seen; those of them that the batches reach are in :attr:`order`.
+        model: as it is now; with ``paired`` it stays so, and gives the x~ of moments.
+        names: layers that can be seen; those of them that the batches reach are in ``order``.
         batches: example inputs.
         needs: which statistics each layer needs, and whether moments.
         seed: of the draws of rows, where there are very many, and of samples.

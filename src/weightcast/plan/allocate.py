@@ -63,14 +63,14 @@ class Choice:
         return float(self.offer.worth()[self.n_atoms - 1])
 
 
-FLOOR = 0.7
+FLOOR = 0.9
 """Of the share of its weights that a layer would get if all got the same: what it gets at least.
 
 A layer's loss of output tells what is lost in that layer, and not what the network makes of it: the
 errors of a budget that leaves some layers next to nothing add up as no layer's own loss says.
 """
 
-LITTLE = 0.01
+LITTLE = 1e-4
 """A layer that loses no more than this share of its output may get less than the floor."""
 
 

@@ -67,7 +67,7 @@ class Offers:
         return min(1.0, (rest + least) / counts.dense)
 
     def for_budget(self, budget: float | int) -> Plan:
-        """The plan of least loss that a budget allows, as :func:`suggest` describes it."""
+        """The plan of least loss that a budget allows, as ``suggest`` describes it."""
         left = left_for(self.model, self.sites, budget, self.count)
         # What is trained from scratch makes up for what a layer lacks; what is compressed does not.
         floor = FLOOR if self.count == "stored" else 0.0

@@ -48,10 +48,11 @@ def suggest(
     embedding), convolutions above those the covariance of their channels times a kernel on space,
     and linear layers (of transformers too) the covariance of their inputs. ``count="stored"`` is
     for :func:`compress`: dictionaries that a file must hold count in full, and each layer takes
-    the best among kernels, cosines, single inputs, and singular vectors of its weights. A layer
-    then gets at least seven tenths of what an equal share would be, unless it
-    loses less than 1 % of its output. With a fraction ``stored`` decides for what loses least among
-    the same dictionaries; layers that would take more room than dense ones stay dense.
+    the best among kernels, cosines, inputs of each unit's own (``SparseAtoms``), and singular
+    vectors of its weights. A layer then gets at least nine tenths of what an equal share would be,
+    unless it loses less than a ten thousandth of its output. With a fraction ``stored`` decides for
+    what loses least among the same dictionaries; layers that would take more room than dense ones
+    stay dense.
 
     No plan stores more numbers than the dense network: columns whose atoms a file must hold are
     fewer where they would, and a layer for which one is too many takes atoms that follow from a

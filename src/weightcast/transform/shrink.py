@@ -66,7 +66,7 @@ def shrink(
 
     The layers' inputs are seen once, in the dense network, and every dictionary is compared once
     for each layer. After that the model does not run but in ``evaluate``: each budget is shared out
-    as :func:`suggest` does with ``count="stored"``, and V fitted from the moments that are kept.
+    as ``suggest`` does with ``count="stored"``, and V fitted from the moments that are kept.
 
     Cost: each block runs a few times over the inputs, whatever the number of evaluations; each of
     these solves the least squares of every layer. The moments of all layers are kept, n_visible^2
@@ -74,13 +74,13 @@ def shrink(
 
     Args:
         model: trained, dense; it is left as it is.
-        inputs: example batches as for :func:`compress`.
+        inputs: example batches as for ``compress``.
         evaluate: a function of a model that returns its error, or another number where less is
             better: on data that neither training nor ``inputs`` have seen.
         tolerance: how much worse than the dense network's the metric may be, in its own unit.
         higher_is_better: for a metric such as accuracy.
         evaluations: of compressed networks, at most; 2 or more.
-        ridge: as for :func:`compress`.
+        ridge: as for ``compress``.
         seed: of all draws.
         callback: called with every :class:`ShrinkTrial`, the dense network's first.
         progress: whether to show a bar on a terminal, lines elsewhere, and the table at the end.

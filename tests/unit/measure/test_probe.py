@@ -200,7 +200,7 @@ def test_learned_atoms_are_measured_as_compress_finds_them(inputs):
         error = report.rows[0].output_error if inputs else report.rows[0].weight_error
         row = rows[type(dictionary).__name__]
         if inputs:
-            assert 1 - row.output_r2 == pytest.approx(error, rel=1e-3)
+            assert 1 - row.output_r2 == pytest.approx(error, rel=5e-3)  # the ridge is in one
         else:  # r2 has the filters' means taken out
             W = model[0].weight.detach()
             share = (W - W.mean(1, keepdim=True)).square().sum() / W.square().sum()

@@ -62,7 +62,7 @@ def test_a_layer_gets_its_floor_unless_it_loses_next_to_nothing():
     offers = {
         "a": [_offer([0.9, 0.5, 0.2, 0.05], 25), _offer([0.0], 100, dictionary=None)],
         "b": [_offer([0.5, 0.49, 0.48, 0.47], 25), _offer([0.0], 100, dictionary=None)],
-        "c": [_offer([0.005, 0.004, 0.003, 0.002], 25), _offer([0.0], 100, dictionary=None)],
+        "c": [_offer([9e-5, 8e-5, 7e-5, 6e-5], 25), _offer([0.0], 100, dictionary=None)],
     }
     free, floored = (
         {name: choice.cost for name, choice in share_out(offers, 160, floor).items()}

@@ -611,7 +611,7 @@ def test_sparse_atoms_are_chosen_for_what_the_layer_is_given():
     ):
         rule = wc.Rule(dictionary, fraction)
         small = wc.compress(model, {"0": rule, "2": rule}, x, progress=False)
-        losses[name] = float((small(x) - model(x)).square().mean())
+        losses[name] = (small(x) - model(x)).square().mean().item()
     assert losses["sparse"] < 0.5 * losses["singular"]
     alone = wc.compress(model, {"0": wc.Rule(d.SparseAtoms(), 0.5)}, progress=False)
     kept = alone[0].weight != 0
