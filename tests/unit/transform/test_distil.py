@@ -39,7 +39,7 @@ def make_cnn():
 
 @cache
 def trained_cnn():
-    """Trained on 1,000 digits, and compressed to a tenth of its numbers."""
+    """Trained on 1,000 digits, and compressed to 6 % of its numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = make_cnn()
@@ -51,7 +51,7 @@ def trained_cnn():
                 optimiser.step()
     net.eval()
     batches = IMAGES[TRAIN].split(250)
-    plan = wc.suggest(net, budget=0.1, count="stored", inputs=batches, **QUIET)
+    plan = wc.suggest(net, budget=0.06, count="stored", inputs=batches, **QUIET)
     return net, wc.compress(net, plan, batches, **QUIET)
 
 
@@ -109,7 +109,7 @@ def test_a_compressed_cnn_learns_back_what_it_lost():
     assert before > dense + 3, (before, dense)  # there is something to win back
     assert after < dense + 0.7 * (before - dense)
     assert len(record.losses) == 200
-    assert sum(record.losses[-10:]) < 0.3 * sum(record.losses[:10])
+    assert sum(record.losses[-10:]) < 0.5 * sum(record.losses[:10])
     head, *rows = str(record).splitlines()
     assert head.split() == ["steps", "mean", "loss"]
     assert len(rows) == 10
