@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tests.unit.inputs.test_hooks import Routed
 from weightcast.inputs.survey import survey
 
 
@@ -24,24 +25,6 @@ def test_the_order_is_that_of_the_calls():
     assert found.calls == {"first": 1, "second": 1}
     torch.testing.assert_close(found.sizes["first"], float(x.abs().sum()))
     assert not any(m._forward_pre_hooks for m in model.modules())
-
-
-class Routed(nn.Module):
-    """A mixture: rows of one sign go to one expert, the third gets none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.head = nn.Linear(40, 3)
-        self.experts = nn.ModuleList(nn.Linear(40, 40) for _ in range(3))
-
-    def forward(self, x):
-        y, choice = x.clone(), (x[:, 0] < 0).long()
-        for number, expert in enumerate(self.experts):
-            rows = choice == number
-            if bool(rows.any()):
-                y[rows] = expert(x[rows])
-        return self.head(y)
 
 
 def test_layers_are_those_of_all_batches_in_the_models_order():
