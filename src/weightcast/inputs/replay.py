@@ -249,7 +249,7 @@ class _Output:
     leaves: list[_Leaf]
 
     def give(self, args: Any, kwargs: Any) -> Any:
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        given = list(_versions((args, kwargs)))  # each once, as when the output was kept
         values = [
             leaf.read() if leaf.read else leaf.value if leaf.argument is None
             else given[leaf.argument]

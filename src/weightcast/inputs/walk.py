@@ -199,7 +199,9 @@ def _rehearse(
         nonlocal size
         size += sum_of_inputs(inputs)
 
-    with Replay([batch], turns[name], found.calls) as replay:
+    # Its whole block is computed, so that what the blocks below give is seen to arrive.
+    block = [n for n in found.order if block_of(model, n) == block_of(model, name)]
+    with Replay([batch], block, found.calls) as replay:
         for _ in range(2):  # what the first run keeps is given to the second
             size = 0.0
             with replay.watching(model, [leader], take, turns[name]) as run:

@@ -16,6 +16,7 @@ import weightcast as wc
 from weightcast.inputs.batches import InputsError
 from weightcast.inputs.replay import Replay
 from weightcast.inputs.survey import survey
+from weightcast.inputs.walk import Walk
 
 
 class Block(nn.Module):
@@ -87,6 +88,29 @@ class Tuples(Blocks):
         return self.head(x)
 
 
+class Passes(Blocks):
+    """Blocks are given one tensor twice, and return the argument that comes after it."""
+
+    class Twice(nn.Module):
+        def __init__(self, block: Block) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x, again, scale):
+            return self.block(x) + again, scale
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Passes.Twice(block) for block in self.blocks)
+
+    def forward(self, x):
+        scale = torch.arange(6.0).to(x)
+        for block in self.blocks:
+            x, scale = block(x, x, scale)
+            x = x * scale
+        return self.head(x)
+
+
 class Shared(Blocks):
     """One activation for all blocks, and one block that runs twice."""
 
@@ -151,7 +175,7 @@ class Convolves(nn.Module):
 
 
 NETWORKS = [
-    Blocks, ChangesInPlace, Skips, Tuples, Shared, Views, Depends, Recurs, Convolves,
+    Blocks, ChangesInPlace, Skips, Tuples, Passes, Shared, Views, Depends, Recurs, Convolves,
 ]  # fmt: skip
 RULE = wc.Rule(wc.dictionaries.SingularVectors(), 0.5)
 
@@ -188,6 +212,13 @@ def test_replays_change_nothing(network, refresh, monkeypatch):
     for name, module in model.named_modules():
         assert vars(module).keys() == before[name].keys(), name
         assert not module._forward_pre_hooks
+
+
+def test_what_is_passed_on_is_told_from_what_is_given_twice():
+    said: list[str] = []
+    names = [f"blocks.{n}.block.{part}" for n in range(3) for part in ("up", "down")]
+    with Walk(Passes(), names, [torch.randn(20, 6)], {}, 0, say=said.append):
+        assert not said  # as a replay that gives another argument would be noticed
 
 
 class Counted(Block):
