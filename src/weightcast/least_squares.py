@@ -9,16 +9,16 @@ the layer's output, E|x W - x U V|^2. Without inputs C = I: the error of the wei
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from weightcast.dictionaries import Atoms, Base
 
-_ACCURACY = 1e-9  # of the normal equations, relative to their right side
-_REFINEMENTS, _STEPS = 8, 60  # after which a unit is solved by a decomposition
-_DIGITS, _TINY = 1e-3, 1e-30
+_ACCURACY = 1e-7  # of the normal equations, relative to their right side
+_REFINEMENTS = 4  # after which a unit is solved by a decomposition
+_HELD = 2**24  # numbers of the matrices that are solved at once
 
 
 class Metric:
@@ -113,7 +113,7 @@ def _solve(A: Tensor, target: Tensor) -> Tensor:
 def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, float]:
     """As :func:`fit_columns`, where every unit has a dictionary of its own, without mixing.
 
-    The normal equations of all units are solved at once; a unit whose atoms are too dependent for
+    The normal equations of many units are solved at once; a unit whose atoms are too dependent for
     that by a decomposition of its own.
     """
     base = copy.deepcopy(atoms.base).to("cpu", torch.float64)
@@ -124,59 +124,90 @@ def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, 
         C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
         S = C if metric is None else metric.roots[group]
         gram = base.transform(base.transform(C).contiguous())
-        mask = torch.zeros(len(own), base.n_base).scatter_(1, own, 1.0)
-        X, failed = masked_solution(gram, base.transform(rows @ C).t(), mask)
-        failed |= mask.sum(dim=1) < atoms.n_atoms  # an atom twice
-        V[units] = X.gather(1, own)
+        V[units], failed = solve_at(gram, base.transform(rows @ C).t(), own)
         for unit in failed.nonzero().flatten().tolist():
             A = S @ base.rows(own[unit]).t()
             V[units][unit] = torch.linalg.lstsq(A, S @ rows[unit], driver="gelsd").solution
-            X[unit] = X[unit].zero_().index_add_(0, own[unit], V[units][unit])
+        X = _spread(V[units], own, base.n_base)
         left += float(((base.synthesise(X) - rows) @ S.t()).square().sum())
         total += float((rows @ S.t()).square().sum())
     return V.t(), left / max(total, torch.finfo(torch.float64).tiny)
 
 
-def masked_solution(gram: Tensor, products: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """x of each row with gram x = product at the places of its mask, 0 elsewhere; which failed.
+def solve_at(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve gram x = product at each row's own places, where x alone is not zero.
 
-    By conjugate gradients for all rows at once, preconditioned with the inverse of ``gram`` at
-    each mask, in float32; what is left is computed in float64 and solved again, until it is below
-    1e-9 of the products. ``gram`` (n, n) float64 is symmetric, the others are (rows, n).
+    In float32, some rows at a time; what that leaves is computed in float64 and solved again,
+    until it is below 1e-7 of the products.
+
+    Args:
+        gram: (n, n) float64, symmetric.
+        products: (rows, n) float64.
+        places: (rows, n_atoms) int64.
+
+    Returns:
+        x at the places, (rows, n_atoms), and the rows that failed, where a place comes twice or
+        its equations are too dependent.
     """
-    level = 1e-6 * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=gram.dtype)
-    # Not cholesky_inverse, which takes ten times as long.
-    identity = torch.eye(len(gram), dtype=gram.dtype)
-    inverse = torch.cholesky_solve(identity, torch.linalg.cholesky(gram + level)).float()
-    X, small = torch.zeros_like(products), _ACCURACY * (products * mask).norm(dim=1)
-    failed = torch.ones(len(X), dtype=torch.bool)
-    for _ in range(_REFINEMENTS):
-        rest = (products - X @ gram) * mask
-        size = rest.norm(dim=1)
-        failed = ~(size <= small)  # NaN is no success
-        if not bool(failed.any()):
-            break
-        scale = size[failed].clamp_min(1e-300).unsqueeze(1)
-        unit = (rest[failed] / scale).float()
-        X[failed] += scale * _conjugate_gradients(gram.float(), inverse, unit, mask[failed])
-    return X, failed
+    n = len(gram)
+    wanted = products.gather(1, places)
+    x, failed = torch.zeros_like(wanted), torch.ones(len(places), dtype=torch.bool)
+    small = _ACCURACY * wanted.norm(dim=1)
+    inverses = _Inverses(gram, places)
+    for first in range(0, len(places), inverses.step):
+        part = slice(first, first + inverses.step)
+        own, inverse = places[part], inverses.of(part)
+        rest = wanted[part]
+        for _ in range(_REFINEMENTS):
+            scale = rest.norm(dim=1, keepdim=True).clamp_min(1e-300)
+            x[part] += scale * inverse((rest / scale).float())
+            rest = wanted[part] - (_spread(x[part], own, n) @ gram).gather(1, own)
+            failed[part] = ~(rest.norm(dim=1) <= small[part])  # NaN is no success
+            if not bool(failed[part].any()):
+                break
+    return x, failed
 
 
-def _conjugate_gradients(G: Tensor, P: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
-    """x with G x = rest at the mask, to a few digits; ``P`` is about the inverse of G."""
-    x = torch.zeros_like(rest)
-    near = (rest @ P) * mask
-    direction, product = near, (rest * near).sum(dim=1, keepdim=True)
-    for _ in range(_STEPS):
-        image = (direction @ G) * mask
-        step = product / (direction * image).sum(dim=1, keepdim=True).clamp_min(_TINY)
-        x, rest = x + step * direction, rest - step * image
-        if float(rest.square().sum(dim=1).max()) < _DIGITS**2:
-            break
-        near = (rest @ P) * mask
-        before, product = product, (rest * near).sum(dim=1, keepdim=True)
-        direction = near + product / before.clamp_min(_TINY) * direction
-    return x
+class _Inverses:
+    """The inverses of a matrix at each row's places, in float32.
+
+    A row with more than half of all places is solved by the inverse of the whole matrix and that
+    of this inverse at the other places (the multipliers that hold x at zero there).
+    """
+
+    def __init__(self, gram: Tensor, places: Tensor) -> None:
+        self.places, self.at, self.n, self.whole = places, places, len(gram), None
+        self.matrix = gram.float()
+        absent = torch.ones(len(places), self.n, dtype=torch.bool).scatter_(1, places, False)
+        n_others = self.n - places.shape[1]
+        if n_others < places.shape[1] and bool((absent.sum(dim=1) == n_others).all()):
+            root, failed = torch.linalg.cholesky_ex(self.matrix)
+            if not failed:
+                # Not cholesky_inverse, which takes ten times as long.
+                self.matrix = self.whole = torch.cholesky_solve(torch.eye(self.n), root)
+                self.at = absent.nonzero()[:, 1].view(len(places), n_others)
+        self.step = max(1, _HELD // max(1, self.at.shape[1]) ** 2)
+        """Rows that are solved at once."""
+
+    def of(self, part: slice) -> Callable[[Tensor], Tensor]:
+        """What solves for right sides at the places of some rows, (rows, n_atoms)."""
+        at, own = self.at[part], self.places[part]
+        root, _ = torch.linalg.cholesky_ex(self.matrix[at.unsqueeze(2), at.unsqueeze(1)])
+
+        def direct(right: Tensor) -> Tensor:
+            return torch.cholesky_solve(right.unsqueeze(2), root).squeeze(2)
+
+        def by_others(right: Tensor) -> Tensor:
+            free = _spread(right, own, self.n) @ self.matrix
+            held = _spread(direct(free.gather(1, at)), at, self.n) @ self.matrix
+            return (free - held).gather(1, own)
+
+        return direct if self.whole is None else by_others
+
+
+def _spread(values: Tensor, places: Tensor, n: int) -> Tensor:
+    """(rows, n): values at their places, added where one comes twice, and zeros."""
+    return values.new_zeros(len(values), n).scatter_add_(1, places, values)
 
 
 def choose_atoms(
@@ -253,6 +284,13 @@ class _Problem:
         gain = self.products.square().sum(dim=1) / self.remaining.clamp_min(self.floor or 1.0)
         return torch.where(self.remaining > self.floor, gain, -1.0)
 
+    @property
+    def orthogonal(self) -> bool:
+        """Whether no atom takes anything from another."""
+        sizes = self.gram.diagonal()
+        near = 1e-8 if self.gram.dtype == torch.float64 else 1e-5
+        return float((self.gram - sizes.diag()).abs().max()) <= near * float(sizes.min())
+
     def take(self, point: int) -> None:
         """Choose an atom."""
         if not self.remaining[point] > self.floor:
@@ -326,8 +364,15 @@ def _greedy(
     The next :data:`STEP` atoms are chosen one by one among the eight times as many that explain
     most, so that all of a large base are compared, and what is left of the units is computed, once
     a step: products of large matrices, of which a processor does tens of times more in a second.
+    Atoms that are orthogonal are compared once.
     """
     points: list[int] = []
+    if all(problem.orthogonal for problem in problems):
+        gain = torch.stack([problem.gain for problem in problems]).sum(dim=0)
+        points = gain.topk(n_atoms).indices.tolist() if order is None else list(order[:n_atoms])
+        if explained is not None:
+            explained += gain[points].clamp_min(0).tolist()
+        return points
     while len(points) < n_atoms:
         n_new = min(STEP, n_atoms - len(points))
         if order is None:

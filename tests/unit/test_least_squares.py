@@ -14,7 +14,7 @@ from weightcast.least_squares import (
     by_group,
     choose_atoms,
     fit_columns,
-    masked_solution,
+    solve_at,
 )
 
 
@@ -129,9 +129,20 @@ def test_units_with_dictionaries_of_their_own_are_solved_at_once(kind, groups):
     assert left == pytest.approx(lost / total, rel=1e-9)
 
 
+@pytest.mark.parametrize("n_atoms", [1, 5, 12, 13, 20, 24])
+def test_equations_at_places_are_solved_for_few_and_for_most(n_atoms):
+    gram = _metric().moments[0]
+    products = torch.randn(7, 24, dtype=torch.float64, generator=_generator())
+    places = torch.rand(7, 24, generator=_generator()).topk(n_atoms, dim=1).indices
+    x, failed = solve_at(gram, products, places)
+    assert not failed.any()
+    for row, own in enumerate(places):
+        exact = torch.linalg.solve(gram[own][:, own], products[row, own])
+        torch.testing.assert_close(x[row], exact, rtol=1e-6, atol=1e-7)
+
+
 def test_a_unit_that_does_not_settle_is_told():
     gram = torch.ones(2, 2).double()
     products = torch.tensor([[1.0, 1.0], [1.0, 2.0]]).double()  # the second has no solution
-    X, failed = masked_solution(gram, products, torch.ones(2, 2))
-    assert failed.tolist() == [False, True]
-    torch.testing.assert_close(X[0].sum(), torch.tensor(1.0).double())
+    _, failed = solve_at(gram, products, torch.tensor([[0, 1], [0, 1]]))
+    assert bool(failed[1])

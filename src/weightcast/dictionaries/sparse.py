@@ -68,10 +68,11 @@ def sparse_choice(W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None
     if C is not None:
         level = float(C.diagonal().mean()) or 1.0
         scales = (C.diagonal() + 1e-9 * level).sqrt()
-        K = C / scales / scales.unsqueeze(1)
-        inverse = torch.linalg.inv(K + _PENALTY * torch.eye(len(K), dtype=K.dtype)).float()
+        K, identity = (C / scales / scales.unsqueeze(1)).float(), torch.eye(len(C))
+        root = torch.linalg.cholesky(K + _PENALTY * identity)
+        inverse = torch.cholesky_solve(identity, root)
         rows = rows * scales.float()
-        wanted = rows @ K.float()
+        wanted = rows @ K
         sparse, debt = rows * _largest(rows, n_atoms, columns)[owner], torch.zeros_like(rows)
         for _ in range(_STEPS):
             near = (wanted + _PENALTY * (sparse - debt)) @ inverse + debt
