@@ -18,6 +18,7 @@ from weightcast.dictionaries import Atoms, Base
 
 _ACCURACY = 1e-7  # of the normal equations, relative to their right side
 _REFINEMENTS = 4  # after which a unit is solved by a decomposition
+_ROUNDING = 1e-11  # of an atom that others explain may be left by rounding
 _HELD = 2**24  # numbers of the matrices that are solved at once
 
 
@@ -123,7 +124,7 @@ def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, 
         own, rows = indices[units], W[units]
         C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
         S = C if metric is None else metric.roots[group]
-        gram = base.transform(base.transform(C).contiguous())
+        gram = _gram(base, C)
         V[units], failed = solve_at(gram, base.transform(rows @ C).t(), own)
         for unit in failed.nonzero().flatten().tolist():
             A = S @ base.rows(own[unit]).t()
@@ -205,6 +206,11 @@ class _Inverses:
         return direct if self.whole is None else by_others
 
 
+def _gram(base: Base, C: Tensor) -> Tensor:
+    """B^T C B, (n_base, n_base)."""
+    return base.transform(base.transform(C).contiguous())
+
+
 def _spread(values: Tensor, places: Tensor, n: int) -> Tensor:
     """(rows, n): values at their places, added where one comes twice, and zeros."""
     return values.new_zeros(len(values), n).scatter_add_(1, places, values)
@@ -255,9 +261,6 @@ def loss_curve(
     return lost.clamp(0, 1)
 
 
-LARGE = 1024
-"""Atoms of a base above which they are compared in single precision."""
-
 STEP = 32
 """Atoms that are chosen before all others are compared again."""
 
@@ -269,31 +272,29 @@ class _Problem:
     """
 
     def __init__(
-        self, gram: Tensor, products: Tensor, n_atoms: int, floor: float | None = None
+        self, gram: Tensor, products: Tensor, n_atoms: int, floor: Tensor | None = None
     ) -> None:
         self.gram, self.products = gram, products.clone()
         self.remaining = gram.diagonal().clone()
-        least = 1e-12 if gram.dtype == torch.float64 else 1e-6  # of an atom is left by rounding
-        self.floor = least * float(self.remaining.max()) if floor is None else floor
+        self.floor = 0.5 * _ROUNDING * self.remaining if floor is None else floor
         self.factor = gram.new_zeros(len(gram), n_atoms)
         self.taken: list[int] = []
 
     @property
     def gain(self) -> Tensor:
         """(n_base,): what each atom would explain; -1 for what the chosen ones span already."""
-        gain = self.products.square().sum(dim=1) / self.remaining.clamp_min(self.floor or 1.0)
+        gain = self.products.square().sum(dim=1) / self.remaining
         return torch.where(self.remaining > self.floor, gain, -1.0)
 
     @property
     def orthogonal(self) -> bool:
         """Whether no atom takes anything from another."""
         sizes = self.gram.diagonal()
-        near = 1e-8 if self.gram.dtype == torch.float64 else 1e-5
-        return float((self.gram - sizes.diag()).abs().max()) <= near * float(sizes.min())
+        return float((self.gram - sizes.diag()).abs().max()) <= 1e-8 * float(sizes.min())
 
     def take(self, point: int) -> None:
         """Choose an atom."""
-        if not self.remaining[point] > self.floor:
+        if not self.remaining[point] > self.floor[point]:
             return
         pivot, known = self.remaining[point].sqrt(), self._known
         column = (self.gram[:, point] - known @ known[point]) / pivot
@@ -306,7 +307,7 @@ class _Problem:
         """The same, of some atoms, as the chosen ones left them."""
         known = self._known[points]
         gram = self.gram[points.unsqueeze(1), points] - known @ known.t()
-        return _Problem(gram, self.products[points], n_atoms, self.floor)
+        return _Problem(gram, self.products[points], n_atoms, self.floor[points])
 
     def take_all(self, points: Tensor, small: _Problem) -> None:
         """Choose the atoms that ``small``, which is :meth:`among` these points, has taken."""
@@ -345,11 +346,11 @@ def _problems(
         C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
         if group not in grams:
             grams.clear()
-            gram = base.transform(base.transform(C).contiguous())
-            # To compare atoms of a large base single precision suffices.
-            grams[group] = gram if len(gram) <= LARGE else gram.float()
-        products = base.transform(W[part] @ C)
-        problems.append(_Problem(grams[group], products.to(grams[group].dtype), n_atoms))
+            # A smooth kernel's atoms differ by next to nothing: so that rounding is not enlarged
+            # a million million times, every atom is taken to have as much of its own.
+            grams[group] = gram = _gram(base, C)
+            gram.diagonal().mul_(1 + _ROUNDING)
+        problems.append(_Problem(grams[group], base.transform(W[part] @ C), n_atoms))
     return problems
 
 

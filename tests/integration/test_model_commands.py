@@ -137,7 +137,7 @@ def test_distil_what_compress_saved(place, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["net.pt", "--inputs", "x.safetensors"], "net.pt is a state dict, and the teacher has"),
+        (["net.pt", "--inputs", "x.safetensors"], "net.pt is a state dict, which has weights only"),
         (["of_mine:make"], "distil needs example inputs: --inputs FILE"),
         (["of_mine:make", "--inputs", "x.safetensors", "--loss", "mse"], "loss is 'mse': take"),
         (["of_mine:make", "--inputs", "x.safetensors", "--train", "U"], "train is ('U',): take"),
@@ -349,7 +349,7 @@ class Evil:
         (("evil.pt",), "evil.pt holds pickled objects other than tensors"),
         (("damaged.safetensors",), "cannot read damaged.safetensors"),
         (("empty",), "is no Hub folder: it needs config.json"),
-        (("net.pt", "--inputs", "x.safetensors"), "state dict has weights only"),
+        (("net.pt", "--inputs", "x.safetensors"), "has weights only"),
         (("plan.yaml",), "is no .safetensors, .pt or .pth file"),
         (("unknown",), "transformers cannot read unknown"),
         (("other.pt", "--factory", "of_mine:make", "--allow-import"), "does not fit what"),

@@ -14,6 +14,7 @@ from weightcast.least_squares import (
     by_group,
     choose_atoms,
     fit_columns,
+    loss_curve,
     solve_at,
 )
 
@@ -146,3 +147,23 @@ def test_a_unit_that_does_not_settle_is_told():
     products = torch.tensor([[1.0, 1.0], [1.0, 2.0]]).double()  # the second has no solution
     _, failed = solve_at(gram, products, torch.tensor([[0, 1], [0, 1]]))
     assert bool(failed[1])
+
+
+def test_atoms_that_differ_by_rounding_explain_no_more_than_they_do():
+    n, n_atoms = 200, 180
+    spread = torch.logspace(0, -2, n, dtype=torch.float64)[
+        torch.randperm(n, generator=_generator())
+    ]
+    rows = torch.randn(250, n, dtype=torch.float64, generator=_generator()) * spread
+    C = rows.t() @ rows / 250
+    metric = Metric((C + 0.01 * C.diagonal().mean() * torch.eye(n)).unsqueeze(0))
+    kernel = d.Kernel(wc.kernels.SquaredExponential(3.0), mixing="raw")
+    base, W = kernel.atoms(n, n_atoms, grid=(n,)).base.double(), _weight(30, n)
+    curve = loss_curve(base, W, n_atoms, metric)
+    chosen = choose_atoms(base, [slice(0, 30)], W, n_atoms, metric)[0]
+    for count in (20, 80, 140, 180):
+        A, target = metric.roots[0] @ base.rows(chosen[:count]).t(), metric.roots[0] @ W.t()
+        fitted = A @ torch.linalg.lstsq(A, target, driver="gelsd").solution
+        left = float((fitted - target).square().sum() / target.square().sum())
+        assert float(curve[count - 1]) > left * (1 - 1e-6)
+        assert float(curve[count - 1]) < 1.1 * left + 0.06

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from torch import nn
-
-from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish
-from weightcast.cli.sources import load_inputs, load_source
+from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish, load_model
+from weightcast.cli.sources import load_inputs
 from weightcast.layers import predicted_layers
 from weightcast.plan.plan import Plan
 from weightcast.storage import load
@@ -35,12 +33,7 @@ def run(options: Namespace) -> None:
     check_output(options.output)
     if options.inputs is None:
         raise ValueError("distil needs example inputs: --inputs FILE or MODULE:FUNCTION")
-    teacher = load_source(options.source, options.allow_import, options.factory)
-    if not isinstance(teacher, nn.Module):
-        raise ValueError(
-            f"{options.source} is a state dict, and the teacher has to run: name the function that "
-            "makes it, --factory package.module:function"
-        )
+    teacher = load_model(options)
     small = load(options.small, teacher)
     record = distil(
         small, teacher, load_inputs(options.inputs, options.allow_import, options.batch),

@@ -75,14 +75,7 @@ def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any
     """The model, the plan and the batches; ``count`` is what a budget counts by default."""
     _check(options)
     check_output(options.output)
-    model = load_source(options.source, options.allow_import, options.factory)
-    if not isinstance(model, nn.Module):
-        if options.inputs is not None:
-            raise ValueError(
-                "--inputs need a model to run, and a state dict has weights only: name the "
-                "function that makes the model, --factory package.module:function"
-            )
-        model = StandIn(model)
+    model = load_model(options) if options.inputs is not None else _load_weights(options)
     batches = load_inputs(options.inputs, options.allow_import, options.batch)
     try:
         return model, _find_plan(options, model, batches, count), batches
@@ -90,6 +83,23 @@ def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any
         if isinstance(model, StandIn) and model.is_partial:
             raise ValueError(f"{error}. {GUESSED}") from error
         raise
+
+
+def load_model(options: Namespace) -> nn.Module:
+    """The source, where it has to run; a state dict is a ValueError."""
+    model = load_source(options.source, options.allow_import, options.factory)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{options.source} is a state dict, which has weights only, and inputs need a model to "
+            "run: name the function that makes it, --factory package.module:function"
+        )
+    return model
+
+
+def _load_weights(options: Namespace) -> nn.Module:
+    """The source, where its weights suffice."""
+    model = load_source(options.source, options.allow_import, options.factory)
+    return model if isinstance(model, nn.Module) else StandIn(model)
 
 
 def check_output(name: str) -> None:

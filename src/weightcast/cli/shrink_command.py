@@ -7,16 +7,14 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
 from weightcast.cli.compress_command import add_evaluate, verdict
 from weightcast.cli.installed import extension
-from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish
-from weightcast.cli.sources import load_function, load_inputs, load_source
+from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish, load_model
+from weightcast.cli.sources import load_function, load_inputs
 from weightcast.layers.rule import Rule
 from weightcast.measure import compression_report
 from weightcast.plan.plan import Plan
-from weightcast.transform.shrink import ShrinkTrial, shrink, trials_table
+from weightcast.transform.shrink import ShrinkTrial, shrink, smallest, trials_table
 
 SUMMARY = "Compress a trained model as far as its metric allows; save it to a folder."
 HELP = SOURCE
@@ -45,12 +43,7 @@ def run(options: Namespace) -> None:
     check_output(options.output)
     if evaluate is None or options.inputs is None:
         raise ValueError("shrink needs --inputs, and --evaluate package.module:function")
-    model = load_source(options.source, options.allow_import, options.factory)
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            "shrink runs the model, and a state dict has weights only: name the function that "
-            "makes the model, --factory package.module:function"
-        )
+    model = load_model(options)
     batches = load_inputs(options.inputs, options.allow_import, options.batch)
     trials: list[ShrinkTrial] = []
     small: Any = shrink(
@@ -65,7 +58,8 @@ def run(options: Namespace) -> None:
     )
     print(trials_table(trials))
     report = compression_report(model, small, batches)
-    chosen = min((t for t in trials[1:] if t.holds), key=lambda trial: trial.stored)
+    chosen = smallest(trials)
+    assert chosen is not None  # or shrink had raised
     metrics = {
         "output_error": report.rows[-1].output_error,
         "metric_before": trials[0].metric,

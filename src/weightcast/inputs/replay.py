@@ -8,7 +8,6 @@ it has layers to ask for, whatever the number of blocks.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from weightcast.inputs.batches import InputsError, call
+from weightcast.inputs.batches import call
 from weightcast.inputs.hooks import Take, observing
 from weightcast.inputs.store import KEPT_BYTES, Store
 from weightcast.layers import PredictedModule
@@ -98,14 +97,12 @@ class Replay:
         later = {o for name, o in owners.items() if name not in wanted and name not in alike}
         with observing(model, wanted, taken):
             if not self.whole:
-                self._wrap(model, run, later, later if self.frozen else set(owners.values()))
+                self._wrap(model, run, later if self.frozen else set(owners.values()))
             yield go
         if self.frozen:
             self.settle(*wanted, *alike)
 
-    def _wrap(
-        self, model: nn.Module, run: _Run, later: set[nn.Module], opened: set[nn.Module]
-    ) -> None:
+    def _wrap(self, model: nn.Module, run: _Run, opened: set[nn.Module]) -> None:
         """Put a forward of ours before every module's; the end of ``observing`` removes it."""
         holders: dict[nn.Module, int] = {}
         is_open: dict[nn.Module, bool] = {}
@@ -125,22 +122,19 @@ class Replay:
         for module, count in holders.items():
             if module is model or isinstance(module, torch.jit.ScriptModule):
                 continue
-            ends = module in later
             kept = not is_open[module] and count == 1 and module not in parts | self._unkept
-            if kept or ends or module in opened:
-                self._replace_forward(module, run, kept=kept, ends=ends, opens=module in opened)
+            if kept or module in opened:
+                self._replace_forward(module, run, kept=kept)
 
-    def _replace_forward(
-        self, module: Any, run: _Run, *, kept: bool, ends: bool, opens: bool
-    ) -> None:
+    def _replace_forward(self, module: Any, run: _Run, *, kept: bool) -> None:
         original = module.forward
 
         @wraps(original)  # whose signature tells what a layer was called with
         def forward(*args: Any, **kwargs: Any) -> Any:
             if not kept:
-                if ends and self.frozen and run.seen:
+                if self.frozen and run.seen:
                     raise _EnoughError
-                run.clean = run.clean and not (opens and not self.frozen)
+                run.clean = run.clean and self.frozen
                 return original(*args, **kwargs)
             place = run.next_call(module)
             found = self._outputs.get(module, {}).get(place)
@@ -183,8 +177,7 @@ class Replay:
             return
         for leaf in kept:
             if leaf.tensor is not None:
-                with _naming(module):
-                    leaf.read = self._store.put(leaf.tensor.detach(), module)
+                leaf.read = self._store.put(leaf.tensor.detach(), module)
                 leaf.tensor = None
         self._outputs.setdefault(module, {})[place] = _Output(spec, kept)
         for inner in module.modules():
@@ -256,18 +249,6 @@ class _Output:
             for leaf in self.leaves
         ]  # fmt: skip
         return tree_unflatten(values, self.spec)
-
-
-@contextmanager
-def _naming(module: nn.Module) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputsError(
-            f"an output of a {type(module).__name__} cannot be kept in {tempfile.gettempdir()} "
-            f"({error}): free some space, name another folder by the variable TMPDIR, or pass "
-            "fewer inputs"
-        ) from error
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:

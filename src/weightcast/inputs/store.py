@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightcast.inputs.batches import InputsError
+
 KEPT_BYTES = 2**30
 """Bytes of tensors that are kept in memory; more are kept in temporary files."""
 
@@ -26,12 +28,22 @@ class Store:
         self._files: dict[object, BinaryIO] = {}
 
     def put(self, tensor: Tensor, owner: object) -> Callable[[], Tensor]:
-        """Keep a tensor; what is returned gives copies that may be written into."""
+        """Keep a tensor; what is returned gives copies that may be written into.
+
+        InputsError where a disk has no room for it.
+        """
         device, own = tensor.device, tensor.to("cpu")
         if own.untyped_storage().nbytes() > 2 * own.nbytes:
             own = own.clone(memory_format=torch.contiguous_format)
         if self._held + own.nbytes > self.kept_bytes:
-            return self._write(own, owner, device)
+            try:
+                return self._write(own, owner, device)
+            except OSError as error:
+                raise InputsError(
+                    f"what a {type(owner).__name__} gave cannot be kept in "
+                    f"{tempfile.gettempdir()} ({error}): free some space, name another folder by "
+                    "the variable TMPDIR, or pass fewer inputs"
+                ) from error
         self._held += own.nbytes
         self._in_memory[owner] = self._in_memory.get(owner, 0) + own.nbytes
         kept = _copy(own)  # the network may change its own in place

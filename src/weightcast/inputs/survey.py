@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,13 @@ class Survey:
     calls: dict[str, int] = field(default_factory=dict)
     same_rows: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, float] = field(default_factory=dict)
+
+    def among(self, names: Container[str]) -> Survey:
+        """What it tells of some of the layers."""
+        order, leaders = [name for name in self.order if name in names], dict[str, str]()
+        same = {name: leaders.setdefault(self.same_rows[name], name) for name in order}
+        calls = {name: self.calls[name] for name in order if name in self.calls}
+        return Survey(order, calls, same, self.sizes)
 
 
 def survey(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> Survey:

@@ -35,10 +35,10 @@ class Walk:
     Args:
         model: as it is now; with ``paired`` it stays so, and gives the x~ of moments.
         names: layers that can be seen; those of them that the batches reach are in ``order``.
+            A survey of them, if one was made before.
         batches: example inputs.
         needs: which statistics each layer needs, and whether moments.
         seed: of the draws of rows, where there are very many, and of samples.
-        found: of these names, if they were surveyed before.
         refresh: see :data:`Refresh`.
         remember: keep the moments of layers that are settled, to be asked for again.
         say: shows a line, where a whole pass over the model is needed.
@@ -47,12 +47,11 @@ class Walk:
     def __init__(
         self,
         model: nn.Module,
-        names: Iterable[str],
+        names: Iterable[str] | Survey,
         batches: Sequence[Any],
         needs: Mapping[str, Collection[str]],
         seed: int,
         *,
-        found: Survey | None = None,
         refresh: Refresh = "layer",
         remember: bool = False,
         paired: bool = False,
@@ -60,7 +59,8 @@ class Walk:
     ) -> None:
         self.model, self.batches, self.needs, self.seed = model, batches, needs, seed
         self.paired, self._remembered = paired, Store(KEPT_BYTES) if remember else None
-        self._survey = found or survey(model, names, batches)
+        surveyed = isinstance(names, Survey)
+        self._survey = names if surveyed else survey(model, names, batches)
         self.order = self._survey.order
         self._turns = _turns(model, self._survey, refresh)
         self._leader, calls = self._survey.same_rows, self._survey.calls

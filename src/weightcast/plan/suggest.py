@@ -13,7 +13,7 @@ from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import MOMENTS
-from weightcast.inputs.survey import survey
+from weightcast.inputs.survey import Survey, survey
 from weightcast.inputs.walk import Walk
 from weightcast.layers import view
 from weightcast.layers.rule import Rule
@@ -132,9 +132,9 @@ def offers_for(
     walk = None
     if batches is not None:
         needs = dict.fromkeys(layers.found, (MOMENTS, "covariance"))
-        names = [n for n in layers.found if not view(layers.every[n]).blindness]
+        surveyed = layers.surveyed.among(layers.found)
         walk = stack.enter_context(
-            Walk(model, names, batches, needs, seed, refresh="never", remember=remember)
+            Walk(model, surveyed, batches, needs, seed, refresh="never", remember=remember)
         )
     how: dict[str, Any] = {"count": count, "seed": seed, "progress": progress}
     return gather_offers(model, layers.found, walk, columns, **how), walk
@@ -180,7 +180,7 @@ class _Layers:
         # Layers that multiply their inputs; embeddings do not.
         tables, self.convertible = (nn.Embedding, nn.EmbeddingBag), convertible_layers(model)
         self.every: Any = {n: x for n, x in self.convertible.items() if not isinstance(x, tables)}
-        self.model = model
+        self.model, self.surveyed = model, Survey()
         self.order = self._order(batches)
         image = _image_shape(batches[0]) if batches else ()
         self.found = {
@@ -194,7 +194,8 @@ class _Layers:
         if batches is None:
             return list(self.every)
         own = [name for name, layer in self.every.items() if not view(layer).blindness]
-        order = list(survey(self.model, own, batches).order)
+        self.surveyed = survey(self.model, own, batches)
+        order = list(self.surveyed.order)
         for name in (name for name in self.every if name not in own):
             parent = name.rpartition(".")[0]
             last = [place for place, n in enumerate(order) if n.rpartition(".")[0] == parent][-1:]

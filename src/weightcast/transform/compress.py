@@ -128,23 +128,23 @@ def compress(
             )  # fmt: skip
         fitted = None
         if resume is not None:
-            fitted = FittedFolder(resume, model, plan, asdict(fitting), batches)
-        return fit_layers(model, plan, fitting, walk, shown, fitted)
+            fitted = FittedFolder(resume, model, rules, asdict(fitting), batches)
+        return fit_layers(model, rules, fitting, walk, shown, fitted)
 
 
 def fit_layers(
     model: Model,
-    plan: Plan,
+    rules: Mapping[str, Rule],
     fitting: Fitting,
     walk: Walk | None,
     shown: Progress,
     fitted: FittedFolder | None = None,
 ) -> Model:
-    """A new model in which the plan's layers are fitted, to what ``walk`` knows of their inputs.
+    """A new model in which some layers are fitted, to what ``walk`` knows of their inputs.
 
     Those that a folder has already are taken from there.
     """
-    rules, every = plan.resolve(model), convertible_layers(model)
+    every = convertible_layers(model)
     # What is fitted to W comes first, for it changes what the others are given.
     order = [] if walk is None else [name for name in walk.order if name in rules]
     before = [name for name in rules if name not in order]

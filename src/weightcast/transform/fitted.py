@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from weightcast.dictionaries import Atoms, SharedBases
 from weightcast.dictionaries.packing import BaseSpec, pack, unpack
 from weightcast.inputs.batches import tensors_in
 from weightcast.layers import PredictedLayer, view
+from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast.serialization import decode, encode
 from weightcast.transform.state_folder import StateFolder, digest
@@ -24,7 +25,7 @@ class FittedFolder:
     Args:
         path: made if it is missing.
         model: dense; a folder of other weights, inputs, rules or settings is a ValueError.
-        plan: the rules.
+        rules: of the layers.
         settings: all else that decides the result, as JSON data.
         batches: the example inputs.
     """
@@ -33,15 +34,15 @@ class FittedFolder:
         self,
         path: str | os.PathLike[str],
         model: nn.Module,
-        plan: Plan,
+        rules: Mapping[str, Rule],
         settings: dict[str, Any],
         batches: Iterable[Any] | None,
     ) -> None:
-        self.rules = plan.resolve(model)
+        self.rules = rules
         self._numbers = {name: number for number, name in enumerate(self.rules)}
         inputs = ((str(n), x) for n, x in enumerate(tensors_in(list(batches or ()))))
         config = {
-            "plan": plan.to_dict(),
+            "plan": Plan(rules).to_dict(),
             "settings": settings,
             "weights": digest(model.state_dict().items()),
             "inputs": digest(inputs),

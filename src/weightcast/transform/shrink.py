@@ -110,7 +110,8 @@ def shrink(
 
         def compressed(budget: float) -> Any:
             quiet = Progress("", 1, show=False)
-            return fit_layers(model, offers.for_budget(budget), fitting, walk, quiet)
+            rules = offers.for_budget(budget).resolve(model)
+            return fit_layers(model, rules, fitting, walk, quiet)
 
         search.bisect(compressed, offers.least_share, evaluations, shown)
     if progress:
@@ -130,7 +131,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.trials: list[ShrinkTrial] = []
-        self.best: tuple[int, Any] | None = None
+        self.best: Any = None
 
     def dense(self) -> None:
         """Measure the network that all others are compared with."""
@@ -168,8 +169,8 @@ class _Search:
         holds = self.sign * (metric - self.trials[0].metric) <= self.tolerance
         seconds = time.perf_counter() - start
         self._note(ShrinkTrial(budget, stored, stored / self.n_dense, metric, holds, seconds))
-        if holds and (self.best is None or stored < self.best[0]):
-            self.best = stored, small
+        if smallest(self.trials) is self.trials[-1]:
+            self.best = small
         return holds
 
     def last(self) -> str:
@@ -181,7 +182,7 @@ class _Search:
     def result(self) -> Any:
         """The smallest that is good enough; a ValueError if none is."""
         if self.best is not None:
-            return self.best[1]
+            return self.best
         largest = max(self.trials[1:], key=lambda trial: trial.budget)
         raise ValueError(
             f"no network is good enough: the dense one has {self.trials[0].metric:.6g}, the one of "
@@ -195,9 +196,15 @@ class _Search:
             self.callback(trial)
 
 
+def smallest(trials: Sequence[ShrinkTrial]) -> ShrinkTrial | None:
+    """The smallest compressed network that is good enough; None if none is."""
+    good = [trial for trial in trials[1:] if trial.holds]
+    return min(good, key=lambda trial: trial.stored, default=None)
+
+
 def trials_table(trials: Sequence[ShrinkTrial]) -> str:
     """The trials, smallest first, with a star at the one that was chosen."""
-    best = min((t for t in trials[1:] if t.holds), key=lambda t: t.stored, default=None)
+    best = smallest(trials)
     lines = [("", "stored", "share", "metric", "good enough", "seconds")]
     for trial in sorted(trials, key=lambda trial: trial.stored):
         lines.append(
