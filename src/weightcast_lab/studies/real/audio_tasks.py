@@ -10,6 +10,7 @@ import torch
 from scipy.signal import resample_poly
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn
+from typing_extensions import override
 
 from weightcast_lab.data.speech.digits import Voice, read_voices
 from weightcast_lab.networks.pretrained import crepe, voices
@@ -36,11 +37,13 @@ class PitchTracker(Task):
             name for name, module in self.model.named_modules() if isinstance(module, nn.Conv2d)
         ]
         self._calibration = _frames(read_voices(fsdd, CALIBRATION))
-        frames = _draw(_frames(read_voices(fsdd, TEST)), 600, 0)
+        self._test = self._sure(_draw(_frames(read_voices(fsdd, TEST)), 600, 0))
+
+    def _sure(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some frames 256 whose pitch the dense network is sure of, and that in cents."""
         logits = _in_batches(self.model, frames)
         sure = logits.sigmoid().amax(1) >= SURE
-        self._test = frames[sure][:256]
-        self._cents = crepe.cents(logits[sure][:256])
+        return frames[sure][:256], crepe.cents(logits[sure][:256])
 
     def calibration(self, draw: int) -> list[Tensor]:
         """96 frames of recordings outside the test split."""
@@ -48,7 +51,15 @@ class PitchTracker(Task):
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """test_error: frames more than 50 cents away; median_cents: half are no farther away."""
-        away = (crepe.cents(_in_batches(model, self._test)) - self._cents).abs()
+        return self._away(model, *self._test)
+
+    @override
+    def validate(self, model: nn.Module) -> Metrics:
+        return self._away(model, *self._sure(_draw(self._calibration, 600, 1_000)))
+
+    @staticmethod
+    def _away(model: nn.Module, frames: Tensor, cents: Tensor) -> Metrics:
+        away = (crepe.cents(_in_batches(model, frames)) - cents).abs()
         return {
             "test_error": 100 * float((away > 50).float().mean()),
             "median_cents": float(away.median()),

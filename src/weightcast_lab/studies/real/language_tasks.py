@@ -9,6 +9,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from weightcast_lab.data.glosses import (
     Gloss,
@@ -83,7 +84,6 @@ class SentenceEncoder(Task):
         self._calibration, test = split_glosses(read_glosses())
         self._probe = draw_glosses(self._calibration, N_PROBE, 1_000)
         self._probed = draw_glosses(test, N_PROBED, 0)
-        self._ranks = self._rank(self._embed(self.model, self._probed[:N_RANKED]))
 
     def _batches(self, glosses: list[Gloss]) -> list[tuple[list[int], Tensor]]:
         tokens = self._tokenizer([gloss.text for gloss in glosses], truncation=True, max_length=64)
@@ -110,11 +110,19 @@ class SentenceEncoder(Task):
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """test_error: of the classifier; rank_disagreement: 1 less the mean rank correlation."""
+        return self._measure(model, self._probed)
+
+    @override
+    def validate(self, model: nn.Module) -> Metrics:
+        return self._measure(model, draw_glosses(self._calibration, N_PROBED, 2_000))
+
+    def _measure(self, model: nn.Module, glosses: list[Gloss]) -> Metrics:
         from sklearn.linear_model import LogisticRegression
 
-        train, test = (self._embed(model, part) for part in (self._probe, self._probed))
+        train, test = (self._embed(model, part) for part in (self._probe, glosses))
+        dense = self._rank(self._embed(self.model, glosses[:N_RANKED]))
         probe = LogisticRegression(C=10.0, max_iter=200)
         probe.fit(train.numpy(), [gloss.label for gloss in self._probe])
-        right = probe.score(test.numpy(), [gloss.label for gloss in self._probed])
-        agreement = float((self._rank(test[:N_RANKED]) * self._ranks).sum(1).mean())
+        right = probe.score(test.numpy(), [gloss.label for gloss in glosses])
+        agreement = float((self._rank(test[:N_RANKED]) * dense).sum(1).mean())
         return {"test_error": 100 * (1 - right), "rank_disagreement": 1 - agreement}

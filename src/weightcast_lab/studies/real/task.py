@@ -35,6 +35,10 @@ class Task(ABC):
     def evaluate(self, model: nn.Module) -> Metrics:
         """How the network does: test_error in percent, and what else there is; lower is better."""
 
+    def validate(self, model: nn.Module) -> Metrics:
+        """The same on other data, to choose by; NotImplementedError for a task without."""
+        raise NotImplementedError(f"{self.name} has no data to choose by")
+
 
 def equal_lengths(sequences: list[list[int]], most: int) -> list[tuple[list[int], Tensor]]:
     """Batches without padding: sequences of one length, ``most`` tokens a batch or one sequence.
