@@ -26,18 +26,17 @@ class Metric:
     """|w|_C^2 = w^T C w, for each group of a convolution its own C.
 
     ``moments`` are (groups, n_visible, n_visible) float64; ValueError if not positive definite.
+    ``roots`` are S with S^T S = C, so that |w|_C = |S w|.
     """
 
     def __init__(self, moments: Tensor) -> None:
         self.moments = moments
-        factors, failed = torch.linalg.cholesky_ex(moments)
+        self.roots, failed = torch.linalg.cholesky_ex(moments, upper=True)
         if bool(failed.any()):
             raise ValueError(
                 "the second moment of the layer's inputs is not positive definite to working "
                 "precision: take a larger ridge, or more and more varied inputs"
             )
-        self.roots = factors.mT.contiguous()
-        """S with S^T S = C, so that |w|_C = |S w|."""
 
     def solve(self, group: int, right: Tensor) -> Tensor:
         """C^-1 right, for (n_visible, n)."""

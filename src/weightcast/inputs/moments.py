@@ -53,10 +53,11 @@ class Moments:
     def metric(self, ridge: float = RIDGE, *, centred: bool = True) -> Metric:
         """C plus ``ridge`` times its mean diagonal; the identity where no input varies."""
         C = self._second(self._own, self._mean, centred)
-        C = (C + C.mT) / 2
-        level = C.diagonal(dim1=1, dim2=2).mean(dim=1).view(-1, 1, 1)
-        identity = torch.eye(C.shape[-1], dtype=C.dtype)
-        return Metric(torch.where(level > 0, C + ridge * level * identity, identity))
+        C = (C + C.mT).div_(2)
+        diagonal = C.diagonal(dim1=1, dim2=2)
+        level = diagonal.mean(dim=1, keepdim=True)
+        diagonal.copy_(torch.where(level > 0, diagonal + ridge * level, 1.0))
+        return Metric(C)
 
     def target(self, W: Tensor, metric: Metric, *, centred: bool = True) -> Tensor:
         """W + C^-1 (D - C) W: the weights with which x comes nearest to x~ W.
