@@ -121,16 +121,19 @@ def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, 
     V, left, total = torch.empty(indices.shape, dtype=torch.float64), 0.0, 0.0
     for group, units in by_group(metric, slice(0, len(W)), len(W)):
         own, rows = indices[units], W[units]
-        C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
-        S = C if metric is None else metric.roots[group]
-        gram = _gram(base, C)
-        V[units], failed = solve_at(gram, base.transform(rows @ C).t(), own)
-        for unit in failed.nonzero().flatten().tolist():
-            A = S @ base.rows(own[unit]).t()
-            V[units][unit] = torch.linalg.lstsq(A, S @ rows[unit], driver="gelsd").solution
+        products = base.transform(_in_metric(rows, metric, group)).t()
+        twice = bool((own.sort(dim=1).values.diff(dim=1) == 0).any())
+        if metric is None and base.orthonormal and not twice:
+            V[units] = products.gather(1, own)
+        else:
+            V[units], failed = solve_at(_gram(base, metric, group), products, own)
+            for unit in failed.nonzero().flatten().tolist():
+                A = _rooted(base.rows(own[unit]), metric, group).t()
+                target = _rooted(rows[unit], metric, group)
+                V[units][unit] = torch.linalg.lstsq(A, target, driver="gelsd").solution
         X = _spread(V[units], own, base.n_base)
-        left += float(((base.synthesise(X) - rows) @ S.t()).square().sum())
-        total += float((rows @ S.t()).square().sum())
+        left += float(_rooted(base.synthesise(X) - rows, metric, group).square().sum())
+        total += float(_rooted(rows, metric, group).square().sum())
     return V.t(), left / max(total, torch.finfo(torch.float64).tiny)
 
 
@@ -205,9 +208,21 @@ class _Inverses:
         return direct if self.whole is None else by_others
 
 
-def _gram(base: Base, C: Tensor) -> Tensor:
+def _gram(base: Base, metric: Metric | None, group: int) -> Tensor:
     """B^T C B, (n_base, n_base)."""
-    return base.transform(base.transform(C).contiguous())
+    if metric is None:
+        return base.gram(torch.arange(base.n_base))
+    return base.transform(base.transform(metric.moments[group]).contiguous())
+
+
+def _in_metric(rows: Tensor, metric: Metric | None, group: int) -> Tensor:
+    """w^T C for rows w."""
+    return rows if metric is None else rows @ metric.moments[group]
+
+
+def _rooted(rows: Tensor, metric: Metric | None, group: int) -> Tensor:
+    """S w for rows w."""
+    return rows if metric is None else rows @ metric.roots[group].t()
 
 
 def _spread(values: Tensor, places: Tensor, n: int) -> Tensor:
@@ -252,8 +267,7 @@ def loss_curve(
     """
     units, total = slice(0, len(W)), 0.0
     for group, part in by_group(metric, units, len(W)):
-        rows = W[part] if metric is None else W[part] @ metric.roots[group].t()
-        total += float(rows.square().sum())
+        total += float(_rooted(W[part], metric, group).square().sum())
     explained: list[float] = []
     _greedy(_problems(base, units, W, n_atoms, metric, {}), n_atoms, order, explained)
     lost = 1 - torch.tensor(explained, dtype=torch.float64).cumsum(0) / max(total, 1e-300)
@@ -342,14 +356,14 @@ def _problems(
     """
     problems = []
     for group, part in by_group(metric, units, len(W)):
-        C = torch.eye(base.n_visible).double() if metric is None else metric.moments[group]
         if group not in grams:
             grams.clear()
             # A smooth kernel's atoms differ by next to nothing: so that rounding is not enlarged
             # a million million times, every atom is taken to have as much of its own.
-            grams[group] = gram = _gram(base, C)
+            grams[group] = gram = _gram(base, metric, group)
             gram.diagonal().mul_(1 + _ROUNDING)
-        problems.append(_Problem(grams[group], base.transform(W[part] @ C), n_atoms))
+        products = base.transform(_in_metric(W[part], metric, group))
+        problems.append(_Problem(grams[group], products, n_atoms))
     return problems
 
 

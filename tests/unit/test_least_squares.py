@@ -167,3 +167,16 @@ def test_atoms_that_differ_by_rounding_explain_no_more_than_they_do():
         left = float((fitted - target).square().sum() / target.square().sum())
         assert float(curve[count - 1]) > left * (1 - 1e-6)
         assert float(curve[count - 1]) < 1.1 * left + 0.06
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_entries_of_ones_own_are_the_weights_themselves(twice):
+    W, indices = _weight(), torch.rand(8, 24, generator=_generator()).topk(9, dim=1).indices
+    if twice:
+        indices[:, 1] = indices[:, 0]
+    atoms = d.Atoms(d.IdentityBase(24), indices)
+    V, left = fit_columns(atoms, [slice(j, j + 1) for j in range(8)], W)
+    fitted = torch.zeros(8, 24).double().scatter_add_(1, indices, V.t())
+    expected = torch.zeros(8, 24).double().scatter_(1, indices, W.gather(1, indices))
+    torch.testing.assert_close(fitted, expected)
+    assert left == pytest.approx(float((W - expected).square().sum() / W.square().sum()))

@@ -145,6 +145,11 @@ class Base(Constants, ABC):
         super()._load_from_state_dict(rest, prefix, *args, **kwargs)
 
     @property
+    def orthonormal(self) -> bool:
+        """Whether B^T B is known to be the identity."""
+        return False
+
+    @property
     def is_learned(self) -> bool:
         """Whether B is trained, and not static."""
         return any(True for _ in self.parameters())
@@ -223,6 +228,11 @@ class IdentityBase(Base):
     @override
     def n_static(self) -> int:
         return 0
+
+    @property
+    @override
+    def orthonormal(self) -> bool:
+        return True
 
     @override
     def rows(self, indices: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from weightcast.least_squares import Metric
 RIDGE = 0.03
 """Added to C unless told otherwise, in units of its mean diagonal."""
 
+MOST_INPUTS = 16_383
+"""Of a layer whose second moments are looked at: these take 2 GiB, and that several times."""
+
 
 class Moments:
     """C = E[x^T x] and D = E[x^T x~] of rows x in one network and x~ in another (if ``paired``).

@@ -15,6 +15,7 @@ from torch import nn
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
+from weightcast.inputs.moments import MOST_INPUTS
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.walk import Walk
 from weightcast.layers.counts import ledger
@@ -27,8 +28,9 @@ from weightcast.plan.sites import ProbeSite, find_sites, observe
 
 Count = Literal["learned", "stored"]
 
-SAMPLE = 64
-"""Units whose losses stand for those of all, where each has atoms of its own."""
+SAMPLE, SAMPLED = (16, 64), 2**17
+"""Units whose losses stand for those of all, where each has atoms of its own: so many weights of
+them, if these are as many units."""
 
 KNOTS = (0.05, 0.125, 0.25, 0.5, 0.75)
 """Shares of a unit's weights at which these losses are counted."""
@@ -176,6 +178,8 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
         if dictionary.per_unit:
             yield from _offers_per_unit(site, dictionary)
             continue
+        if site.n_visible > MOST_INPUTS and not dictionary.from_weight:
+            continue  # whose atoms, as many as inputs, would have to be compared with one another
         # Atoms that a file must hold are held once, for all units.
         held = count == "stored" and not dictionary.rebuildable
         groups = 1 if held else columns
@@ -204,7 +208,8 @@ def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]
     """
     groups = 1 if site.metric is None else len(site.metric.moments)
     by_group = torch.arange(site.n_units).view(groups, -1)
-    step = -(-by_group.shape[1] * groups // SAMPLE)
+    n_sampled = min(max(SAMPLED // site.n_visible, SAMPLE[0]), SAMPLE[1])
+    step = -(-by_group.shape[1] * groups // n_sampled)
     some = replace(site, filters=site.filters[by_group[:, ::step].flatten()])
     counts = sorted({max(1, round(share * site.n_visible)) for share in KNOTS})
     losses = []

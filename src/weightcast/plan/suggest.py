@@ -13,6 +13,7 @@ from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import MOMENTS
+from weightcast.inputs.moments import MOST_INPUTS
 from weightcast.inputs.survey import Survey, survey
 from weightcast.inputs.walk import Walk
 from weightcast.layers import view
@@ -132,7 +133,8 @@ def offers_for(
     walk = None
     if batches is not None:
         needs = dict.fromkeys(layers.found, (MOMENTS, "covariance"))
-        surveyed = layers.surveyed.among(layers.found)
+        sizes = {name: view(layers.every[name]).sizes[0] for name in layers.found}
+        surveyed = layers.surveyed.among({n for n, size in sizes.items() if size <= MOST_INPUTS})
         walk = stack.enter_context(
             Walk(model, surveyed, batches, needs, seed, refresh="never", remember=remember)
         )

@@ -19,7 +19,7 @@ from weightcast.dictionaries.base import check_choices
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import MOMENTS, naming_layer
-from weightcast.inputs.moments import RIDGE, Moments
+from weightcast.inputs.moments import MOST_INPUTS, RIDGE, Moments
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.walk import Refresh, Walk
 from weightcast.layers import PredictedLayer, view
@@ -55,7 +55,8 @@ def compress(
     Without inputs V is the least-squares solution of U V = W. With inputs V minimises the error of
     the layer's output: layer by layer, in the order in which the model runs them, each from its
     inputs x in the network whose lower layers are compressed already (layers whose inputs cannot be
-    seen, such as embeddings, and what is tied to them are fitted to W before all others),
+    seen, such as embeddings, what is tied to them, and layers of 16,384 inputs or more, whose second
+    moments would take several times 2 GiB, are fitted to W before all others),
 
     ``min_V |x U V + b' - (x~ W + b)|^2``
 
@@ -122,7 +123,7 @@ def compress(
             }
             walk = stack.enter_context(
                 Walk(
-                    model, _seen({name: every[name] for name in rules}), batches, needs, seed,
+                    model, _seen(every, rules), batches, needs, seed,
                     refresh=refresh, paired=fitting.paired, say=shown.say,
                 )
             )  # fmt: skip
@@ -236,9 +237,7 @@ class _Fits:
 
     def _observe(self, name: str, current: nn.Module, *, centred: bool) -> _Known:
         """What the batches tell of the layer's inputs."""
-        dictionary = self.rules[name].dictionary
-        # Atoms made from W can be made without inputs, others that need data cannot.
-        needed = bool(dictionary.needs) and not dictionary.from_weight
+        needed = _needs_data(self.rules[name])
         seen = self.walk is not None and name in self.walk.order
         if self.walk is None or not (seen or needed):
             return _Known()
@@ -287,10 +286,20 @@ class _Known:
     centred: bool = True
 
 
-def _seen(layers: Mapping[str, Any]) -> list[str]:
-    """Layers whose inputs can be seen, and which are not tied to others."""
-    unseen = {id(layer.weight) for layer in layers.values() if view(layer).blindness}
-    return [name for name, layer in layers.items() if id(layer.weight) not in unseen]
+def _seen(layers: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
+    """Layers whose inputs can be seen, are not too many, and which are not tied to others."""
+    unseen = {id(layers[name].weight) for name in rules if view(layers[name]).blindness}
+    return [
+        name
+        for name, rule in rules.items()
+        if id(layers[name].weight) not in unseen
+        and (view(layers[name]).sizes[0] <= MOST_INPUTS or _needs_data(rule))
+    ]
+
+
+def _needs_data(rule: Rule) -> bool:
+    """Atoms made from W can be made without inputs, others that need data cannot."""
+    return bool(rule.dictionary.needs) and not rule.dictionary.from_weight
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -617,3 +618,30 @@ def test_sparse_atoms_are_chosen_for_what_the_layer_is_given():
     kept = alone[0].weight != 0
     assert bool((kept.sum(dim=1) == 10).all())
     torch.testing.assert_close(alone[0].weight[kept], model[0].weight[kept])
+
+
+@pytest.mark.parametrize("plan", [{"0": wc.Rule(d.SparseAtoms(), 0.5)}, None])
+def test_a_layer_of_too_many_inputs_is_fitted_to_its_weights(monkeypatch, plan):
+    # Of 65,536 inputs the second moments would take 32 GiB.
+    for module in ("transform.compress", "plan.suggest", "plan.budget"):
+        monkeypatch.setattr(sys.modules[f"weightcast.{module}"], "MOST_INPUTS", 79)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(80, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 2)
+    )
+    seen = []
+    real = Moments.update
+
+    def update(self, x, dense_x=None):
+        seen.append(x.shape[-1])
+        real(self, x, dense_x)
+
+    monkeypatch.setattr(Moments, "update", update)
+    budget = None if plan else 0.6
+    small = wc.compress(model, plan, [torch.randn(50, 80)], budget=budget, progress=False)
+    assert 80 not in seen
+    assert bool(seen) == (plan is None)  # the other layer's
+    layer = small.get_submodule("0")
+    W = model[0].weight.detach()
+    kept = layer.weight != 0
+    torch.testing.assert_close(layer.weight[kept], W[kept])
