@@ -55,8 +55,8 @@ def compress(
     Without inputs V is the least-squares solution of U V = W. With inputs V minimises the error of
     the layer's output: layer by layer, in the order in which the model runs them, each from its
     inputs x in the network whose lower layers are compressed already (layers whose inputs cannot be
-    seen, such as embeddings, what is tied to them, and layers of 16,384 inputs or more, whose second
-    moments would take several times 2 GiB, are fitted to W before all others),
+    seen, such as embeddings, what is tied to them, and layers of 16,384 inputs or more, whose
+    second moments would take several times 2 GiB, are fitted to W before all others),
 
     ``min_V |x U V + b' - (x~ W + b)|^2``
 
