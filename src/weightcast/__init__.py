@@ -34,6 +34,7 @@ from importlib.metadata import version
 from weightcast import dictionaries, kernels
 from weightcast.grid import Grid
 from weightcast.layers import (
+    AdaptedLayer,
     PredictedBilinear,
     PredictedConv1d,
     PredictedConv2d,
@@ -70,6 +71,7 @@ from weightcast.plan import Explanation, Plan, PlanRow, Rule, suggest
 from weightcast.storage import FormatError, load, save
 from weightcast.storage.export import export
 from weightcast.testing.register import register_layer
+from weightcast.transform.adapt import adapt, unadapt
 from weightcast.transform.broadcast import broadcast_constants
 from weightcast.transform.compress import compress
 from weightcast.transform.convert import convert, merge
@@ -82,6 +84,7 @@ from weightcast.weight import PredictedWeight
 __version__ = version("weightcast")
 
 __all__ = [
+    "AdaptedLayer",
     "CompressionReport",
     "Explanation",
     "FormatError",
@@ -105,6 +108,7 @@ __all__ = [
     "PretrainedWarning",
     "Probe",
     "Rule",
+    "adapt",
     "broadcast_constants",
     "compress",
     "compression_report",
@@ -123,6 +127,7 @@ __all__ = [
     "save",
     "shrink",
     "suggest",
+    "unadapt",
     "verify",
 ]
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Atoms, Base, SharedBases, count_atoms
+from weightcast.dictionaries import Atoms, Base, SharedBases
 from weightcast.dictionaries.atoms import stacking
 from weightcast.dictionaries.fingerprint import Fingerprint, fingerprint
 from weightcast.dictionaries.packing import BaseSpec, unpack, unpack_mask
@@ -109,7 +109,7 @@ def rebuild(
 def _indices(name: str, rule: Rule, manifest: LayerManifest, source: TensorReader) -> Tensor:
     """(columns, n_atoms) int64; a FormatError unless the file's V fits them."""
     prefix = f"{name}." if name else ""
-    n_atoms = count_atoms(rule.fraction, manifest.n_visible)
+    n_atoms = rule.atoms_for(manifest.n_visible)
     V, columns = source.entry(f"{prefix}V"), rule.columns_for(manifest.n_units)
     if columns > manifest.n_units:
         raise FormatError(
