@@ -40,8 +40,11 @@ class AdaptedLayer(Leaf):
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         """The frozen layer's output plus delta's; arguments are the frozen layer's."""
         y = self.frozen(*inputs, **options)
-        own = [self._cast(x) for x in inputs]
-        return self.delta.added_to(y, *own, **{key: self._cast(x) for key, x in options.items()})
+        inputs = tuple(self._cast(x) for x in inputs)
+        options = {key: self._cast(x) for key, x in options.items()}
+        if self.frozen._forward_hooks:  # which may keep y
+            return plus(y, self.delta(*inputs, **options))
+        return self.delta.added_to(y, *inputs, **options)
 
     @property
     def weight(self) -> Tensor:

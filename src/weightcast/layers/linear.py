@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,11 @@ class PredictedLinear(PredictedLayer):
     ) -> None:
         super().__init__(in_features, out_features, bias=bias, **options)
         self.in_features, self.out_features = in_features, out_features
+
+    @override
+    def added_to(self, y: Tensor, *inputs: Any, **options: Any) -> Tensor:
+        added = self.added_into(y, *inputs, *options.values())
+        return PredictedLayer.added_to(self, y, *inputs, **options) if added is None else added
 
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x U V + b: (..., in_features) to (..., out_features)."""
@@ -89,6 +94,8 @@ class PredictedTransposedLinear(PredictedLayer):
         assert self.bias is not None
         nn.init.zeros_(self.bias)
         self.nf, self.nx = nf, nx
+
+    added_to = PredictedLinear.added_to
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x U V + b: (..., nx) to (..., nf)."""
