@@ -14,6 +14,8 @@ from weightcast.layers.leaf import Leaf
 from weightcast.layers.registry import view
 from weightcast.layers.view import plus
 
+_FREED = "weightcast_freed"
+
 
 class AdaptedLayer(Leaf):
     """A layer that someone else trained, frozen, and a predicted one whose output is added to its.
@@ -35,6 +37,8 @@ class AdaptedLayer(Leaf):
     def __init__(self, frozen: nn.Module, delta: PredictedLayer, gain: float = 1.0) -> None:
         super().__init__()
         self.frozen, self.delta, self.gain = frozen, delta, gain
+        for p in delta.parameters():
+            free(p)
         self.training = frozen.training
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
@@ -87,6 +91,18 @@ class AdaptedLayer(Leaf):
             if frozen is None or name.startswith("__"):
                 raise
             return getattr(frozen, name)
+
+
+def free(p: nn.Parameter) -> None:
+    """Let a parameter of an adapted model learn, in memory of its own, and be saved."""
+    p.data = p.data.clone()
+    p.requires_grad_(True)
+    vars(p)[_FREED] = True
+
+
+def is_freed(p: nn.Parameter) -> bool:
+    """Whether a parameter of an adapted model learns, or did before it was frozen again."""
+    return p.requires_grad or _FREED in vars(p)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:

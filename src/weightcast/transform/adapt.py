@@ -15,6 +15,7 @@ from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import Given, naming_layer
 from weightcast.inputs.walk import Walk
 from weightcast.layers import AdaptedLayer, PredictedLayer, adapted_layers, view
+from weightcast.layers.adapted import free as let_learn
 from weightcast.layers.models import Model, check_values
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.plan.eligibility import convertible_layers
@@ -118,10 +119,10 @@ def stand_ins(model: nn.Module, freed: Collection[int] | None = None) -> dict[in
     for p in model.parameters():
         if freed is None:
             kept |= {} if p.requires_grad else {id(p): p}
-        elif id(p) in freed:
-            kept[id(p)] = nn.Parameter(p.detach().clone())
         else:
             kept[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
+            if id(p) in freed:
+                let_learn(kept[id(p)])
     return kept
 
 
