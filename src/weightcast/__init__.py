@@ -69,7 +69,9 @@ from weightcast.measure import (
 from weightcast.optim import parameter_groups
 from weightcast.plan import Explanation, Plan, PlanRow, Rule, suggest
 from weightcast.storage import FormatError, load, save
+from weightcast.storage.average import average
 from weightcast.storage.export import export
+from weightcast.storage.peft_folder import export_peft, import_peft
 from weightcast.testing.register import register_layer
 from weightcast.transform.adapt import adapt, unadapt
 from weightcast.transform.broadcast import broadcast_constants
@@ -109,6 +111,7 @@ __all__ = [
     "Probe",
     "Rule",
     "adapt",
+    "average",
     "broadcast_constants",
     "compress",
     "compression_report",
@@ -116,6 +119,8 @@ __all__ = [
     "dictionaries",
     "distil",
     "export",
+    "export_peft",
+    "import_peft",
     "kernels",
     "ledger",
     "load",

@@ -38,6 +38,11 @@ class Origin(Configuration):
     dtypes: dict[str, int]
     gains: dict[str, float]
 
+    def __post_init__(self) -> None:
+        numbers = (self.norm, *self.sketch, *self.gains.values())
+        if len(self.sketch) != _BUCKETS or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"an origin has {_BUCKETS} finite sums, not {len(self.sketch)}")
+
     def check(self, model: nn.Module) -> None:
         """Refuse a model with other frozen parameters, by a FormatError that says how far it is."""
         found = origin_of(model, self.gains)
