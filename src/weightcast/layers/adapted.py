@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from weightcast.layers.registry import view
 from weightcast.layers.view import plus
 
 _FREED = "weightcast_freed"
+Argument = TypeVar("Argument")
 
 
 class AdaptedLayer(Leaf):
@@ -41,7 +42,7 @@ class AdaptedLayer(Leaf):
             free(p)
         self.training = frozen.training
 
-    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+    def forward(self, *inputs: object, **options: object) -> Tensor:
         """The frozen layer's output plus delta's; arguments are the frozen layer's."""
         y = self.frozen(*inputs, **options)
         inputs = tuple(self._cast(x) for x in inputs)
@@ -60,30 +61,30 @@ class AdaptedLayer(Leaf):
         return plus(view(self.frozen).readable, self.delta.multiply_out())
 
     @torch.no_grad()
-    def to_dense(self) -> Any:
+    def to_dense(self) -> nn.Module:
         """A dense layer of W0 + U V, summed in double precision, and of the frozen layer's bias.
 
         Its dtype is the frozen layer's; of a quantised one that in which it computes.
         """
         seen, exact = view(self.frozen), copy.deepcopy(self.delta).double()
         W0 = seen.readable
-        dense: Any = seen.new_dense(W0.device, W0.dtype)
-        dense.weight.copy_(W0.double() + exact.multiply_out())
+        dense = seen.new_dense(W0.device, W0.dtype)
+        dense.get_parameter("weight").copy_(W0.double() + exact.multiply_out())
         if seen.bias is not None:
-            dense.bias.copy_(seen.bias)
+            dense.get_parameter("bias").copy_(seen.bias)
         return dense.train(self.training)
 
     def extra_repr(self) -> str:
         """The gain, for printed models."""
         return f"gain={self.gain:.3g}"
 
-    def _cast(self, x: Any) -> Any:
+    def _cast(self, x: Argument) -> Argument | Tensor:
         """An input in V's dtype; autocast casts itself."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
         return x if torch.is_autocast_enabled(x.device.type) else x.to(self.delta.V.dtype)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -238,7 +238,7 @@ class PredictedLayer(Leaf, PredictedWeight):
             predicted.bias.requires_grad_(bias.requires_grad)
         return predicted.train(layer.training)
 
-    def added_to(self, y: Tensor, *inputs: Any, **options: Any) -> Tensor:
+    def added_to(self, y: Tensor, *inputs: object, **options: object) -> Tensor:
         """y plus the layer's output; y may be written into."""
         return plus(y, self(*inputs, **options))
 

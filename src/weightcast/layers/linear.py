@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,9 @@ class PredictedLinear(PredictedLayer):
         self.in_features, self.out_features = in_features, out_features
 
     @override
-    def added_to(self, y: Tensor, *inputs: Any, **options: Any) -> Tensor:
-        added = self.added_into(y, *inputs, *options.values())
+    def added_to(self, y: Tensor, *inputs: object, **options: object) -> Tensor:
+        (x,) = (*inputs, *options.values())
+        added = self.added_into(y, x) if isinstance(x, Tensor) else None
         return PredictedLayer.added_to(self, y, *inputs, **options) if added is None else added
 
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

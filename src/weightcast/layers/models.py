@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -13,15 +12,14 @@ Model = TypeVar("Model", bound=nn.Module)
 """A user's model, whose class stays what it was: its layers are replaced, not itself."""
 
 
-def copied(model: Model, sharing: Iterable[torch.Tensor] | dict[int, torch.Tensor] = ()) -> Model:
-    """A deep copy of a model that shares the tensors ``sharing`` with it.
+def copied(model: Model, shared: dict[int, torch.Tensor] | None = None) -> Model:
+    """A deep copy of a model with ``shared`` in the places of its tensors of these identities.
 
-    Or that has others in their places, given by the identities of the model's. ``ValueError`` if a module keeps a tensor that was computed from others, which torch does not
+    ``ValueError`` if a module keeps a tensor that was computed from others, which torch does not
     copy: by pruning or weight norm of the old style, for example.
     """
-    kept = sharing if isinstance(sharing, dict) else {id(tensor): tensor for tensor in sharing}
     try:
-        return copy.deepcopy(model, kept)
+        return copy.deepcopy(model, dict(shared or {}))
     except RuntimeError as error:
         for name, module in model.named_modules():
             for key, value in (*vars(module).items(), *module._buffers.items()):

@@ -87,7 +87,7 @@ class View(Generic[Layer]):
     @property
     def readable(self) -> Tensor:
         """The weight as plain numbers; a quantised one is read back."""
-        weight: Any = self.weight
+        weight = self.weight
         return weight if type(weight) in (Tensor, nn.Parameter) else weight.dequantize()
 
     @property

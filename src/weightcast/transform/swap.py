@@ -121,10 +121,11 @@ def _is_layer(model: nn.Module) -> bool:
     return isinstance(model, PredictedModule) or bool(find_view(model) or split_class(model))
 
 
-def _weights(model: nn.Module, names: Iterable[str]) -> list[Any]:
-    """The tensors that the new layers will hold in another form."""
+def _weights(model: nn.Module, names: Iterable[str]) -> dict[int, Any]:
+    """The tensors that the new layers will hold in another form, by identity."""
     layers = dict(model.named_modules()) | convertible_layers(model)
-    return [_learned(layers[name]) for name in names if name in layers]
+    weights = [_learned(layers[name]) for name in names if name in layers]
+    return {id(weight): weight for weight in weights}
 
 
 def _learned(layer: Any) -> Any:
