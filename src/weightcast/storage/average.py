@@ -95,7 +95,7 @@ def _check_alike(
     one: Folder, first: Manifest, two: Folder, second: Manifest, static: set[str]
 ) -> None:
     """Refuse adapters of another network, of other rules, or of another U."""
-    for what in ("plan", "layers", "origin", "ties"):
+    for what in ("plan", "layers", "ties"):
         if getattr(first, what) != getattr(second, what):
             raise ValueError(f"{one} and {two} differ in their {what}, and have no mean")
     if odd := sorted(first.tensors.keys() ^ second.tensors.keys()):
@@ -105,6 +105,8 @@ def _check_alike(
             raise ValueError(
                 f"{one} and {two} have another U, in {name!r}: adapt once, and train copies of it"
             )
+    if first.origin != second.origin:
+        raise ValueError(f"{one} and {two} are adapters of different networks, and have no mean")
 
 
 def _mean(name: str, files: Sequence[TensorFile], shares: Sequence[float]) -> Tensor:
