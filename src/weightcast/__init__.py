@@ -22,7 +22,8 @@ The walk, from a model to a model::
     wc.export(model, "model.onnx", inputs)        # or a torch.export program; factored or merged
 
 The other two walks: ``wc.compress(trained, plan, inputs=batches)`` fits V to a trained network, and
-``wc.suggest`` proposes a plan to start from.
+``wc.adapt(trained, plan, inputs=batches)`` adds U V to a frozen one; ``wc.suggest`` proposes a plan
+to start from.
 
 Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``weight``, ``layers``,
 ``inputs``, ``plan``, ``transform``, ``measure``, ``storage``.

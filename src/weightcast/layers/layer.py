@@ -82,7 +82,7 @@ class PredictedLayer(Leaf, PredictedWeight):
     view_class: ClassVar[type[View]]
     bias: nn.Parameter | None
     is_twin: bool
-    """Whether V and atoms are another layer's."""
+    """Whether the atoms, and V perhaps, are another layer's."""
 
     def __init__(
         self,
@@ -254,12 +254,16 @@ class PredictedLayer(Leaf, PredictedWeight):
         return dense.train(self.training)
 
     def tie(self, other: PredictedLayer) -> None:
-        """Share V and atoms with a layer of the same rule, units and filters, but not the bias.
+        """Share V and atoms with a layer of the same rule, units and filters, but not the bias."""
+        self.V = other.V
+        self.share_atoms(other)
 
-        A state dict then holds the atoms under the other layer's name alone.
+    def share_atoms(self, other: PredictedLayer) -> None:
+        """Take the atoms of a layer of the same rule and inputs.
+
+        A state dict then holds them under the other layer's name alone.
         """
-        self.atoms, self.V, self._counted = other.atoms, other.V, None
-        self.is_twin = True
+        self.atoms, self._counted, self.is_twin = other.atoms, None, True
 
     @override
     def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

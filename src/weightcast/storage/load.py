@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from torch import nn
 
+from weightcast.dictionaries import Atoms
 from weightcast.layers import (
     PREDICTED,
     AdaptedLayer,
@@ -86,6 +87,8 @@ def _load(manifest_file: BinaryIO, tensors_file: BinaryIO, model: Model, *, trus
     file = TensorFile(tensors_file, manifest.tensors, manifest.packed)
     reader = TensorReader(file, manifest.ties, Allowance(model, trusted=trusted))
 
+    firsts: dict[int, PredictedLayer] = {}
+
     def make(name: str, layer: nn.Module, *_: Any) -> PredictedLayer | AdaptedLayer:
         key = names[name]
         rule = manifest.plan.rules[key]
@@ -93,7 +96,12 @@ def _load(manifest_file: BinaryIO, tensors_file: BinaryIO, model: Model, *, trus
         with refusing(f"cannot be read: layer {name!r}"):
             adds = origin is not None
             new = rebuild(key, layer, rule, manifest.layers[key], reader, adds=adds)
-            return new if origin is None else AdaptedLayer(layer, new, origin.gains[name])
+            if origin is None:
+                return new
+            first = firsts.setdefault(id(new.atoms.base), new)
+            if first is not new and _alike(first.atoms, new.atoms):
+                new.share_atoms(first)  # so that a state dict holds them once
+            return AdaptedLayer(layer, new, origin.gains[name])
 
     loaded = swap(model, names, make, shared=None if origin is None else stand_ins(model, ()))
     if origin is not None:
@@ -103,6 +111,13 @@ def _load(manifest_file: BinaryIO, tensors_file: BinaryIO, model: Model, *, trus
         origin.check(loaded)
     _fill(loaded, file, manifest, reader.read)
     return loaded
+
+
+def _alike(one: Atoms, two: Atoms) -> bool:
+    """Whether atoms of one base are the same."""
+    M, N = one.mixing, two.mixing
+    mixed = M is N if M is None or N is None else M.equal(N)
+    return mixed and one.indices.equal(two.indices)
 
 
 def _place(name: str, manifest: Manifest) -> str:

@@ -45,7 +45,7 @@ def adapt(
 
     Cost: dictionaries made from data take one pass of the model over the inputs; n_visible^2
     numbers are held for each layer of a block at a time, and n_visible^3 multiply-adds made for
-    the leading directions of a layer. Layers of one input and one rule share their base.
+    the leading directions of a layer. Layers of one input and one rule share their atoms.
 
     Args:
         model: any module; it is left as it is.
@@ -163,7 +163,7 @@ class _Adds:
             if self._last is not None and given is not None and self._last[:2] == (given, rule):
                 first = self._last[2]  # of the same inputs: queries, keys and values
                 delta = seen.predict(rule, atoms=first.atoms, delta=delta_dtype)
-                delta.atoms.base = first.atoms.base
+                delta.share_atoms(first)
                 return AdaptedLayer(layer, delta, self._gain)
             statistics = None if given is None else given.statistics()
             delta = seen.predict(

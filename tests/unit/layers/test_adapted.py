@@ -149,7 +149,8 @@ def test_neither_the_input_nor_all_of_its_projections_are_kept(which):
 
 
 def test_whoever_keeps_the_frozen_output_still_has_it():
-    layer = trained(adapted(nn.Linear(12, 6).requires_grad_(False), RULES["stacked"], torch.float32))
+    dense = nn.Linear(12, 6).requires_grad_(False)
+    layer = trained(adapted(dense, RULES["stacked"], torch.float32))
     x, seen = torch.randn(5, 12), []
     handle = layer.frozen.register_forward_hook(lambda *args: seen.append(args[2]))
     y = layer(x)

@@ -45,9 +45,7 @@ def test_the_mean_adds_the_mean_of_what_they_add(clients, tmp_path):
     added = sum(s * (a[0](X) - model[0](X)) for s, a in zip(shares, adapted, strict=True))
     torch.testing.assert_close(loaded[0](X) - model[0](X), added, rtol=1e-5, atol=1e-5)
     for name in ("0.delta.V", "2.bias", "1.running_mean"):
-        exact = sum(
-            s * a.state_dict()[name].double() for s, a in zip(shares, adapted, strict=True)
-        )
+        exact = sum(s * a.state_dict()[name].double() for s, a in zip(shares, adapted, strict=True))
         assert torch.equal(mean[name], exact.float()), name
     assert not {name for name in mean if "atoms" in name}
     adapted[0].load_state_dict(mean, strict=False)
@@ -76,11 +74,11 @@ def test_what_has_no_mean_is_refused(clients, tmp_path):
         wc.average(other("plan", wc.Rule(d.DCT(), n_atoms=2, columns=3)))
     with pytest.raises(ValueError, match=r"do not learn the same: one of them lacks '2\.bias'"):
         wc.average(other("frees", heads=[]))
+    changed = network()
+    changed[0].bias.data.add_(1)
+    adapted = wc.adapt(changed, {"0": WHITENED}, inputs=X, heads=["2"])
+    wc.save(adapted, tmp_path / "network")
     with pytest.raises(ValueError, match="adapters of different networks"):
-        changed = network()
-        changed[0].bias.data.add_(1)
-        adapted = wc.adapt(changed, {"0": WHITENED}, inputs=X, heads=["2"])
-        wc.save(adapted, tmp_path / "network")
         wc.average([folders[0], tmp_path / "network"])
     wc.save(model, tmp_path / "dense")
     with pytest.raises(wc.FormatError, match="holds no adapter"):

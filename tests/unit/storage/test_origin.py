@@ -20,9 +20,7 @@ WHITENED = wc.Rule(d.PCA(whiten=True), n_atoms=2, columns=3)
 
 def network() -> Any:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Linear(16, 16), nn.Linear(16, 4)
-    )
+    return nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Linear(16, 16), nn.Linear(16, 4))
 
 
 def adapter(model: nn.Module) -> Any:
@@ -71,7 +69,7 @@ def test_v_keeps_its_dtype_beside_a_network_of_another(dtype, bits, tmp_path):
     wc.save(adapted, tmp_path / "a", bits=bits)
     loaded: Any = wc.load(tmp_path / "a", model).eval()
     assert loaded[0].delta.V.dtype == torch.promote_types(dtype, torch.float32)
-    close = {"rtol": 0.1, "atol": 0.1} if bits else {"rtol": 0, "atol": 0}
+    close: dict[str, Any] = {"rtol": 0.1, "atol": 0.1} if bits else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(loaded(x), adapted(x), **close)
 
 
@@ -105,7 +103,7 @@ def test_another_network_is_told_how_far_it_is(saved, share, refuses):
             p.add_(scale * change)
     with pytest.raises(wc.FormatError, match="an adapter of another network") as raised:
         wc.load(folder, other)
-    told = float(re.search(r"about (\S+) of its norm", str(raised.value))[1])
+    (told,) = map(float, re.findall(r"about (\S+) of its norm", str(raised.value)))
     assert told == pytest.approx(share, rel=0.4)
 
 

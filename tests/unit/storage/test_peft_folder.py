@@ -109,7 +109,7 @@ def test_peft_loads_what_was_adapted_and_so_do_we(name, tmp_path):
 def test_convolutions_and_names_that_end_alike_are_loaded_too(tmp_path):
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=4), nn.ReLU())
-    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), inner, nn.Conv2d(12, 3, 3), nn.Flatten())
+    model: Any = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), inner, nn.Conv2d(12, 3, 3))
     x = torch.randn(5, 4, 9, 9)
     rule = wc.Rule(d.PCA(whiten=True), n_atoms=2, columns=3)
     adapted = trained(wc.adapt(model, {"0": rule, "1.0": rule, "2": rule}, inputs=x))
