@@ -102,7 +102,10 @@ def adapt(
 def unadapt(model: Model) -> Model:
     """Take what was adapted off: a model with the frozen layers themselves, W0 to the last bit.
 
-    Heads, biases and norms that were freed stay as they are.
+    Heads, biases and norms that were freed stay as they are, and so does the given model.
+
+    Args:
+        model: with adapted layers, or none.
     """
     return swap(
         model, adapted_layers(model), lambda _, layer, *__: layer.frozen, shared=stand_ins(model)

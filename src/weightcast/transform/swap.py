@@ -8,6 +8,7 @@ own bias's tensor.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from weightcast.layers import (
     split_module,
     view,
 )
-from weightcast.layers.models import Model, copied
+from weightcast.layers.models import Model, copied, copying
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.transform.hf_config import note_in_config
 
@@ -57,7 +58,11 @@ def swap(
             "inplace=False and the model that is returned"
         )
     if not inplace:
-        model = copied(model, _weights(model, names) if shared is None else shared)
+        if shared is None:
+            model = copied(model, sharing=_weights(model, names))
+        else:
+            with copying(model):
+                model = copy.deepcopy(model, dict(shared))
     places = _Places(model)
     try:
         for module, split in _splits(places.model, set(names)):
@@ -121,11 +126,10 @@ def _is_layer(model: nn.Module) -> bool:
     return isinstance(model, PredictedModule) or bool(find_view(model) or split_class(model))
 
 
-def _weights(model: nn.Module, names: Iterable[str]) -> dict[int, Any]:
-    """The tensors that the new layers will hold in another form, by identity."""
+def _weights(model: nn.Module, names: Iterable[str]) -> list[Any]:
+    """The tensors that the new layers will hold in another form."""
     layers = dict(model.named_modules()) | convertible_layers(model)
-    weights = [_learned(layers[name]) for name in names if name in layers]
-    return {id(weight): weight for weight in weights}
+    return [_learned(layers[name]) for name in names if name in layers]
 
 
 def _learned(layer: Any) -> Any:
