@@ -42,6 +42,16 @@ class Refusal:
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
+def readable(weight: Tensor) -> Tensor:
+    """A weight as plain numbers, torchao's read back."""
+    return weight.dequantize() if is_torchaos(weight) else weight
+
+
+def is_torchaos(weight: object) -> bool:
+    """Whether torchao holds a weight in a form of its own."""
+    return type(weight).__module__.split(".")[0] == "torchao"
+
+
 def plus(y: Tensor, d: Tensor) -> Tensor:
     """y + d in y's dtype; where d is 0.0 each y stays as it is, -0.0 too."""
     return torch.neg(torch.neg(y) - d).to(y.dtype)
@@ -87,8 +97,7 @@ class View(Generic[Layer]):
     @property
     def readable(self) -> Tensor:
         """The weight as plain numbers; a quantised one is read back."""
-        weight = self.weight
-        return weight if type(weight) in (Tensor, nn.Parameter) else weight.dequantize()
+        return readable(self.weight)
 
     @property
     def bias(self) -> Tensor | None:

@@ -25,6 +25,7 @@ from weightcast.layers import (
     split_refusal,
     view,
 )
+from weightcast.layers.view import is_torchaos
 from weightcast.plan.adapters import (
     OWN_PART,
     adapter_refusal,
@@ -212,7 +213,7 @@ def weight_refusal(layer: Any) -> Refusal | None:
             "remove that first, or leave the layer dense",
         )
     kind = type(weight)
-    if kind.__module__.split(".")[0] == "torchao":
+    if is_torchaos(weight):
         return Refusal(
             f"its weight is quantised, torchao's {kind.__name__}",
             "convert or compress the model before quantising it, or read the weight back first: "
@@ -269,7 +270,7 @@ def _adapting_refusal(layer: Any, *, is_base: bool) -> Refusal | None:
     if isinstance(layer, PredictedLayer):
         return view(layer).adapting_refusal
     weight = layer._parameters.get("weight")
-    if type(weight).__module__.split(".")[0] == "torchao":
+    if is_torchaos(weight):
         if not weight.dtype.is_floating_point or not hasattr(weight, "dequantize"):
             kind = type(weight).__name__
             return Refusal(f"its weight is quantised, {kind}, and cannot be read back")

@@ -7,12 +7,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from weightcast.layers import is_freed
+from weightcast.layers.view import readable
 from weightcast.serialization import Configuration
 from weightcast.storage.format_error import FormatError
 
@@ -80,5 +80,4 @@ def _frozen(model: nn.Module) -> Iterator[Tensor]:
     """Parameters that are not learned, as plain numbers."""
     for p in model.parameters():
         if not is_freed(p):
-            read: Any = p.detach()
-            yield read if type(read) is Tensor else read.dequantize()
+            yield readable(p.detach())
