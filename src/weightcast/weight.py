@@ -164,9 +164,11 @@ class PredictedWeight(nn.Module):
 
         For the backward pass x U is kept, n_atoms numbers per row and column; neither x nor x B.
         """
-        functorch: Any = torch._C  # transforms and compilers have no use for memory
-        traced = torch.compiler.is_compiling() or functorch._are_functorch_transforms_active()
-        if traced or not y.is_contiguous() or x.shape[-1] != self.n_visible:
+        state: Any = torch._C  # compilers, tracers and transforms have no use for memory
+        traced = torch.compiler.is_compiling() or state._get_tracing_state() is not None
+        if traced or state._are_functorch_transforms_active():
+            return None
+        if not y.is_contiguous() or x.shape[-1] != self.n_visible:
             return None
         rows = x.reshape(-1, self.n_visible)
         if self.choose_path(len(rows)) == "materialised":

@@ -11,7 +11,9 @@ import copy
 import importlib
 import statistics
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,29 +21,30 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import weightcast as wc
+from weightcast.storage import checkpoint_bytes, saved_bytes
 
 N_STEPS, WARM_UP = 14, 4
 LINEAR = ["query", "key", "value", "dense"]
 
 
-def encoder() -> Any:
+def encoder(width: int = 384, n_blocks: int = 6) -> Any:
     """Random weights, for time and memory do not depend on them."""
     transformers = importlib.import_module("transformers")
     config = transformers.BertConfig(
         vocab_size=3000,
-        hidden_size=384,
-        num_hidden_layers=6,
+        hidden_size=width,
+        num_hidden_layers=n_blocks,
         num_attention_heads=12,
-        intermediate_size=1536,
+        intermediate_size=4 * width,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
     return transformers.BertModel(config, add_pooling_layer=False)
 
 
-def contenders(n_atoms: int, columns: int) -> dict[str, nn.Module]:
+def contenders(network: Any, n_atoms: int, columns: int) -> dict[str, nn.Module]:
     """Ours, LoRA of half as many ranks, LoRA with A fixed, and the network with nothing added."""
-    peft, network = importlib.import_module("peft"), encoder()
+    peft = importlib.import_module("peft")
     rule = wc.Rule(wc.dictionaries.PCA(whiten=True), n_atoms=n_atoms, columns=columns)
     batches = [{"input_ids": batch} for batch in torch.randint(3000, (4, 32, 32))]
     lora, fixed = (
@@ -81,15 +84,25 @@ def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
     return sum(size for place, size in found.items() if place not in own)
 
 
+def sizes(adapted: nn.Module) -> dict[str, int]:
+    """Bytes of an adapter's folder, as we keep it and as PEFT does."""
+    with tempfile.TemporaryDirectory() as folder:
+        wc.export_peft(adapted, Path(folder) / "lora")
+        lora = saved_bytes(Path(folder) / "lora")
+    own = {"saved": checkpoint_bytes(adapted), "in 8 bits": checkpoint_bytes(adapted, bits=8)}
+    return own | {"as PEFT's": lora}
+
+
 def main(words: list[str]) -> None:
     """Time all in turn, and print medians of the ratios to LoRA's steps."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     n_atoms, columns = map(int, words or ("4", "16"))
-    models, tokens = contenders(n_atoms, columns), torch.randint(3000, (32, 32))
+    models, tokens = contenders(encoder(), n_atoms, columns), torch.randint(3000, (32, 32))
     learned = {n: [p for p in m.parameters() if p.requires_grad] for n, m in models.items()}
     optimisers = {name: torch.optim.Adam(own, 1e-4) for name, own in learned.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
+    print("bytes of ours:", ", ".join(f"{n} {size:,}" for n, size in sizes(models["ours"]).items()))
     for _ in range(N_STEPS):
         for name, model in models.items():
             times[name].append(take_step(model, optimisers[name], tokens))

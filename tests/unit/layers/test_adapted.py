@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -165,7 +166,7 @@ def test_whoever_keeps_the_frozen_output_still_has_it():
         added.sum().backward()
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "compile", "autocast", "vmap", "inference"])
+@pytest.mark.parametrize("kind", ["checkpoint", "compile", "jit", "autocast", "vmap", "inference"])
 def test_it_runs_as_torchs_own_layers_do(kind):
     torch.manual_seed(0)
     dense = nn.Linear(12, 6).requires_grad_(False)
@@ -179,6 +180,10 @@ def test_it_runs_as_torchs_own_layers_do(kind):
     elif kind == "compile":
         torch._dynamo.reset()
         y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    elif kind == "jit":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            y = torch.jit.trace(layer, x.detach())(x)
     elif kind == "autocast":
         with torch.autocast("cpu", torch.bfloat16):
             y = layer(x)
