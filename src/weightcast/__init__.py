@@ -22,7 +22,8 @@ The walk, from a model to a model::
     wc.export(model, "model.onnx", inputs)        # or a torch.export program; factored or merged
 
 The other two walks: ``wc.compress(trained, plan, inputs=batches)`` fits V to a trained network, and
-``wc.suggest`` proposes a plan to start from.
+``wc.adapt(trained, plan, inputs=batches)`` adds U V to a frozen one; ``wc.suggest`` proposes a plan
+to start from.
 
 Read the code in this order: ``grid``, ``kernels``, ``dictionaries``, ``weight``, ``layers``,
 ``inputs``, ``plan``, ``transform``, ``measure``, ``storage``.
@@ -34,6 +35,7 @@ from importlib.metadata import version
 from weightcast import dictionaries, kernels
 from weightcast.grid import Grid
 from weightcast.layers import (
+    AdaptedLayer,
     PredictedBilinear,
     PredictedConv1d,
     PredictedConv2d,
@@ -68,8 +70,11 @@ from weightcast.measure import (
 from weightcast.optim import parameter_groups
 from weightcast.plan import Explanation, Plan, PlanRow, Rule, suggest
 from weightcast.storage import FormatError, load, save
+from weightcast.storage.average import average
 from weightcast.storage.export import export
+from weightcast.storage.peft_folder import export_peft, import_peft
 from weightcast.testing.register import register_layer
+from weightcast.transform.adapt import adapt, unadapt
 from weightcast.transform.broadcast import broadcast_constants
 from weightcast.transform.compress import compress
 from weightcast.transform.convert import convert, merge
@@ -82,6 +87,7 @@ from weightcast.weight import PredictedWeight
 __version__ = version("weightcast")
 
 __all__ = [
+    "AdaptedLayer",
     "CompressionReport",
     "Explanation",
     "FormatError",
@@ -105,6 +111,8 @@ __all__ = [
     "PretrainedWarning",
     "Probe",
     "Rule",
+    "adapt",
+    "average",
     "broadcast_constants",
     "compress",
     "compression_report",
@@ -112,6 +120,8 @@ __all__ = [
     "dictionaries",
     "distil",
     "export",
+    "export_peft",
+    "import_peft",
     "kernels",
     "ledger",
     "load",
@@ -123,6 +133,7 @@ __all__ = [
     "save",
     "shrink",
     "suggest",
+    "unadapt",
     "verify",
 ]
 

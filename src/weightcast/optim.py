@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.layers import predicted_layers
+from weightcast.layers import adapted_layers, predicted_layers
 
 
 def parameter_groups(
@@ -24,6 +24,10 @@ def parameter_groups(
     makes W move as a dense layer's weights would, whatever the dictionary's scale; the dense
     learning rate then carries over. The decay of W per step is kept too: it is the product of
     learning rate and weight decay. Equivalently, U is scaled to rows of unit norm on average.
+
+    Of an adapted layer it is the output that moves alike, whatever W0: the rate is divided by the
+    root mean square of x U, which is 1 for whitened directions. A rate of 0.01 is one to start
+    from; heads, biases and norms take it as it is.
 
     A scheduler must keep the groups' ratios. ``OneCycleLR`` sets one rate for all, unless given
     ``max_lr=[group["lr"] for group in groups]``; those that multiply, as ``LambdaLR``, are safe.
@@ -38,13 +42,14 @@ def parameter_groups(
         V, one for each scale of the dictionaries. Since each group costs an optimiser time, scales
         within a hundredth share the first one's.
     """
+    gains = {id(layer.delta): layer.gain for layer in adapted_layers(model).values()}
     by_scale: dict[float, dict[str, Any]] = {}
     scaled: set[int] = set()
     for name, layer in predicted_layers(model).items():
         if not layer.V.requires_grad or id(layer.V) in scaled:  # a tied V comes once
             continue
         scaled.add(id(layer.V))
-        scale = float(row_norm(layer))
+        scale = gains.get(id(layer)) or float(row_norm(layer))
         scale = next((near for near in by_scale if abs(near - scale) <= 0.01 * near), scale)
         own = {"lr": learning_rate / scale, "weight_decay": weight_decay * scale}
         group = by_scale.setdefault(scale, {"params": [], **own, "name": []})

@@ -40,8 +40,10 @@ def encode(value: Any) -> Any:
     if hasattr(value, "to_json_data"):
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": kind_of(type(value)), **fields}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        unset = {f.name for f in dataclasses.fields(value) if f.metadata.get("brief")}
+        written = {k: encode(x) for k, x in fields.items() if not (k in unset and x is None)}
+        return {"kind": kind_of(type(value)), **written}
     if isinstance(value, dict):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

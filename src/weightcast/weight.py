@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from weightcast.dictionaries import Atoms
 from weightcast.least_squares import Metric, fit_columns
@@ -158,6 +159,27 @@ class PredictedWeight(nn.Module):
         # in-place operations on a view (an activation's, say) would cut off.
         return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], self.n_units))
 
+    def added_into(self, y: Tensor, x: Tensor) -> Tensor | None:
+        """y + x U V in y's own memory; None where that cannot be, or would cost more.
+
+        For the backward pass x U is kept, n_atoms numbers per row and column; neither x nor x B.
+        """
+        state: Any = torch._C  # compilers, tracers and transforms have no use for memory
+        traced = torch.compiler.is_compiling() or state._get_tracing_state() is not None
+        if traced or state._are_functorch_transforms_active():
+            return None
+        if not y.is_contiguous() or x.shape[-1] != self.n_visible:
+            return None
+        rows = x.reshape(-1, self.n_visible)
+        if self.choose_path(len(rows)) == "materialised":
+            return None
+        z = self.atoms.project(rows)
+        if z.dtype != y.dtype:
+            return None
+        added = _Added.apply(y, z, self.coefficients().to(z.dtype), self._runs)
+        torch.autograd.graph.increment_version(y)  # an error for whoever kept it
+        return added
+
     def multiply_adds(self, batch: int, path: ExecutionPath = "auto") -> int:
         """Multiply-adds of a forward pass over ``batch`` rows, along one path or the better."""
         return self._costs[self.choose_path(batch) if path == "auto" else path].of(batch)
@@ -268,6 +290,33 @@ class PredictedWeight(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+class _Added(torch.autograd.Function):
+    """y + z C, column by column, in y's memory: (n, n_units), (columns, n, n_atoms), V's shape.
+
+    The sum is a tensor of its own to autograd: of a view, as linear layers return, a change in
+    place would have each gradient copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, z: Tensor, C: Tensor, runs: tuple[_Run, ...]) -> Tensor:
+        ctx.save_for_backward(z, C)
+        ctx.runs, added = runs, y.data
+        for run in runs:  # -(z (-C)): where C is zero, -0.0 is added, which leaves -0.0 as it is
+            run.blocks(added).baddbmm_(run.of_columns(z), -run.blocks(C), alpha=-1)
+        return added
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, C = ctx.saved_tensors
+        g_rows, dz, dC = g.reshape(-1, C.shape[1]), torch.empty_like(z), torch.empty_like(C)
+        for run in ctx.runs:
+            part = run.blocks(g_rows)
+            torch.bmm(part, run.blocks(C).mT, out=run.of_columns(dz))
+            run.blocks(dC).copy_(run.of_columns(z).mT @ part)
+        return g, dz, dC, None
+
+
 def known(size: int) -> bool:
     """Whether a size is a number, and no symbol that stands for any in a traced graph."""
     if torch.compiler.is_compiling():
@@ -355,6 +404,11 @@ class _Run:
     def of_columns(self, tensor: Tensor) -> Tensor:
         """This run's part of (columns, ...)."""
         return tensor if self.whole else tensor[self.columns]
+
+    def blocks(self, tensor: Tensor) -> Tensor:
+        """A view of this run's part of (..., n_units), (columns of the run, n, units of each)."""
+        part = self.of_units(tensor.view(-1, tensor.shape[-1]))
+        return part.unflatten(1, (-1, self.size)).transpose(0, 1)
 
     def of_units(self, tensor: Tensor) -> Tensor:
         """This run's part of (..., n_units)."""

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
+from transformers import Trainer, TrainingArguments, set_seed
 
 import weightcast as wc
 from tests.flows.examples import classifier, digits, texts
@@ -35,6 +36,40 @@ def adapters_on_predicted(folder: Path) -> None:
         model.save_pretrained(folder)
         merged = model.merge_and_unload()
         torch.testing.assert_close(merged(tokens).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@flow("Llama adapted: Trainer saves, resumes bit-equal, takes the best; PEFT loads the adapter",
+      "transformers", "accelerate", "peft")  # fmt: skip
+def adapted_by_the_trainer(folder: Path) -> None:
+    rows = [{"input_ids": row, "labels": row} for row in texts()]
+    network = llama()
+    plan = wc.suggest(network, learned=4_000, purpose="adapt", inputs=[texts()[:8]])
+
+    def trainer(name: str) -> Trainer:
+        set_seed(0)
+        model = wc.adapt(network, plan, inputs=[texts()[:8]])
+        arguments = TrainingArguments(
+            folder / name, max_steps=6, save_steps=3, per_device_train_batch_size=4, use_cpu=True,
+            report_to="none", disable_tqdm=True, eval_strategy="steps", eval_steps=3,
+            load_best_model_at_end=True, learning_rate=1e-2,
+        )  # fmt: skip
+        return Trainer(model, arguments, train_dataset=rows, eval_dataset=rows[:8])
+
+    whole, resumed = trainer("whole"), trainer("resumed")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-3"))
+    after = resumed.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(after[name], value), name
+    model, tokens = whole.model.eval(), texts()[:4]
+    with torch.no_grad():
+        expected = model(tokens).logits
+        assert not torch.equal(expected, network.eval()(tokens).logits)
+        wc.save(model, folder / "adapter")
+        assert torch.equal(wc.load(folder / "adapter", network)(tokens).logits, expected)
+        wc.export_peft(model, folder / "lora")
+        theirs = PeftModel.from_pretrained(copy.deepcopy(network), folder / "lora").eval()
+        torch.testing.assert_close(theirs(tokens).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @flow("An adapter that was saved comes back onto the same predicted network",

@@ -80,6 +80,16 @@ def make_predicted(seed=0):
     return wc.convert(make_dense(), plan, seed=seed)
 
 
+def make_adapted():
+    """A frozen network with V beside it, and a last layer that learns whole."""
+    x, _ = next(batches())
+    plan = {
+        "1": wc.Rule(wc.dictionaries.PCA(whiten=True), n_atoms=3, columns=32),
+        "3": wc.Rule(wc.dictionaries.RandomGaussian(), n_atoms=4, columns=4),
+    }
+    return wc.adapt(make_dense(), plan, inputs=x, heads=["5"])
+
+
 def make_normalised():
     """Dense, with the buffers that batch normalisation has."""
     dense = list(make_dense())
@@ -205,6 +215,7 @@ def run_torchrun(out):
     rank, world = dist.get_rank(), dist.get_world_size()
     facts = {
         "predicted": run_ddp(make_predicted(), rank, world),
+        "adapted": run_ddp(make_adapted(), rank, world),
         "around": run_ddp(Around(make_predicted()), rank, world),
         "dense": run_ddp(make_dense(), rank, world),
         "normalised": run_ddp(make_normalised(), rank, world),

@@ -19,6 +19,7 @@ from tests.integration.data_parallel import (
     LIMIT,
     Around,
     fingerprint,
+    make_adapted,
     make_dense,
     make_predicted,
     train,
@@ -118,7 +119,7 @@ def excess(sent, learned):
     return sum(sent.values()) / (4 * learned) - 1
 
 
-@pytest.mark.parametrize("case", ["predicted", "around", "lightning"])
+@pytest.mark.parametrize("case", ["predicted", "adapted", "around", "lightning"])
 def test_a_step_sends_the_learned_weights_and_nothing_else(facts, case):
     for process in look_up(facts, case):
         assert len(process["sent"]) == 4
@@ -153,7 +154,7 @@ def test_the_count_sees_the_buffers_of_batch_normalisation(facts):
         }
 
 
-@pytest.mark.parametrize("case", ["predicted", "around", "dense"])
+@pytest.mark.parametrize("case", ["predicted", "adapted", "around", "dense"])
 def test_the_system_counts_no_more_bytes_written_than_that(facts, case):
     for process in facts[case]:
         if None in process["written"]:
@@ -170,6 +171,7 @@ def test_the_system_counts_no_more_bytes_written_than_that(facts, case):
     ("case", "make"),
     [
         ("predicted", make_predicted),
+        ("adapted", make_adapted),
         ("around", lambda: Around(make_predicted())),
         ("dense", make_dense),
         ("sharded", make_predicted),

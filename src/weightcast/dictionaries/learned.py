@@ -60,10 +60,10 @@ class PCA(Dictionary):
     Args:
         whiten: scale each component by the inverse root of its variance plus ``ridge``, so that
             all projections of the input have about unit variance.
-        ridge: variance added before the inverse root, in units of the inputs' variance.
+        ridge: variance added before the inverse root, in units of the inputs' mean variance.
 
     Raises:
-        ValueError: a ridge below 0.
+        ValueError: a ridge below 0; to be whitened, inputs that do not vary.
     """
 
     whiten: bool = False
@@ -79,10 +79,22 @@ class PCA(Dictionary):
         """Eigenvectors of the site's covariance; see :meth:`Dictionary.build`."""
         check_enough(self, site.n_atoms, site.n_visible)
         variances, vectors = eigenvectors(site.require(self, "covariance"))
-        base, indices = leading_atoms(vectors, site)
-        if not self.whiten:
-            return Atoms(base, indices)
-        return Atoms(base, indices, torch.diag_embed((variances[indices] + self.ridge).rsqrt()))
+        if self.whiten:
+            scales = (variances + self.ridge * variances.mean()).rsqrt()
+            if not bool(scales.isfinite().all()):
+                raise ValueError(
+                    f"PCA cannot whiten {int((~scales.isfinite()).sum())} of {len(scales)} "
+                    "directions in which the inputs do not vary: pass inputs that differ, or a "
+                    "ridge above 0"
+                )
+            vectors = vectors * scales
+        n_dealt = site.columns * site.n_atoms
+        if n_dealt > site.n_visible:
+            return Atoms(*leading_atoms(vectors, site))
+        # No atom is dealt twice: they lie as the columns take them, so that nothing is gathered.
+        dealt = deal_leading(torch.arange(n_dealt), site.n_atoms, site.columns)
+        indices = site.choose(lambda: torch.arange(n_dealt).view(dealt.shape))
+        return Atoms(DenseBase(vectors[:, dealt.flatten()].t()), indices)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ class Walk:
         leader = self._leader[name]
         if leader not in self._found:
             turn = [other for other in self._turns[name] if other in self._own.open] or [name]
+            # What a block below has shown, as keys of one encoder's output, is not seen here again.
+            turn = [other for other in turn if self._leader.get(other) not in self._found]
             seen = self._see(turn, self._leader, current)
             if self._remembered is not None:
                 for given in seen.values():

@@ -29,7 +29,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from weightcast.dictionaries import Atoms, SharedBases, count_atoms
+from weightcast.dictionaries import Atoms, SharedBases
 from weightcast.dictionaries.constants import named_constants
 from weightcast.dictionaries.packing import unpack
 from weightcast.grid import Grid
@@ -142,7 +142,7 @@ def _skeleton(
     """A layer without V: what follows from its rule is there, all else waits for the file."""
     seen, rule = view(dense), record.rule
     n_visible, n_units = seen.sizes
-    n_atoms, columns = count_atoms(rule.fraction, n_visible), rule.columns_for(n_units)
+    n_atoms, columns = rule.atoms_for(n_visible), rule.columns_for(n_units)
     with refusing(f"config.json does not fit: layer {name!r}"), torch.device("cpu"):
         if record.base is not None:
             atoms = _blank(rule, record, n_visible, (columns, n_atoms))

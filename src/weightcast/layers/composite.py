@@ -14,6 +14,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
+from weightcast.layers.adapted import AdaptedLayer
 from weightcast.layers.leaf import Leaf
 from weightcast.weight import PredictedWeight
 
@@ -113,7 +114,7 @@ class PredictedModule(Leaf, ABC, Generic[Splittable]):
 
 def _tensor(layer: nn.Module, name: str) -> Any:
     """A layer's weight or bias, for its module alone to read."""
-    if name == "weight" and isinstance(layer, PredictedWeight):
+    if name == "weight" and isinstance(layer, (PredictedWeight, AdaptedLayer)):
         return layer.multiply_out()
     return getattr(layer, name)
 

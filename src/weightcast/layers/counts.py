@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from weightcast.dictionaries.packing import pack_indices
-from weightcast.layers import PREDICTED, PredictedLayer, find_view, predicted_layers, split_module
+from weightcast.layers import (
+    PREDICTED,
+    PredictedLayer,
+    adapted_layers,
+    find_view,
+    predicted_layers,
+    split_module,
+)
 from weightcast.serialization import aligned
 
 _HEADS = ("layer", "kind", "dense", "learned", "share", "static", "bytes", "multiply-adds")
@@ -22,7 +29,7 @@ class LedgerRow:
     Args:
         layer: its name, or ``total``.
         kind: its class.
-        dense: parameters of the dense layer, bias included.
+        dense: parameters of the dense layer, bias included; none of what is added to a frozen one.
         learned: parameters that are trained: V (and a LowRank's U), bias.
         static: fixed numbers held in memory: base, mixing, indices, and U where it is multiplied
             out because that costs less; a shared base counts once.
@@ -115,10 +122,12 @@ def ledger(model: nn.Module, batch: int = 100) -> Ledger:
     """
     rows = []
     inside = {id(m) for layer in predicted_layers(model).values() for m in layer.modules()}
+    deltas = {id(layer.delta) for layer in adapted_layers(model).values()}
     counted: set[int] = set()  # identities of what is shared or tied, and counts once
     for name, module in model.named_modules():
         if isinstance(module, PredictedLayer):
-            rows.append(_predicted_row(name, module, batch, counted))
+            row = _predicted_row(name, module, batch, counted)
+            rows.append(replace(row, dense=0) if id(module) in deltas else row)
             counted.update(map(id, module.parameters()))
         if id(module) in inside:
             continue

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from weightcast.dictionaries import Atoms
 from weightcast.layers.layer import LayerOptions, PredictedLayer, full_precision
 from weightcast.layers.view import Refusal, View
 from weightcast.weight import Cost, known
@@ -36,6 +37,11 @@ class TableView(View[nn.Embedding | nn.EmbeddingBag]):
                 f"{name} has sparse=True, and V's gradient is dense", "set sparse=False first"
             )
         return None  # without a bias, and of the sizes that the weight has
+
+    @override
+    def gain(self, atoms: Atoms, covariance: Tensor | None) -> float:
+        """Root mean square norm of U's rows: by these a look-up's outputs move with V."""
+        return float((atoms.energy().mean() / atoms.n_visible).sqrt())
 
     @property
     @override
@@ -174,6 +180,14 @@ class BagView(TableView):
     """A table whose rows are summed, averaged or maximised over bags."""
 
     attributes = (*TableView.attributes, "mode", "include_last_offset")
+
+    @property
+    @override
+    def adapting_refusal(self) -> Refusal | None:
+        """Maxima of sums are no sums of maxima."""
+        if self.layer.mode == "max":  # pyright: ignore[reportAttributeAccessIssue]
+            return Refusal("EmbeddingBag has mode='max', which no added table goes with")
+        return self.refusal
 
 
 class PredictedEmbeddingBag(PredictedTable):

@@ -16,7 +16,7 @@ from weightcast.grid import Grid
 from weightcast.layers.computed_weight import READ_ONLY, guarded
 from weightcast.layers.leaf import Leaf
 from weightcast.layers.rule import Rule
-from weightcast.layers.view import View
+from weightcast.layers.view import View, plus
 from weightcast.weight import ExecutionPath, PredictedWeight, dense_variance, draw_bias
 
 
@@ -34,11 +34,12 @@ class LayerOptions(TypedDict, total=False):
     Args:
         dictionary: recipe of the static atoms.
         fraction: share of the weights that is learned, in (0, 1].
+        n_atoms: in place of a fraction, atoms of each column.
         columns: groups of units with atoms of their own; 1 if left out.
         grid: coordinates of the inputs, such as ``(28, 28)``; a convolution has its own,
             ``Grid(kernel_size, channels=in_channels // groups)``.
         path: ``auto`` (the default), ``factored`` or ``materialised``.
-        rule: the five above as one :class:`Rule`, in their place.
+        rule: the six above as one :class:`Rule`, in their place.
         seed: of the draws of atoms, V and bias, in this order, or a CPU generator; 0 if left out.
             With None, V and bias are not drawn: they are arbitrary until they are loaded.
         statistics: of the layer's inputs, for data-driven dictionaries.
@@ -49,6 +50,7 @@ class LayerOptions(TypedDict, total=False):
 
     dictionary: Dictionary
     fraction: float
+    n_atoms: int
     columns: int
     grid: Grid | Sequence[int] | int | None
     path: ExecutionPath
@@ -80,7 +82,7 @@ class PredictedLayer(Leaf, PredictedWeight):
     view_class: ClassVar[type[View]]
     bias: nn.Parameter | None
     is_twin: bool
-    """Whether V and atoms are another layer's."""
+    """Whether the atoms, and V perhaps, are another layer's."""
 
     def __init__(
         self,
@@ -138,10 +140,10 @@ class PredictedLayer(Leaf, PredictedWeight):
             if options:
                 raise ValueError(f"rule= is given, and {', '.join(options)} beside it: take one")
             return rule
-        if not {"dictionary", "fraction"} <= options.keys():
+        if "dictionary" not in options or not {"fraction", "n_atoms"} & options.keys():
             given = ", ".join(options) or "neither"
             raise TypeError(
-                f"{cls.__name__} needs dictionary= and fraction=, and was given {given}"
+                f"{cls.__name__} needs dictionary= and fraction= or n_atoms=, and was given {given}"
             )
         return Rule(**options)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -187,6 +189,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         bases: SharedBases | None = None,
         indices: Tensor | None = None,
         atoms: Atoms | None = None,
+        delta: torch.dtype | None = None,
     ) -> Self:
         """A predicted layer of the same shape, bias, device, dtype and mode, with V drawn anew.
 
@@ -200,6 +203,7 @@ class PredictedLayer(Leaf, PredictedWeight):
             bases: bases of other layers, to share with this one.
             indices: (columns, n_atoms) atoms drawn earlier, to rebuild them.
             atoms: built earlier, whole; None builds them from the rule.
+            delta: makes what is added to the layer, in this dtype: no bias, V = 0 and learned.
 
         Raises:
             ValueError: what the class, the rule or the dictionary cannot do for this layer.
@@ -207,7 +211,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         dense = cls.view_class(layer, cls)
         if refusal := dense.refusal:
             raise ValueError(str(refusal))
-        weight, bias = dense.weight, dense.bias
+        weight, bias, dtype = dense.weight, dense.bias, delta or dense.weight.dtype
         W = None
         if rule.dictionary.from_weight and atoms is None:
             W = dense.filters().detach().to("cpu", torch.float64).t()
@@ -219,17 +223,24 @@ class PredictedLayer(Leaf, PredictedWeight):
         )  # fmt: skip
         predicted = cls(
             **dense.arguments(), rule=rule, seed=generator, atoms=atoms, device=weight.device,
-            dtype=weight.dtype,
+            dtype=dtype,
         )  # fmt: skip
         cast = predicted.atoms.base
-        predicted.atoms.base = bases.place(atoms.base, cast, weight.device, weight.dtype)
+        predicted.atoms.base = bases.place(atoms.base, cast, weight.device, dtype)
         predicted.V.requires_grad_(weight.requires_grad)
+        if delta is not None:
+            predicted.bias = None
+            predicted.V = nn.Parameter(torch.zeros_like(predicted.V))
         if predicted.bias is not None:
             assert bias is not None
             with torch.no_grad():
                 predicted.bias.copy_(bias)
             predicted.bias.requires_grad_(bias.requires_grad)
         return predicted.train(layer.training)
+
+    def added_to(self, y: Tensor, *inputs: object, **options: object) -> Tensor:
+        """y plus the layer's output; y may be written into."""
+        return plus(y, self(*inputs, **options))
 
     def to_dense(self) -> Any:
         """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
@@ -243,12 +254,16 @@ class PredictedLayer(Leaf, PredictedWeight):
         return dense.train(self.training)
 
     def tie(self, other: PredictedLayer) -> None:
-        """Share V and atoms with a layer of the same rule, units and filters, but not the bias.
+        """Share V and atoms with a layer of the same rule, units and filters, but not the bias."""
+        self.V = other.V
+        self.share_atoms(other)
 
-        A state dict then holds the atoms under the other layer's name alone.
+    def share_atoms(self, other: PredictedLayer) -> None:
+        """Take the atoms of a layer of the same rule and inputs.
+
+        A state dict then holds them under the other layer's name alone.
         """
-        self.atoms, self.V, self._counted = other.atoms, other.V, None
-        self.is_twin = True
+        self.atoms, self._counted, self.is_twin = other.atoms, None, True
 
     @override
     def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

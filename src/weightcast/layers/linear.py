@@ -45,6 +45,12 @@ class PredictedLinear(PredictedLayer):
         super().__init__(in_features, out_features, bias=bias, **options)
         self.in_features, self.out_features = in_features, out_features
 
+    @override
+    def added_to(self, y: Tensor, *inputs: object, **options: object) -> Tensor:
+        (x,) = (*inputs, *options.values())
+        added = self.added_into(y, x) if isinstance(x, Tensor) else None
+        return PredictedLayer.added_to(self, y, *inputs, **options) if added is None else added
+
     def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x U V + b: (..., in_features) to (..., out_features)."""
         return super().forward(input, self.bias)
@@ -89,6 +95,8 @@ class PredictedTransposedLinear(PredictedLayer):
         assert self.bias is not None
         nn.init.zeros_(self.bias)
         self.nf, self.nx = nf, nx
+
+    added_to = PredictedLinear.added_to
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x U V + b: (..., nx) to (..., nf)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -16,11 +17,20 @@ Model = TypeVar("Model", bound=nn.Module)
 def copied(model: Model, sharing: Iterable[torch.Tensor] = ()) -> Model:
     """A deep copy of a model that shares the tensors ``sharing`` with it.
 
-    ``ValueError`` if a module keeps a tensor that was computed from others, which torch does not
-    copy: by pruning or weight norm of the old style, for example.
+    ``ValueError`` as of :func:`copying`.
+    """
+    with copying(model):
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in sharing})
+
+
+@contextmanager
+def copying(model: nn.Module) -> Iterator[None]:
+    """Turn the error of a copy into a ``ValueError`` that names the tensor which torch copies not.
+
+    It is one that was computed from others: by pruning or weight norm of the old style, say.
     """
     try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in sharing})
+        yield
     except RuntimeError as error:
         for name, module in model.named_modules():
             for key, value in (*vars(module).items(), *module._buffers.items()):

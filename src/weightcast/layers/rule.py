@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -26,7 +26,7 @@ from weightcast.weight import ExecutionPath
 
 @dataclass(frozen=True)
 class Rule:
-    """Predict a layer's weights from ``dictionary``, learning ``fraction`` of them.
+    """Predict a layer's weights from ``dictionary``, learning ``fraction`` of them, or ``n_atoms``.
 
     Args:
         dictionary: the recipe for the static atoms.
@@ -36,18 +36,21 @@ class Rule:
             ``per_unit`` has as many as units.
         grid: a ``Grid`` of the layer's inputs or a shape (``(28, 28)``); a convolution has its own.
         path: ``auto``, ``factored`` or ``materialised``: how to compute x W.
+        n_atoms: atoms of each column, in place of a fraction: as many weights of each unit.
 
     Raises:
-        ValueError: a fraction outside (0, 1], columns below 1, no dictionary.
+        ValueError: a fraction outside (0, 1], neither it nor n_atoms, or both; n_atoms or columns
+            below 1, no dictionary.
 
     References: Denil et al. 2013, section 2.
     """
 
     dictionary: Dictionary
-    fraction: float
+    fraction: float | None = field(default=None, metadata={"brief": True})
     columns: int = 1
     grid: Grid | tuple[int, ...] | int | None = None
     path: ExecutionPath = "auto"
+    n_atoms: int | None = field(default=None, metadata={"brief": True})
 
     def __post_init__(self) -> None:
         if not isinstance(self.dictionary, Dictionary):
@@ -55,7 +58,14 @@ class Rule:
                 f"dictionary is {self.dictionary!r}: take an instance of one of the classes in "
                 "weightcast.dictionaries, such as Kernel()"
             )
-        check_fraction(self.fraction)
+        if (self.fraction is None) == (self.n_atoms is None):
+            raise ValueError(
+                f"fraction is {self.fraction} and n_atoms {self.n_atoms}: give one of the two"
+            )
+        if self.fraction is not None:
+            check_fraction(self.fraction)
+        elif type(self.n_atoms) is not int or self.n_atoms < 1:
+            raise ValueError(f"n_atoms is {self.n_atoms!r}: it must be a whole number, at least 1")
         if type(self.columns) is not int or self.columns < 1:
             raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
         if self.path not in ("auto", "factored", "materialised"):
@@ -66,6 +76,18 @@ class Rule:
     def columns_for(self, n_units: int) -> int:
         """The columns of a layer with ``n_units`` units."""
         return n_units if self.dictionary.per_unit else self.columns
+
+    def atoms_for(self, n_visible: int) -> int:
+        """The atoms of each column for ``n_visible`` inputs; ValueError if below 1 or too many."""
+        if self.n_atoms is None:
+            assert self.fraction is not None
+            return count_atoms(self.fraction, n_visible)
+        if self.n_atoms > n_visible:
+            raise ValueError(
+                f"n_atoms is {self.n_atoms}, and the layer has {n_visible} inputs: take at most "
+                "as many, or leave the layer as it is"
+            )
+        return self.n_atoms
 
     def build(
         self,
@@ -103,7 +125,7 @@ class Rule:
         chosen = grid if self.grid is None else Grid.of(self.grid)
         site = Site(
             n_visible=n_visible,
-            n_atoms=count_atoms(self.fraction, n_visible),
+            n_atoms=self.atoms_for(n_visible),
             columns=self.columns_for(n_units),
             grid=None if chosen is None else chosen.check(n_visible),
             statistics=statistics,

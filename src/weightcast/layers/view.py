@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from weightcast.dictionaries import Atoms
 from weightcast.grid import Grid
 from weightcast.layers.rule import Rule
 from weightcast.weight import PredictedWeight
@@ -39,6 +40,21 @@ class Refusal:
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def readable(weight: Tensor) -> Tensor:
+    """A weight as plain numbers, torchao's read back."""
+    return weight.dequantize() if is_torchaos(weight) else weight
+
+
+def is_torchaos(weight: object) -> bool:
+    """Whether torchao holds a weight in a form of its own."""
+    return type(weight).__module__.split(".")[0] == "torchao"
+
+
+def plus(y: Tensor, d: Tensor) -> Tensor:
+    """y + d in y's dtype; where d is 0.0 each y stays as it is, -0.0 too."""
+    return torch.neg(torch.neg(y) - d).to(y.dtype)
 
 
 class View(Generic[Layer]):
@@ -79,6 +95,11 @@ class View(Generic[Layer]):
         return weight
 
     @property
+    def readable(self) -> Tensor:
+        """The weight as plain numbers; a quantised one is read back."""
+        return readable(self.weight)
+
+    @property
     def bias(self) -> Tensor | None:
         """The layer's bias."""
         bias = getattr(self.layer, "bias", None)
@@ -100,7 +121,7 @@ class View(Generic[Layer]):
 
     def filters(self, weight: Tensor | None = None) -> Tensor:
         """(n_units, n_visible): filters of the layer's weight, or of one laid out alike."""
-        return self.to_filters(self.weight if weight is None else weight)
+        return self.to_filters(self.readable if weight is None else weight)
 
     def to_filters(self, weight: Tensor) -> Tensor:
         """One row per unit, its filter, (n_units, n_visible), from the dense layer's layout."""
@@ -144,6 +165,19 @@ class View(Generic[Layer]):
     def stated_shape(self) -> tuple[int, ...] | None:
         """The weight's shape as the attributes state it; None where they do not decide it."""
         return None
+
+    @property
+    def adapting_refusal(self) -> Refusal | None:
+        """Why no output can be added to the layer's; None if one can."""
+        return self.refusal
+
+    @torch.no_grad()
+    def gain(self, atoms: Atoms, covariance: Tensor | None) -> float:
+        """Root mean square of x U over all atoms, inputs of variance 1 where none were seen."""
+        columns = range(min(atoms.columns, 64))
+        U = torch.cat([atoms.dictionary(column) for column in columns], dim=1).double().cpu()
+        CU = U if covariance is None else covariance @ U
+        return float((U * CU).sum(dim=0).mean().sqrt())
 
     @property
     def blindness(self) -> Refusal | None:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries import Atoms, DenseBase, Dictionary, SharedBases, count_atoms
+from weightcast.dictionaries import Atoms, DenseBase, Dictionary, SharedBases
 from weightcast.dictionaries.families import Family
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.layers.rule import Rule
@@ -25,9 +25,9 @@ def measure(
     site: ProbeSite, dictionary: str, rule: Rule, seed: int, bases: SharedBases
 ) -> ProbeRow:
     """Predict all weights by one rule; a dictionary that cannot be built says why."""
-    n_atoms, row = 0, partial(ProbeRow, site.name, dictionary, rule.fraction)
+    n_atoms, row = 0, partial(ProbeRow, site.name, dictionary, rule.fraction or 0.0)
     try:
-        n_atoms = count_atoms(rule.fraction, site.n_visible)
+        n_atoms = rule.atoms_for(site.n_visible)
         weight = None if dictionary == CEILING else _build(site, rule, seed, bases)
     except ValueError as error:
         return row(n_atoms, r2=None, reason=str(error))
@@ -64,7 +64,7 @@ def _build(site: ProbeSite, rule: Rule, seed: int, bases: SharedBases) -> Predic
 
 def _best(site: ProbeSite, rule: Rule, C: Tensor | None = None) -> PredictedWeight:
     """Every column's own singular vectors: no atoms explain more."""
-    n_atoms = count_atoms(rule.fraction, site.n_visible)
+    n_atoms = rule.atoms_for(site.n_visible)
     parts = site.W.tensor_split(rule.columns)
     rows = [leading_filters(W.t(), n_atoms, C).t() for W in parts]
     indices = torch.arange(rule.columns * n_atoms).view(rule.columns, n_atoms)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from weightcast.dictionaries import count_atoms
 from weightcast.layers import PredictedModule, Refusal, predicted_layers, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.adapters import is_adapter
@@ -69,21 +68,23 @@ class Explanation:
         for row in self.rows:
             rule, says = row.rule, row.reason
             if rule is not None:
-                says = f"{type(rule.dictionary).__name__} {rule.fraction:g}"
+                size = f"{rule.n_atoms} atoms" if rule.fraction is None else f"{rule.fraction:g}"
+                says = f"{type(rule.dictionary).__name__} {size}"
             lines.append((row.layer or "(the model)", row.kind, says))
         return aligned(lines, n_names=3)
 
 
-def explain(rules: Rules, model: nn.Module) -> Explanation:
+def explain(rules: Rules, model: nn.Module, *, adapting: bool = False) -> Explanation:
     """The rule of every layer, or why it has none; raises ValueError as ``Plan.resolve`` does."""
-    _refuse_predicted(rules, model)
-    layers = convertible_layers(model)
+    if not adapting:
+        _refuse_predicted(rules, model)
+    layers = convertible_layers(model, predicted=adapting)
     owners = owners_of_parts(model, layers)
     matches = match(rules, layers, owners)
     for key, names in matches.items():
         if not names and not (key == STAR and rules[key] is None):
             raise ValueError(_no_match(key, model, layers))
-    keys, refused = deciding_keys(matches), refusals(model, layers)
+    keys, refused = deciding_keys(matches), refusals(model, layers, adapting=adapting)
     decisions = {
         name: _decide(rules, keys.get(name), name, layer, refused.get(name))
         for name, layer in layers.items()
@@ -146,7 +147,7 @@ def _too_small(rule: Rule, layer: nn.Module) -> Refusal | None:
         few = f"has {n_units} units, and columns is {rule.columns}"
         return predicate(few, "every column needs a unit")
     try:
-        count_atoms(rule.fraction, n_visible)
+        rule.atoms_for(n_visible)
     except ValueError as error:
         return Refusal(str(error))
     return None

@@ -14,15 +14,18 @@ from torch.nn.utils import parametrize
 from weightcast.layers import (
     PREDICTED,
     SPLIT,
+    AdaptedLayer,
     DenseParameter,
     PredictedLayer,
     PredictedModule,
     Refusal,
+    adapted_layers,
     find_view,
     split_module,
     split_refusal,
     view,
 )
+from weightcast.layers.view import is_torchaos
 from weightcast.plan.adapters import (
     OWN_PART,
     adapter_refusal,
@@ -45,20 +48,23 @@ def kinds() -> list[str]:
     return [cls.__name__ for cls in (*PREDICTED, *SPLIT) if cls is not DenseParameter]
 
 
-def convertible_layers(model: nn.Module) -> dict[str, nn.Module]:
+def convertible_layers(model: nn.Module, *, predicted: bool = False) -> dict[str, nn.Module]:
     """Dense layers that can be predicted, by their first name; subclasses are left alone.
 
     Of modules that read their weights themselves (attention, recurrent layers, experts) these are
     the weights, each as a layer that shares its parameter with the module. The module calls these
-    layers, and they can be replaced, only once it is split. Of adapters it is the bases.
+    layers, and they can be replaced, only once it is split. Of adapters it is the bases; layers
+    that are adapted already are none of them. With ``predicted`` predicted layers come too.
     """
     layers: dict[str, nn.Module] = {}
     held = adapters(model)
+    adapted = {id(m) for layer in adapted_layers(model).values() for m in layer.modules()}
     for name, module in model.named_modules():
-        if is_own_part(name, held):
+        if is_own_part(name, held) or id(module) in adapted:
             continue
         if find_view(module) is not None:
-            layers |= {} if isinstance(module, PredictedLayer) else {name: module}
+            is_dense = not isinstance(module, PredictedLayer)
+            layers |= {name: module} if is_dense or predicted else {}
         elif (split := split_module(module)) is not None:
             parts = split.layers().items()
             layers |= {f"{name}.{part}".lstrip("."): layer for part, layer in parts}
@@ -81,19 +87,21 @@ def groups_of_one_weight(layers: Mapping[str, nn.Module]) -> list[list[str]]:
     """The names of one model's layers, those that have the same weight together."""
     groups: dict[int, list[str]] = {}
     for name, layer in layers.items():
-        weight = layer._parameters.get("weight")
+        weight = layer._parameters.get("weight", layer._parameters.get("V"))
         groups.setdefault(id(layer if weight is None else weight), []).append(name)
     return list(groups.values())
 
 
-def refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Refusal]:
-    """Why some of a model's :func:`convertible_layers` cannot be predicted as they are."""
+def refusals(
+    model: nn.Module, layers: Mapping[str, nn.Module], *, adapting: bool = False
+) -> dict[str, Refusal]:
+    """Why some of a model's :func:`convertible_layers` cannot be predicted, or adapted, as is."""
     holders: dict[int, list[str]] = {}  # of each parameter, by its identity
     for name, module in model.named_modules():
         for key, parameter in module._parameters.items():
             holders.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
     found: dict[str, Refusal] = {}
-    held = adapters(model)
+    held, refuses = adapters(model), _adapting_refusal if adapting else _layer_refusal
     for group in groups_of_one_weight(layers):
         members: list[Any] = [layers[name] for name in group]
         own = {
@@ -101,8 +109,8 @@ def refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Ref
             for name, layer in zip(group, members, strict=True)
             if (
                 refusal := adapter_refusal(name, held)
-                or _layer_refusal(layer, is_base=bool(adapters_of(name, held)))
-                or _tie_refusal(holders, layer.weight, members)
+                or refuses(layer, is_base=bool(adapters_of(name, held)))
+                or _tie_refusal(holders, _shared(layer), members)
             )
         }
         if own:  # together or not at all
@@ -118,7 +126,14 @@ def other_refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[st
     inside: set[int] = set()
     held = adapters(model)
     for name, module in model.named_modules():
-        if name in layers or id(module) in inside:
+        if id(module) in inside:
+            continue
+        if name in layers:
+            inside.update(map(id, module.modules() if isinstance(module, PredictedLayer) else ()))
+            continue
+        if isinstance(module, AdaptedLayer):
+            inside.update(map(id, module.modules()))
+            found[name] = module_refusal(module)
             continue
         if name in held or is_own_part(name, held):
             if any(True for _ in module.parameters(recurse=False)):
@@ -140,6 +155,8 @@ def other_refusals(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[st
 
 def module_refusal(module: nn.Module) -> Refusal:
     """Why a module that is none of the :func:`convertible_layers` stays as it is."""
+    if isinstance(module, AdaptedLayer):
+        return predicate("is adapted already", "call weightcast.merge or unadapt first")
     own = {name: p for name, p in module._parameters.items() if p is not None}
     if any(map(is_lazy, own.values())):
         lazy = "is lazy, its shape is not known yet"
@@ -196,7 +213,7 @@ def weight_refusal(layer: Any) -> Refusal | None:
             "remove that first, or leave the layer dense",
         )
     kind = type(weight)
-    if kind.__module__.split(".")[0] == "torchao":
+    if is_torchaos(weight):
         return Refusal(
             f"its weight is quantised, torchao's {kind.__name__}",
             "convert or compress the model before quantising it, or read the weight back first: "
@@ -248,6 +265,24 @@ def _layer_refusal(layer: Any, *, is_base: bool) -> Refusal | None:
     return None
 
 
+def _adapting_refusal(layer: Any, *, is_base: bool) -> Refusal | None:
+    """Why nothing can be added to a frozen layer's output: its sizes are not known, or its sum."""
+    if isinstance(layer, PredictedLayer):
+        return view(layer).adapting_refusal
+    weight = layer._parameters.get("weight")
+    if is_torchaos(weight):
+        if not weight.dtype.is_floating_point or not hasattr(weight, "dequantize"):
+            kind = type(weight).__name__
+            return Refusal(f"its weight is quantised, {kind}, and cannot be read back")
+        return view(layer).adapting_refusal
+    return weight_refusal(layer) or view(layer).adapting_refusal
+
+
+def _shared(layer: Any) -> nn.Parameter:
+    """The parameter that layers of one weight share: V, or the weight."""
+    return layer.V if isinstance(layer, PredictedLayer) else layer.weight
+
+
 def _tie_refusal(
     holders: Mapping[int, list[str]], weight: nn.Parameter, group: list[Any]
 ) -> Refusal | None:
@@ -264,5 +299,6 @@ def _tie_refusal(
 
 def _layout(layer: Any) -> tuple[Any, ...]:
     """How a layer's units lie in its weight."""
-    rows = view(layer).filters(torch.empty(layer.weight.shape, device="meta"))
+    seen = view(layer)
+    rows = seen.filters(torch.empty(seen.weight.shape, device="meta"))
     return tuple(rows.shape), rows.stride()

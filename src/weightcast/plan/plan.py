@@ -45,7 +45,7 @@ class Plan:
             if rule is not None and not isinstance(rule, Rule):
                 raise ValueError(f"rule {key!r} is {rule!r}: expected a weightcast.Rule or None")
 
-    def resolve(self, model: nn.Module) -> dict[str, Rule]:
+    def resolve(self, model: nn.Module, *, adapting: bool = False) -> dict[str, Rule]:
         """The rule of every layer that is to be predicted, by the layer's first name.
 
         A key that names a module which reads its weights itself, such as an ``nn.LSTM``, stands for
@@ -53,20 +53,22 @@ class Plan:
         too small for the rule, is an error where its exact name is a key, and is left dense where
         an expression or ``*`` meets it beside others. Layers with one weight are predicted
         together: an exact name takes those that are tied to it along, and an expression or ``*``
-        predicts all of them or none.
+        predicts all of them or none. With ``adapting`` it is the layers that :func:`adapt` adds to:
+        frozen, quantised and predicted ones too.
 
         Raises:
             ValueError: a key that matches no layer which can be predicted, or one that is
                 predicted already; an exact name of a layer that cannot be predicted as it is.
         """
-        return {row.layer: row.rule for row in self.explain(model).rows if row.rule is not None}
+        rows = self.explain(model, adapting=adapting).rows
+        return {row.layer: row.rule for row in rows if row.rule is not None}
 
-    def explain(self, model: nn.Module) -> Explanation:
+    def explain(self, model: nn.Module, *, adapting: bool = False) -> Explanation:
         """What becomes of every module that holds weights: the rule, or why it stays dense.
 
         The model is dense, or predicted in part. Raises ValueError as :meth:`resolve` does.
         """
-        return explain(self.rules, model)
+        return explain(self.rules, model, adapting=adapting)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, with a version."""

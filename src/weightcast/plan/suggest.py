@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -21,19 +21,19 @@ from weightcast.layers.rule import Rule
 from weightcast.plan.budget import Count, Offers, TooMuchDenseError, gather_offers, left_for
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
-
-MIN_WEIGHTS = 1_000
-"""Layers with fewer weights stay dense: there is nothing to save."""
+from weightcast.plan.share import MIN_WEIGHTS, share_learned
 
 
 def suggest(
     model: nn.Module,
     fraction: float | None = None,
     inputs: Any = None,
-    columns: int = 10,
+    columns: int | None = None,
     *,
     budget: float | int | None = None,
     count: Count = "learned",
+    learned: int | None = None,
+    purpose: Literal["predict", "adapt"] = "predict",
     seed: int = 0,
     progress: bool = True,
 ) -> Plan:
@@ -75,9 +75,13 @@ def suggest(
             and convolutions of more than 4 channels that of their channels times a kernel on space.
             Without them layers come in the order of registration, and those take DCT atoms and
             kernels.
-        columns: groups of units with atoms of their own, fewer where a layer has fewer units.
+        columns: groups of units with atoms of their own, fewer where a layer has fewer units; None
+            takes 10, or 16 to adapt.
         budget: numbers that the whole network learns (or stores) at most, what stays dense
             included: a share of all its weights in (0, 1), or a whole number.
+        learned: weights that are added for ``purpose="adapt"`` at most, heads not counted, see
+            :func:`~weightcast.plan.share.share_learned`.
+        purpose: ``predict``, or ``adapt``: a plan for :func:`adapt`.
         count: ``learned``, or ``stored``: what a saved folder holds, indices and all.
         seed: of draws of atoms, as ``convert`` makes them.
         progress: whether to show a bar, or lines, while inputs are read and a budget is shared.
@@ -90,11 +94,18 @@ def suggest(
             layer is left to predict, a budget below what stays dense or below one atom per layer,
             or inputs on which the model fails.
     """
+    if (purpose == "adapt") != (learned is not None):
+        raise ValueError(f"purpose is {purpose!r} and learned {learned}: to adapt, give both")
+    if learned is not None and (fraction is not None or budget is not None):
+        raise ValueError(f"learned is {learned:,}: give no fraction or budget beside it")
     if fraction is not None and budget is not None:
         raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
+    if learned is not None:
+        return share_learned(model, learned, batches, columns)
+    columns = 10 if columns is None else columns
     if budget is None and count == "learned":
         return _plan_for_all(model, fraction, batches, columns)
     with ExitStack() as stack:

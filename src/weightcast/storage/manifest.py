@@ -14,6 +14,7 @@ from weightcast.plan.plan import Plan
 from weightcast.serialization import Configuration, decode, encode
 from weightcast.storage.few_bits import FewBits
 from weightcast.storage.format_error import FormatError, excerpt, parse_json, refusing
+from weightcast.storage.origin import Origin
 
 SCHEMA = 2
 JSON_NAME, TENSORS_NAME = "weightcast.json", "model.safetensors"
@@ -49,6 +50,7 @@ class Manifest(Configuration):
     tensors: dict[str, str]  # names in the tensors' file to checksums
     ties: dict[str, str]  # names of tensors that are the same as another's, to that one's name
     packed: dict[str, FewBits] = field(default_factory=dict)  # tensors that are kept in few bits
+    origin: Origin | None = None  # of what an adapter was made for; its layers end in ``delta``
 
     def __post_init__(self) -> None:
         if self.plan.rules.keys() != self.layers.keys() or None in self.plan.rules.values():
@@ -64,8 +66,9 @@ def max_bytes(names: Iterable[str]) -> int:
 def write_manifest(manifest: Manifest) -> bytes:
     """JSON text, with a checksum of all else in it."""
     data = _without_kind(manifest) | {"plan": manifest.plan.to_dict()}
-    if not manifest.packed:
-        del data["packed"]  # so that earlier versions read what they can
+    for name in ("packed", "origin"):  # so that earlier versions read what they can
+        if not data[name]:
+            del data[name]
     data["layers"] = {name: _without_kind(layer) for name, layer in manifest.layers.items()}
     data["checksum"] = text_checksum(json.dumps(data))
     return json.dumps(data, indent=1, allow_nan=False).encode()

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Atoms, Base, SharedBases, count_atoms
+from weightcast.dictionaries import Atoms, Base, SharedBases
 from weightcast.dictionaries.atoms import stacking
 from weightcast.dictionaries.fingerprint import Fingerprint, fingerprint
 from weightcast.dictionaries.packing import BaseSpec, unpack, unpack_mask
@@ -70,10 +70,19 @@ class TensorReader:
 
 
 def rebuild(
-    name: str, dense: nn.Module, rule: Rule, manifest: LayerManifest, source: TensorReader
+    name: str,
+    dense: nn.Module,
+    rule: Rule,
+    manifest: LayerManifest,
+    source: TensorReader,
+    *,
+    adds: bool = False,
 ) -> PredictedLayer:
-    """The predicted layer for a dense one of this name, with arbitrary V."""
+    """The predicted layer for a dense one of this name, with arbitrary V; or one that ``adds``."""
     seen = view(dense)
+    predict = partial(
+        seen.predict, rule, seed=None, bases=source.shared, delta=_dtype(manifest) if adds else None
+    )
     if manifest.layer != seen.counterpart.__name__:
         raise FormatError(
             f"does not fit: layer {name!r} was saved as a {excerpt(manifest.layer)}, the model has "
@@ -90,7 +99,7 @@ def rebuild(
         atoms = _stored_atoms(name, rule, manifest, indices, source)
         if rule.dictionary.rebuildable:
             atoms.base.follow(partial(rule.build, n_visible, n_units, grid=seen.grid))
-        return seen.predict(rule, seed=None, bases=source.shared, indices=indices, atoms=atoms)
+        return predict(indices=indices, atoms=atoms)
     if manifest.fingerprint is None:
         raise FormatError(f"is damaged: layer {name!r} has neither a base nor a fingerprint")
     if not rule.dictionary.rebuildable:
@@ -100,16 +109,24 @@ def rebuild(
         )
     grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
     source.allowance.spend(building(rule.dictionary, grid, n_visible, indices), name)
-    layer = seen.predict(rule, seed=None, bases=source.shared, indices=indices)
+    layer = predict(indices=indices)
     remedy = '. Saved with bases="store", dictionaries need not be rebuilt'
     check_fingerprint(name, layer, manifest.fingerprint, manifest.dtype, remedy)
     return layer
 
 
+def _dtype(manifest: LayerManifest) -> torch.dtype:
+    """The dtype of an adapter's V, which need not be the model's."""
+    names = {str(dtype).removeprefix("torch."): dtype for dtype in _FLOATS}
+    if manifest.dtype not in names:
+        raise FormatError(f"is damaged: V is {excerpt(manifest.dtype)}, no floating-point type")
+    return names[manifest.dtype]
+
+
 def _indices(name: str, rule: Rule, manifest: LayerManifest, source: TensorReader) -> Tensor:
     """(columns, n_atoms) int64; a FormatError unless the file's V fits them."""
     prefix = f"{name}." if name else ""
-    n_atoms = count_atoms(rule.fraction, manifest.n_visible)
+    n_atoms = rule.atoms_for(manifest.n_visible)
     V, columns = source.entry(f"{prefix}V"), rule.columns_for(manifest.n_units)
     if columns > manifest.n_units:
         raise FormatError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries.fingerprint import fingerprint
 from weightcast.dictionaries.packing import BaseSpec
 from weightcast.files import atomic_folder
-from weightcast.layers import PredictedLayer, predicted_layers
+from weightcast.layers import PredictedLayer, adapted_layers, is_freed, predicted_layers
 from weightcast.layers.models import check_values
 from weightcast.layers.rule import written_rule
 from weightcast.plan.plan import Plan
@@ -29,6 +29,7 @@ from weightcast.storage.manifest import (
     max_bytes,
     write_manifest,
 )
+from weightcast.storage.origin import origin_of
 from weightcast.storage.state import check_state, saved_tensors, untied, without_atoms
 from weightcast.storage.tensors import SCALES, write_tensors
 
@@ -50,8 +51,11 @@ def save(
     The folder is written beside its place, brought to the disk, and put there in one step, so that
     whatever happens, the old model or the new one is there.
 
+    Of an adapted model it is what learns that is written, with buffers, indices, bases that cannot
+    be rebuilt, and a fingerprint of all that is frozen, which is read once for that.
+
     Args:
-        model: with predicted layers, or none.
+        model: with predicted layers, adapted ones, or none.
         folder: to write; its parent must exist.
         bases: ``rebuild`` leaves out what follows from plan and indices; ``store`` keeps it, for
             files that must load where dictionaries may come out otherwise.
@@ -81,7 +85,10 @@ def write_model(
 ) -> None:
     """Write a model's two files into an empty folder; arguments as for :func:`save`."""
     check_values(model)
-    layers = predicted_layers(model)
+    adapted = adapted_layers(model)
+    layers = {f"{name}.delta".lstrip("."): layer.delta for name, layer in adapted.items()}
+    layers = layers or predicted_layers(model)
+    gains = {name: layer.gain for name, layer in adapted.items()}
     state, stored = saved_tensors(model, layers, store=bases == "store")
     tensors, ties = untied(state)
     n_saved = sum(tensor.numel() for tensor in tensors.values())
@@ -92,12 +99,13 @@ def write_model(
         plan=Plan({name: written_rule(layer.rule) for name, layer in layers.items()}),
         layers={name: _describe(layer, stored.get(name)) for name, layer in layers.items()},
         counts={
-            "learned": sum(parameter.numel() for parameter in model.parameters()),
+            "learned": sum(p.numel() for p in model.parameters() if not adapted or is_freed(p)),
             "saved": n_saved,
         },
         tensors=write_tensors(folder / TENSORS_NAME, tensors),
         ties=ties,
         packed=packed,
+        origin=origin_of(model, gains) if adapted else None,
     )
     text = write_manifest(manifest)
     # Half of what load accepts: load counts the names of the dense model, which differ.

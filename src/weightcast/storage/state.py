@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weightcast.dictionaries.packing import BaseSpec, pack, pack_indices
-from weightcast.layers import PredictedLayer
+from weightcast.layers import PredictedLayer, adapted_layers, is_freed
 
 
 def saved_tensors(
@@ -19,7 +19,7 @@ def saved_tensors(
 
     ``layers`` are the model's predicted layers by their first names.
     """
-    state = without_atoms(model, model.state_dict())
+    state = own_state(model)
     check_state(state)
     bases = {}
     for name, layer in layers.items():
@@ -32,6 +32,16 @@ def saved_tensors(
             if layer.atoms.mixing is not None:
                 state[f"{prefix}mixing"] = layer.atoms.mixing
     return state, bases
+
+
+def own_state(model: nn.Module) -> dict[str, Any]:
+    """The state dict without dictionaries; of an adapted model without what is frozen."""
+    state = without_atoms(model, model.state_dict())
+    if adapted_layers(model):
+        for name, p in model.named_parameters(remove_duplicate=False):
+            if not is_freed(p):
+                state.pop(name, None)
+    return state
 
 
 def check_state(state: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from weightcast.layers.models import Model
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.plan.eligibility import convertible_layers, has_hooks
 from weightcast.plan.plan import Plan
-from weightcast.transform.swap import swap
+from weightcast.transform.swap import NOT_DENSE, swap
 from weightcast.transform.trained import warn_if_trained
 
 
@@ -95,6 +95,9 @@ def convert(
 def merge(model: Model, inplace: bool = False) -> Model:
     """Replace every predicted layer by its dense counterpart, W = U V multiplied out.
 
+    And every adapted one by W0 + U V, summed in double precision and rounded once to W0's dtype; a
+    quantised W0 is read back for that. :func:`unadapt` gives W0 itself.
+
     Args:
         model: a model with predicted layers.
         inplace: change ``model`` itself rather than a deep copy.
@@ -108,11 +111,11 @@ def merge(model: Model, inplace: bool = False) -> Model:
     """
     predicted = []
     for name, module in model.named_modules():
-        if isinstance(module, (PredictedLayer, PredictedModule)) and has_hooks(module):
+        if isinstance(module, (*NOT_DENSE, PredictedModule)) and has_hooks(module):
             raise ValueError(
                 f"layer {name!r} has hooks, which a replaced layer would lose: remove them first"
             )
-        if isinstance(module, PredictedLayer):
+        if isinstance(module, NOT_DENSE) and name.rpartition(".")[0] not in predicted:
             predicted.append(name)
     return swap(model, predicted, lambda _, layer, *__: layer.to_dense(), inplace=inplace)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from weightcast.dictionaries.fingerprint import Fingerprint, fingerprint
 from weightcast.dictionaries.packing import BaseSpec, pack
-from weightcast.layers import PredictedLayer, predicted_layers
+from weightcast.layers import AdaptedLayer, PredictedLayer, adapted_layers, predicted_layers
 from weightcast.layers.rule import Rule, written_rule
 from weightcast.serialization import Configuration
 
@@ -80,7 +80,7 @@ def note_in_config(model: nn.Module) -> None:
         config: Any = module.config
         known = getattr(config, "quantization_config", None)
         ours = isinstance(known, ConfigRecord) or _method_of(known) == METHOD
-        if any(isinstance(layer, PredictedLayer) for layer in module.modules()):
+        if predicted_layers(module) and not adapted_layers(module):
             if known is None or ours:
                 config.quantization_config = ConfigRecord(module)
                 # No names of earlier versions, as ViT's: the Trainer does not read them back
@@ -133,7 +133,18 @@ def _tied_keys(module: nn.Module, ties: dict[str, str]) -> Iterator[tuple[str, s
     layers = dict(module.named_modules(remove_duplicate=False))
     for target, source in ties.items():
         ends = [name.removesuffix(".weight") for name in (target, source)]
-        if all(isinstance(layers.get(name), PredictedLayer) for name in ends):
+        adapted = [isinstance(layers.get(name), AdaptedLayer) for name in ends]
+        if any(adapted):
+            one, two = (
+                f"{name}.frozen.weight" if own else f"{name}.weight"
+                for name, own in zip(ends, adapted, strict=True)
+            )
+            yield one, two
+        if all(adapted):
+            yield f"{ends[0]}.delta.V", f"{ends[1]}.delta.V"
+        elif any(adapted):
+            continue
+        elif all(isinstance(layers.get(name), PredictedLayer) for name in ends):
             yield f"{ends[0]}.V", f"{ends[1]}.V"
         else:
             yield target, source

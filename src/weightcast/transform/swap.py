@@ -8,12 +8,14 @@ own bias's tensor.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from torch import nn
 
 from weightcast.layers import (
+    AdaptedLayer,
     PredictedLayer,
     PredictedModule,
     find_view,
@@ -21,20 +23,30 @@ from weightcast.layers import (
     split_module,
     view,
 )
-from weightcast.layers.models import Model, copied
+from weightcast.layers.models import Model, copied, copying
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.transform.hf_config import note_in_config
+
+NOT_DENSE = (PredictedLayer, AdaptedLayer)
 
 Make = Callable[[str, Any, nn.Module, Any], Any]
 """The new layer, from the name, the old layer, the model so far, and the new twin or None."""
 
 
-def swap(model: Model, names: Iterable[str], make: Make, *, inplace: bool = False) -> Model:
+def swap(
+    model: Model,
+    names: Iterable[str],
+    make: Make,
+    *,
+    inplace: bool = False,
+    shared: dict[int, Any] | None = None,
+) -> Model:
     """Replace layers one after the other, each as soon as it is made.
 
     A shared layer is replaced wherever the model holds it. Without ``inplace`` a copy is changed,
     which shares the weights that are replaced with the model, so that memory grows by the new
-    layers only. Whatever ``make`` raises, the model is then as it was.
+    layers only. ``shared`` says what stands in the copy for tensors of the model instead, by their
+    identities. Whatever ``make`` raises, the model is then as it was.
 
     Raises:
         ValueError: ``inplace`` for a model that is itself one layer.
@@ -46,7 +58,11 @@ def swap(model: Model, names: Iterable[str], make: Make, *, inplace: bool = Fals
             "inplace=False and the model that is returned"
         )
     if not inplace:
-        model = copied(model, sharing=_weights(model, names))
+        if shared is None:
+            model = copied(model, sharing=_weights(model, names))
+        else:
+            with copying(model):
+                model = copy.deepcopy(model, dict(shared))
     places = _Places(model)
     try:
         for module, split in _splits(places.model, set(names)):
@@ -60,7 +76,7 @@ def swap(model: Model, names: Iterable[str], make: Make, *, inplace: bool = Fals
             made.setdefault(id(_learned(layer)), new)
             places.put(layer, new)
         for module in [m for m in places.model.modules() if isinstance(m, PredictedModule)]:
-            if not any(isinstance(layer, PredictedLayer) for layer in module.layers().values()):
+            if not any(isinstance(layer, NOT_DENSE) for layer in module.layers().values()):
                 places.put(module, module.join())
     except BaseException:
         places.take_back()
@@ -117,7 +133,8 @@ def _weights(model: nn.Module, names: Iterable[str]) -> list[Any]:
 
 
 def _learned(layer: Any) -> Any:
-    """The tensor that twins share: V, or a dense weight."""
+    """The tensor that twins share: V, or a dense weight; of an adapted layer the frozen one's."""
+    layer = layer.frozen if isinstance(layer, AdaptedLayer) else layer
     return layer.V if isinstance(layer, PredictedLayer) else layer.weight
 
 
@@ -133,6 +150,11 @@ def _splits(model: nn.Module, wanted: set[str]) -> list[tuple[nn.Module, Predict
 
 def _tie(new: Any, twin: Any, layer: Any) -> None:
     """Give a new layer its twin's V or weight, and the old layer's own bias, which may be tied."""
+    if isinstance(new, AdaptedLayer):
+        if twin is not None:
+            new.delta.tie(twin.delta)
+        return
+    layer = layer.frozen if isinstance(layer, AdaptedLayer) else layer
     if twin is not None and isinstance(new, PredictedLayer):
         new.tie(twin)
     elif twin is not None:

@@ -192,6 +192,7 @@ def _make_layer(
     if rule is None:
         return dense_filters(n_visible, config.n_features, generator)
     fraction = rule.fraction
+    assert fraction is not None  # this study's rules have one
     if isinstance(rule.dictionary, LowRank):
         fraction = LowRank.matching_fraction(fraction, n_visible, config.n_features)
     grid = Grid((config.patch_size, config.patch_size), channels)

@@ -70,3 +70,35 @@ def test_a_layers_seed_depends_on_its_name_and_the_seed_alone():
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert layer_seed(0, "fc1") == 5701970117395358620  # saved models were drawn from these
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "fraction is None and n_atoms None: give one of the two"),
+        ({"fraction": 0.5, "n_atoms": 3}, r"fraction is 0\.5 and n_atoms 3: give one of the two"),
+        ({"n_atoms": 0}, "n_atoms is 0: it must be a whole number, at least 1"),
+        ({"n_atoms": 2.0}, r"n_atoms is 2\.0: it must be a whole number"),
+    ],
+)
+def test_a_size_is_a_fraction_or_a_number_of_atoms(options, message):
+    with pytest.raises(ValueError, match=message):
+        wc.Rule(d.DCT(), **options)
+
+
+def test_a_number_of_atoms_is_the_same_for_every_width():
+    rule = wc.Rule(d.DCT(), n_atoms=3, columns=2)
+    assert [rule.atoms_for(n) for n in (3, 12, 100)] == [3, 3, 3]
+    assert rule.build(12, 4).indices.shape == (2, 3)
+    with pytest.raises(ValueError, match="n_atoms is 3, and the layer has 2 inputs: take at most"):
+        rule.build(2, 4)
+    layer = wc.PredictedLinear(12, 4, dictionary=d.DCT(), n_atoms=3)
+    assert layer.V.shape == (3, 4)
+
+
+def test_only_what_is_given_is_written():
+    for given in ({"n_atoms": 3}, {"fraction": 0.5}):
+        plan = wc.Plan({"*": wc.Rule(d.DCT(), columns=2, **given)})
+        written = plan.to_dict()["rules"]["*"]
+        assert {"fraction", "n_atoms"} & written.keys() == given.keys()
+        assert wc.Plan.from_json(plan.to_json()) == plan

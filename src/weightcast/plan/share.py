@@ -1,0 +1,72 @@
+"""share: so many learned weights, shared over the layers of a network that is to be adapted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from weightcast.dictionaries import PCA
+from weightcast.inputs.survey import survey
+from weightcast.layers import view
+from weightcast.layers.rule import Rule
+from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
+from weightcast.plan.plan import Plan
+
+MIN_WEIGHTS = 1_000
+"""Layers with fewer weights stay as they are."""
+
+COLUMNS = 16
+"""Groups of units of each layer, unless told otherwise: 16 to 64 were as good."""
+
+
+def share_learned(
+    model: nn.Module, learned: int, batches: list[Any] | None, columns: int | None = None
+) -> Plan:
+    """A plan by which no more than ``learned`` weights are added, equally many atoms to each layer.
+
+    What is left over goes to the layers that run last. Whitened leading directions of the inputs
+    are dealt to ``columns``, fewer where a layer has not enough inputs or units. Layers whose
+    inputs cannot be seen, small and tied ones and the last one, which may be a head, are left out.
+
+    Raises:
+        ValueError: no layer to adapt, or fewer weights than one atom of one layer.
+    """
+    sizes = _sizes(model, batches)
+    if type(learned) is not int or learned < min(n_units for _, n_units in sizes.values()):
+        least = min(sizes, key=lambda name: sizes[name][1])
+        raise ValueError(
+            f"learned is {learned!r}, and one atom of the smallest layer, {least!r}, learns "
+            f"{sizes[least][1]:,} weights: give a whole number that is at least that"
+        )
+    counts, left, gave = dict.fromkeys(sizes, 0), learned, True
+    while gave:
+        gave = False
+        for name, (n_visible, n_units) in reversed(sizes.items()):
+            if counts[name] < n_visible and n_units <= left:
+                counts[name], left, gave = counts[name] + 1, left - n_units, True
+    rules: dict[str, Rule | None] = {}
+    for name, n_atoms in counts.items():
+        n_visible, n_units = sizes[name]
+        if n_atoms:
+            groups = min(columns or COLUMNS, n_units, n_visible // n_atoms)
+            rules[name] = Rule(PCA(whiten=True), columns=groups, n_atoms=n_atoms)
+    return Plan({**rules, "*": None})
+
+
+def _sizes(model: nn.Module, batches: list[Any] | None) -> dict[str, tuple[int, int]]:
+    """(n_visible, n_units) of the layers that can be adapted, in the order in which they run."""
+    layers = convertible_layers(model, predicted=True)
+    seen = [name for name, layer in layers.items() if not view(layer).blindness]
+    order = seen if batches is None else survey(model, seen, batches).order
+    alone = {group[0] for group in groups_of_one_weight(layers) if len(group) == 1}
+    free = alone - refusals(model, layers, adapting=True).keys()
+    sizes = {name: view(layers[name]).sizes for name in order[:-1] if name in free}
+    sizes = {name: (n, m) for name, (n, m) in sizes.items() if n * m >= MIN_WEIGHTS}
+    if not sizes:
+        raise ValueError(
+            f"no layer to adapt: of {len(order)} that multiply inputs the last one, those under "
+            f"{MIN_WEIGHTS:,} weights and those that are tied or refused are left out: name layers "
+            "in a Plan of your own"
+        )
+    return sizes

@@ -1,0 +1,78 @@
+"""share: never more learned weights than were asked for, over the layers that can be adapted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import weightcast as wc
+from weightcast.layers import adapted_layers
+from weightcast.plan.share import share_learned
+
+
+class Network(nn.Module):
+    """Runs its layers in another order than it holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.two = nn.Linear(48, 30), nn.Linear(64, 48)
+        self.one, self.tiny = nn.Linear(40, 64), nn.Linear(40, 2)
+        self.table = nn.Embedding(100, 40)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.table(tokens)
+        return self.head(self.two(self.one(x)).relu() + self.tiny(x).sum())
+
+
+TOKENS = torch.arange(100).view(5, 20)
+
+
+@pytest.mark.parametrize("learned", [48, 100, 112, 159, 1000, 4000])
+def test_no_more_is_learned_and_what_is_left_over_is_less_than_one_atom(learned):
+    torch.manual_seed(0)
+    model = Network()
+    plan = wc.suggest(model, learned=learned, purpose="adapt", inputs=TOKENS)
+    adapted = wc.adapt(model, plan, inputs=TOKENS)
+    found = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert found <= learned
+    full = all(layer.delta.atoms.n_atoms == layer.delta.n_visible for layer in
+               adapted_layers(adapted).values())  # fmt: skip
+    assert full or learned - found < 48
+    assert set(adapted_layers(adapted)) <= {"one", "two"}
+
+
+def test_layers_that_run_last_come_first():
+    plan = share_learned(Network(), 48 * 2 + 64, [TOKENS])
+    assert {name: rule and rule.n_atoms for name, rule in plan.rules.items()} == {
+        "one": 1, "two": 2, "*": None,
+    }  # fmt: skip
+
+
+def test_columns_are_as_many_as_inputs_and_units_allow():
+    for n_atoms, columns, expected in ((1, None, [16, 16]), (1, 99, [40, 48]), (4, None, [10, 16])):
+        plan = share_learned(Network(), n_atoms * 112, [TOKENS], columns)
+        assert [rule.columns for rule in plan.rules.values() if rule] == expected
+    whole = share_learned(Network(), 10**6, [TOKENS])
+    assert [rule.n_atoms for rule in whole.rules.values() if rule] == [40, 64]
+
+
+def test_quantised_frozen_and_predicted_layers_are_shared_with_too():
+    model = Network().requires_grad_(False)
+    small = wc.convert(Network(), {"one": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    for network in (model, small):
+        assert list(share_learned(network, 1000, [TOKENS]).rules) == ["one", "two", "*"]
+
+
+def test_what_cannot_be_shared_is_an_error():
+    model = Network()
+    with pytest.raises(ValueError, match=r"learned is 47, and one atom .* 'two', learns 48"):
+        wc.suggest(model, learned=47, purpose="adapt", inputs=TOKENS)
+    with pytest.raises(ValueError, match="purpose is 'adapt' and learned None: to adapt,"):
+        wc.suggest(model, purpose="adapt")
+    with pytest.raises(ValueError, match="purpose is 'predict' and learned 100"):
+        wc.suggest(model, learned=100)
+    with pytest.raises(ValueError, match="give no fraction or budget beside it"):
+        wc.suggest(model, 0.5, learned=100, purpose="adapt")
+    with pytest.raises(ValueError, match="no layer to adapt: of 1 that multiply inputs"):
+        wc.suggest(nn.Sequential(nn.Linear(50, 50)), learned=100, purpose="adapt")
