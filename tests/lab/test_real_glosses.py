@@ -22,8 +22,8 @@ def wordnet(tmp_path):
 def test_each_text_is_read_once_with_its_class(wordnet):
     found = read_glosses(wordnet)
     assert len(found) == 8
-    assert found[0] == Gloss("adj 1; an example", 1)
-    assert found[-1] == Gloss("verb 2; an example", 32)
+    assert found[0] == Gloss("adj 1; an example", 1, "w")
+    assert found[-1] == Gloss("verb 2; an example", 32, "w")
 
 
 def test_test_glosses_are_never_for_calibration(wordnet, monkeypatch):

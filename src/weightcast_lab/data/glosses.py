@@ -28,10 +28,11 @@ N_TEST = 20_000
 
 @dataclass(frozen=True)
 class Gloss:
-    """A definition, with examples as WordNet has them, and its class, 0 to 44."""
+    """A definition, with examples as WordNet has them, its class, 0 to 44, and its first word."""
 
     text: str
     label: int
+    word: str = ""
 
 
 def wordnet_folder() -> Path:
@@ -52,7 +53,8 @@ def read_glosses(folder: Path | None = None) -> list[Gloss]:
         for line in (folder / f"data.{part}").read_text("utf-8", "replace").splitlines():
             fields, bar, text = line.partition(" | ")
             if bar and not line.startswith(" "):  # the licence is indented
-                gloss = Gloss(text.strip(), int(fields.split()[1]))
+                _, label, _, _, word, *_ = fields.split()
+                gloss = Gloss(text.strip(), int(label), word.lower())
                 found.setdefault(gloss.text, gloss)
     return list(found.values())
 
@@ -61,6 +63,16 @@ def split_glosses(glosses: Sequence[Gloss]) -> tuple[list[Gloss], list[Gloss]]:
     """Part them into those for calibration and ``N_TEST`` others, always the same ones."""
     order = torch.randperm(len(glosses), generator=torch.Generator().manual_seed(0)).tolist()
     return [glosses[i] for i in order[N_TEST:]], [glosses[i] for i in order[:N_TEST]]
+
+
+def split_by_word(glosses: Sequence[Gloss]) -> tuple[list[Gloss], list[Gloss], list[Gloss]]:
+    """Part them for training, validation and test, by 80, 5 and 15 % of the words explained."""
+    words = sorted({gloss.word for gloss in glosses})
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
+    place = {words[i]: n / len(words) for n, i in enumerate(order)}
+    ends = ((0.0, 0.8), (0.8, 0.85), (0.85, 1.0))
+    train, held, test = ([g for g in glosses if a <= place[g.word] < b] for a, b in ends)
+    return train, held, test
 
 
 def draw_glosses(glosses: Sequence[Gloss], n: int, seed: int) -> list[Gloss]:

@@ -24,9 +24,11 @@ import torch
 
 from weightcast_lab.bench.scripts import make_parser, say
 from weightcast_lab.studies import figure4, figure5, modern
+from weightcast_lab.studies.adapting.glosses import AdaptConfig
+from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
 from weightcast_lab.sweeps.backlog import Backlog, work
-from weightcast_lab.sweeps.cells import CHOICE, Cell
+from weightcast_lab.sweeps.cells import ADAPT_CHOICE, CHOICE, Cell
 from weightcast_lab.sweeps.curves import DENSE, NARROW
 from weightcast_lab.sweeps.listing import listing
 from weightcast_lab.sweeps.rows import OWN_RATE
@@ -35,6 +37,7 @@ from weightcast_lab.sweeps.trial import Place, Trial
 from weightcast_lab.training import PretrainingSettings, TrainConfig, TrainingSettings
 
 MNIST, CIFAR10, PLAYS = "mnist", "CIFAR-10 (JPEG copy)", "tinyshakespeare"
+GLOSSES, IMAGES = "wordnet", (MNIST, CIFAR10)
 """What the rows call the data."""
 
 SEEDS = range(3)
@@ -50,6 +53,7 @@ def cells() -> list[Cell]:
         _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
+        *(_adapt(*point) for point in _adapted()),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
         *(
@@ -132,6 +136,38 @@ def _figure5(*, epochs: int, seeds: int, gpu: bool) -> Iterator[Cell]:
         )
 
 
+def _adapted() -> list[tuple[str, int | None]]:
+    """Methods and sizes: what is compared most often first, then size by size."""
+    first = [(name, size) for size in (82_944, *SIZES) for name in ("LoRA", OURS, OURS_WIDE)]
+    rest = [(name, size) for size in SIZES for name in METHODS if size in METHODS[name].settings]
+    return list(dict.fromkeys([*first, (HEAD, None), (FULL, None), *rest]))
+
+
+def _adapt(method: str, learned: int | None) -> Cell:
+    """A way to adapt MiniLM at a size: its rate is chosen on validation glosses, with seed 0."""
+
+    def trial(kind: str, experiment: str, rate: float, seed: int) -> Trial:
+        name = method if learned is None else f"{method}, {learned:,}"
+        labels = {"method": method, "learned": learned}
+        config = AdaptConfig(
+            method, learned, rate, data=GLOSSES, seed=seed, experiment=experiment,
+            variant=f"{name}, rate {rate:g}", labels=labels,
+        )  # fmt: skip
+        return Trial(kind, config)
+
+    return Cell(
+        f"adapt, {method}" + ("" if learned is None else f", {learned:,}"),
+        "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?",
+        "evidence_adapt.jsonl",
+        lambda rate: [trial("adapt", "evidence-adapt", rate or 0.0, seed) for seed in range(5)],
+        {
+            rate: trial(ADAPT_CHOICE, "evidence-adapt-validation", rate, 0)
+            for rate in METHODS[method].rates
+        },
+        criterion="validation_loss",
+    )
+
+
 def make_runs(config: Callable[[float, int], TrainConfig], rate: float | None) -> list[Trial]:
     """The runs of all seeds at the rate that was chosen."""
     assert rate is not None
@@ -186,10 +222,9 @@ def _work(options: argparse.Namespace) -> None:
         raise ValueError(f"no data: say where they lie with --data NAME=PLACE, of {names}")
     for data in dict.fromkeys(cell.data for cell in cells() if cell.data not in sources):
         say(f"without {data}: --data does not name it, so its cells wait")
-    places = {
-        name: full_path(where) if name == PLAYS else prepare(name, full_path(where), options.root)
-        for name, where in sources.items()
-    }
+    sources = {name: full_path(where) for name, where in sources.items()}
+    images = {n: prepare(n, where, options.root) for n, where in sources.items() if n in IMAGES}
+    places = sources | images
     backlog = Backlog(chosen, options.root, options.results)
     seconds = 60 * options.minutes - (time.monotonic() - start)
     jobs = {False: options.jobs or divide(len(chosen))[0]}

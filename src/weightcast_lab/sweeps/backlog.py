@@ -21,7 +21,7 @@ from pathlib import Path
 
 from weightcast.files import write_text
 from weightcast_lab.sweeps.attempt import read_row, seconds_of
-from weightcast_lab.sweeps.cells import CHOICE, Cell
+from weightcast_lab.sweeps.cells import KINDS_THAT_CHOOSE, Cell
 from weightcast_lab.sweeps.locks import claimed, locked
 from weightcast_lab.sweeps.processes import LocalPool
 from weightcast_lab.sweeps.rows import read_rows
@@ -112,7 +112,7 @@ class Backlog:
                 continue
             seconds = seconds_of(folder)
             row["metrics"] |= {} if seconds is None else {"trial_seconds": seconds}
-            path = self.results / (CHOICES if trial.kind == CHOICE else cell.file)
+            path = self.results / (CHOICES if trial.kind in KINDS_THAT_CHOOSE else cell.file)
             before = path.read_text("utf-8") if path.exists() else ""
             write_text(path, before + json.dumps(row, ensure_ascii=False) + "\n")
             self.state.rows[trial.key] = row

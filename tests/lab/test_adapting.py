@@ -1,0 +1,135 @@
+"""Adapting MiniLM: methods with matched counts, runs on a small encoder, the table."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from weightcast_lab.data.glosses import Gloss, read_glosses, split_by_word
+from weightcast_lab.studies.adapting import choice, glosses
+from weightcast_lab.studies.adapting.glosses import AdaptConfig, table
+from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, SIZES
+from weightcast_lab.sweeps.trial import Place
+
+WORDS = ["a", "the", "of", "used", "made", "small", "plant", "person"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of what PEFT asks
+
+
+class Tokenizer:
+    """As the real one is called: a token for each letter."""
+
+    def __call__(self, texts, *, padding=False, **_):
+        ids = [[ord(letter) % 90 + 1 for letter in text[:20]] for text in texts]
+        if not padding:
+            return {"input_ids": ids}
+        longest = max(map(len, ids))
+        tokens = torch.tensor([own + [0] * (longest - len(own)) for own in ids])
+        return {"input_ids": tokens, "attention_mask": (tokens > 0).long()}
+
+
+def small_encoder():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=100, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+        intermediate_size=1536, max_position_embeddings=32,
+    )  # fmt: skip
+    return BertModel(config, add_pooling_layer=False).eval(), Tokenizer()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for number in range(400):
+        picked = torch.randint(len(WORDS), (5,), generator=generator).tolist()
+        text = f"{number} " + " ".join(WORDS[i] for i in picked)
+        found.append(Gloss(text, picked[0] % 4, f"word {number}"))
+    monkeypatch.setattr(glosses, "read_glosses", lambda _: found)
+    monkeypatch.setattr(glosses, "minilm", small_encoder)
+    for name, value in {"N_INPUTS": 32, "N_VALIDATION": 10, "N_TEST": 20}.items():
+        monkeypatch.setattr(glosses, name, value)
+
+
+def _sized(method):
+    settings = METHODS[method].settings
+    return SIZES[2] if SIZES[2] in settings else list(settings)[-1]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in ("LoRA", HEAD) else pytest.param(name, marks=pytest.mark.slow)
+        for name in METHODS
+    ],
+)
+def test_each_method_trains_as_many_weights_as_its_size_says(small, method):
+    size = _sized(method)
+    encoder, tokenizer = small_encoder()
+    examples = [x for _, x in glosses._Encoder(tokenizer).batches(glosses.read_glosses(None)[:32])]
+    adapted = METHODS[method].adapt(encoder, METHODS[method].settings[size], examples, 0)
+    learned = {n: p.numel() for n, p in adapted.named_parameters() if p.requires_grad}
+    if method == "LoRA-FA":  # whose optimiser leaves A as it is
+        learned = {name: n for name, n in learned.items() if "lora_B" in name}
+    if size is None:
+        assert bool(learned) == (method == FULL)
+    else:
+        assert sum(learned.values()) == pytest.approx(size, rel=0.1)
+
+
+def test_a_run_tests_once_and_a_choice_never(small):
+    size = SIZES[0]
+    config = AdaptConfig("LoRA", size, 0.01, steps=2, labels={"method": "LoRA", "learned": size})
+    row = glosses.run(config, Place())
+    assert row["counts"]["learned"] == size
+    assert {"test_error", "test_loss"} < row["metrics"].keys()
+    again = glosses.run(config, Place())
+    assert again["metrics"]["test_loss"] == row["metrics"]["test_loss"]
+    chosen = choice.run(config, Place())
+    assert not [name for name in chosen["metrics"] if "test" in name]
+    assert "validation_loss" in chosen["metrics"]
+
+
+def test_lora_fa_leaves_a_as_it_was_drawn(small):
+    method = METHODS["LoRA-FA"]
+    encoder, tokenizer = small_encoder()
+    model = glosses.Classifier(method.adapt(encoder, method.settings[SIZES[1]], [], 0), 0)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    config = AdaptConfig("LoRA-FA", SIZES[1], 0.01, steps=2)
+    found = glosses.read_glosses(None)
+    glosses._train(model, method, config, glosses._Encoder(tokenizer), found)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert all("lora_B" in name or name.startswith("head") for name in moved)
+    assert any("lora_B" in name for name in moved)
+    assert {"head.weight", "head.bias"} < moved
+
+
+def test_glosses_are_parted_by_word(tmp_path):
+    lines = [
+        f"00 03 n 01 {word} 0 000 | meaning {n} of {word}\n"
+        for word in map(str, range(60))
+        for n in (1, 2)
+    ]
+    for part in ("adj", "adv", "noun", "verb"):
+        (tmp_path / f"data.{part}").write_text("".join(lines))
+    parts = split_by_word(read_glosses(tmp_path))
+    words = [{gloss.word for gloss in part} for part in parts]
+    assert [len(own) for own in words] == [48, 3, 9]
+    assert len(set.union(*words)) == 60
+
+
+def test_a_method_without_that_size_is_refused():
+    with pytest.raises(ValueError, match=r"no method 'C3A' with 20736"):
+        AdaptConfig("C3A", SIZES[0])
+    with pytest.raises(ValueError, match="rate is 0"):
+        AdaptConfig(HEAD, None, 0.0)
+
+
+def test_the_table_pairs_seeds_with_loras():
+    rows = [
+        {"labels": {"method": method, "learned": SIZES[0]}, "seed": seed,
+         "metrics": {"test_error": error + seed}}
+        for method, error in (("LoRA", 30.0), (OURS, 29.0)) for seed in (0, 1)
+    ]  # fmt: skip
+    lines = table(rows).splitlines()
+    assert lines[2] == f"| {OURS} | 29.50 ± 0.71 (-1.00) |"
+    assert lines[3] == "| LoRA | 30.50 ± 0.71 |"
