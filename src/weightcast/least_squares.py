@@ -187,7 +187,9 @@ class _Inverses:
             root, failed = torch.linalg.cholesky_ex(self.matrix)
             if not failed:
                 # Not cholesky_inverse, which takes ten times as long.
-                self.matrix = self.whole = torch.cholesky_solve(torch.eye(self.n), root)
+                self.matrix = self.whole = torch.cholesky_solve(
+                    torch.eye(self.n, dtype=root.dtype), root
+                )
                 self.at = absent.nonzero()[:, 1].view(len(places), n_others)
         self.step = max(1, _HELD // max(1, self.at.shape[1]) ** 2)
         """Rows that are solved at once."""

@@ -5,9 +5,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 from weightcast_lab.data.glosses import Gloss, read_glosses, split_by_word
-from weightcast_lab.studies.adapting import choice, glosses
-from weightcast_lab.studies.adapting.glosses import AdaptConfig, table
+from weightcast_lab.studies.adapting import adapt_choice as choice
+from weightcast_lab.studies.adapting import on_glosses as glosses
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, SIZES
+from weightcast_lab.studies.adapting.on_glosses import AdaptConfig, table
 from weightcast_lab.sweeps.trial import Place
 
 WORDS = ["a", "the", "of", "used", "made", "small", "plant", "person"]

@@ -6,10 +6,13 @@ import sys
 import pytest
 
 from weightcast_lab.studies import evidence
+from weightcast_lab.studies.adapting.methods import METHODS
 from weightcast_lab.sweeps.backlog import CHOICES
 
 CELLS = evidence.cells()
 NAMES = [cell.name for cell in CELLS]
+TRAINED = [cell for cell in CELLS if not cell.name.startswith("adapt")]
+ADAPTED = [cell for cell in CELLS if cell.name.startswith("adapt")]
 FILES = {CHOICES, *(cell.file for cell in CELLS)}
 
 
@@ -61,7 +64,7 @@ def test_everything_that_was_asked_for_is_there():
         assert len(runs(cell)) == (3 if long else 1)
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.choices], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [cell for cell in TRAINED if cell.choices], ids=lambda c: c.name)
 def test_choices_and_runs_are_one_training_but_for_data_rate_and_seed(cell):
     assert [trial.config.seed for trial in runs(cell)] == [0, 1, 2]
     rate = sorted(cell.choices)[1]
@@ -93,8 +96,29 @@ def test_figure_4_is_trained_as_the_issue_says():
                 assert config.labels.get("columns", 10) == 10
 
 
+@pytest.mark.parametrize("cell", ADAPTED, ids=lambda c: c.name)
+def test_adapters_are_chosen_and_run_alike(cell):
+    method = METHODS[runs(cell)[0].config.method]
+    assert sorted(cell.choices) == list(method.rates)
+    assert [trial.config.seed for trial in runs(cell)] == [0, 1, 2, 3, 4]
+    for rate, trial in cell.choices.items():
+        run = runs(cell)[0]
+        assert (trial.kind, run.kind) == ("adapt-choice", "adapt")
+        assert (trial.config.rate, trial.config.seed) == (rate, 0)
+        assert trial.config.method == run.config.method
+        assert trial.config.learned == run.config.learned
+        assert trial.config.labels == run.config.labels
+        assert trial.config.experiment == f"{run.config.experiment}-validation"
+
+
+def test_every_method_is_adapted_at_every_size_that_it_has():
+    found = [(runs(cell)[0].config.method, runs(cell)[0].config.learned) for cell in ADAPTED]
+    assert len(set(found)) == len(found)
+    assert set(found) == {(name, size) for name, m in METHODS.items() for size in m.settings}
+
+
 def test_modern_networks_are_trained_longer():
-    for cell in CELLS:
+    for cell in TRAINED:
         for trial in runs(cell):
             if trial.config.model.name == "resnet20":
                 assert (trial.config.training.epochs, trial.config.n_train) == (30, 10_000)
@@ -107,7 +131,8 @@ def test_no_two_trials_are_told_apart_by_nothing():
     choices = {t.key for cell in CELLS for t in cell.choices.values()}
     all_runs = [trial for cell in CELLS for trial in runs(cell)]
     assert len({trial.key for trial in all_runs}) == len(all_runs)
-    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7
+    adapted = sum(len(METHODS[name].settings) * len(METHODS[name].rates) for name in METHODS)
+    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)
         for t in itertools.chain(
@@ -127,7 +152,10 @@ def test_the_list_needs_no_data_and_changes_nothing(monkeypatch, tmp_path, capsy
     call(monkeypatch, tmp_path, "--list")
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.strip().startswith("0/") for line in lines) == len(CELLS)
-    assert lines[-1].endswith("0.0 hours of one core are left, and 219 trials of unknown length")
+    missing = len({t.key for c in CELLS if not c.gpu for t in (*c.choices.values(), *runs(c))})
+    assert lines[-1].endswith(
+        f"0.0 hours of one core are left, and {missing} trials of unknown length"
+    )
     assert not (tmp_path / "results").exists()
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["rows.lock"]
 

@@ -68,7 +68,8 @@ def sparse_choice(W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None
     if C is not None:
         level = float(C.diagonal().mean()) or 1.0
         scales = (C.diagonal() + 1e-9 * level).sqrt()
-        K, identity = (C / scales / scales.unsqueeze(1)).float(), torch.eye(len(C))
+        K = (C / scales / scales.unsqueeze(1)).float()
+        identity = torch.eye(len(K), dtype=K.dtype)
         root = torch.linalg.cholesky(K + _PENALTY * identity)
         inverse = torch.cholesky_solve(identity, root)
         rows = rows * scales.float()

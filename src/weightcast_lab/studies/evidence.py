@@ -24,8 +24,8 @@ import torch
 
 from weightcast_lab.bench.scripts import make_parser, say
 from weightcast_lab.studies import figure4, figure5, modern
-from weightcast_lab.studies.adapting.glosses import AdaptConfig
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
+from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, AdaptConfig
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
 from weightcast_lab.sweeps.backlog import Backlog, work
 from weightcast_lab.sweeps.cells import ADAPT_CHOICE, CHOICE, Cell
@@ -155,11 +155,14 @@ def _adapt(method: str, learned: int | None) -> Cell:
         )  # fmt: skip
         return Trial(kind, config)
 
+    def runs(rate: float | None) -> list[Trial]:
+        return [trial("adapt", "evidence-adapt", rate or HEAD_RATE, seed) for seed in range(5)]
+
     return Cell(
         f"adapt, {method}" + ("" if learned is None else f", {learned:,}"),
         "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?",
         "evidence_adapt.jsonl",
-        lambda rate: [trial("adapt", "evidence-adapt", rate or 0.0, seed) for seed in range(5)],
+        runs,
         {
             rate: trial(ADAPT_CHOICE, "evidence-adapt-validation", rate, 0)
             for rate in METHODS[method].rates

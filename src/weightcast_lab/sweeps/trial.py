@@ -20,8 +20,8 @@ STUDIES = {
     "speech": "weightcast_lab.studies.speech",
     "rica": "weightcast_lab.studies.rica",
     "choice": "weightcast_lab.studies.choice",
-    "adapt": "weightcast_lab.studies.adapting.glosses",
-    "adapt-choice": "weightcast_lab.studies.adapting.choice",
+    "adapt": "weightcast_lab.studies.adapting.on_glosses",
+    "adapt-choice": "weightcast_lab.studies.adapting.adapt_choice",
 }
 """The study that runs each kind of trial. A trial's file can name these kinds and nothing else."""
 

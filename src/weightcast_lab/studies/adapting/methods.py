@@ -140,6 +140,6 @@ METHODS: dict[str, Method] = {
     "HiRA": Method(_ranks(), _LARGE, _peft("HiraConfig")),
     "Lily": Method(_each("r", None, None, 3, 6), _LORA, _peft("LilyConfig")),
     FULL: Method({None: None}, (0.0001, 0.0002, 0.0005, 0.001), _full),
-    HEAD: Method({None: None}, (0.0025,), _head),
+    HEAD: Method({None: None}, (), _head),
 }  # fmt: skip
 """By the name in tables. IA3 (27,648, no other count) and FRoD (206,508 at least) fit no size."""

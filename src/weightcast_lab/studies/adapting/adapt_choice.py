@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weightcast_lab.studies.adapting.glosses import AdaptConfig, _run
+from weightcast_lab.studies.adapting.on_glosses import AdaptConfig, _run
 from weightcast_lab.sweeps.rows import Row
 from weightcast_lab.sweeps.trial import Place, runs_trials
 
