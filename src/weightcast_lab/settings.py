@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from weightcast.plan.plan import Plan
-from weightcast.serialization import Configuration, encode
+from weightcast.serialization import Configuration, Plain, encode
 
 _WIDTHS = {
     "convnet": (4, "three convolutions and one layer above them: give four numbers"),
@@ -22,7 +22,7 @@ _WIDTHS = {
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Plain):
     """A reference network.
 
     Args:
@@ -58,7 +58,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Plain):
     """How a network is trained.
 
     Args:
@@ -103,7 +103,7 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class PretrainingSettings:
+class PretrainingSettings(Plain):
     """How layers are pre-trained, one after the other, before the labels are shown.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,12 +21,12 @@ from weightcast.dictionaries import (
     count_atoms,
 )
 from weightcast.grid import Grid
-from weightcast.serialization import encode
+from weightcast.serialization import Plain, decode, encode
 from weightcast.weight import ExecutionPath
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Plain):
     """Predict a layer's weights from ``dictionary``, learning ``fraction`` of them, or ``n_atoms``.
 
     Args:
@@ -64,12 +65,10 @@ class Rule:
             )
         if self.fraction is not None:
             check_fraction(self.fraction)
-        elif type(self.n_atoms) is not int or self.n_atoms < 1:
+        elif self.n_atoms is not None and self.n_atoms < 1:
             raise ValueError(f"n_atoms is {self.n_atoms!r}: it must be a whole number, at least 1")
-        if type(self.columns) is not int or self.columns < 1:
+        if self.columns < 1:
             raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
-        if self.path not in ("auto", "factored", "materialised"):
-            raise ValueError(f"path is {self.path!r}: take 'auto', 'factored' or 'materialised'")
         if self.grid is not None:
             object.__setattr__(self, "grid", Grid.of(self.grid))
 
@@ -142,12 +141,11 @@ class Rule:
 
 
 def written_rule(rule: Rule) -> Rule:
-    """A rule as files hold it: in a dictionary's place that has no text form, its atoms' own."""
-    try:
-        encode(rule)
-    except ValueError:  # holds an estimator; its atoms are stored all the same
-        return replace(rule, dictionary=StoredAtoms())
-    return rule
+    """A rule as files hold it: in a dictionary's place that no text gives back, its atoms' own."""
+    with suppress(ValueError):  # holds an estimator, or a kernel of someone's own
+        if decode(Rule, encode(rule)) == rule:
+            return rule
+    return replace(rule, dictionary=StoredAtoms())
 
 
 def layer_seed(seed: int, name: str) -> int:

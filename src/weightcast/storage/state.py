@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from weightcast.dictionaries.packing import BaseSpec, pack, pack_indices
 from weightcast.layers import PredictedLayer, adapted_layers, is_freed
+from weightcast.layers.rule import written_rule
 
 
 def saved_tensors(
@@ -26,7 +27,7 @@ def saved_tensors(
         prefix = f"{name}.atoms." if name else "atoms."
         kept, indices = pack_indices(layer.atoms.indices, layer.atoms.base.n_base)
         state[prefix + kept] = indices
-        if store or not layer.rule.dictionary.rebuildable:
+        if store or not written_rule(layer.rule).dictionary.rebuildable:
             bases[name], factors = pack(layer.atoms.base)
             state |= {f"{prefix}base.{key}": factor for key, factor in factors.items()}
             if layer.atoms.mixing is not None:

@@ -20,7 +20,7 @@ from weightcast.layers import predicted_layers
 from weightcast.layers.models import check_values
 from weightcast.layers.rule import layer_seed
 from weightcast.optim import adam_state, load_adam_state, parameter_groups
-from weightcast.serialization import aligned
+from weightcast.serialization import Plain, aligned
 from weightcast.transform.distil.blockwise import find_blocks, learn_blockwise
 from weightcast.transform.distil.losses import Loss, find_loss, learn_from
 from weightcast.transform.state_folder import StateFolder, digest
@@ -121,7 +121,7 @@ def distil(
 
 
 @dataclass(frozen=True)
-class DistilSettings:
+class DistilSettings(Plain):
     """How a network is distilled; the arguments of :func:`distil`."""
 
     steps: int
@@ -131,7 +131,7 @@ class DistilSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        if type(self.steps) is not int or self.steps < 1:
+        if self.steps < 1:
             raise ValueError(f"steps is {self.steps!r}: it must be a whole number, 1 or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(

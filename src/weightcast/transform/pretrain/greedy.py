@@ -17,6 +17,7 @@ from weightcast.inputs.progress import Progress
 from weightcast.inputs.replay import Replay
 from weightcast.layers import PredictedLayer
 from weightcast.layers.rule import layer_seed
+from weightcast.serialization import Plain
 from weightcast.transform.pretrain.autoencoder import Activation, Loss, TiedAutoencoder
 from weightcast.transform.pretrain.chain import find_activations, layers_in_order
 from weightcast.transform.pretrain.describe import changed, describe, remade
@@ -41,7 +42,7 @@ class PretrainedLayer:
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
+class PretrainSettings(Plain):
     """How every layer is trained; the arguments of :func:`pretrain`."""
 
     epochs: int
@@ -54,9 +55,9 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("max_rows", 2)):
             value = getattr(self, name)
-            if type(value) is not int or value < least:
+            if value < least:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number, {least} or more")
-        if not (0 < self.learning_rate and math.isfinite(self.learning_rate)):
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"learning_rate is {self.learning_rate}: it must be above 0, for example 0.001"
             )
