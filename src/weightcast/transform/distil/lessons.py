@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, call, cut, device_of, on_device, tensors_in
+from weightcast.inputs.batches import as_batches, call, cut, device_of, given_tensors, on_device
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.undisturbed import evaluating, gradients_kept, let_recurrent_learn
 from weightcast.layers import predicted_layers
@@ -167,7 +167,7 @@ class _Lesson:
         """All that decides the result, but for the loss, as JSON data."""
         trained = {id(p) for p in self.trained.values()}
         rest = self.small.state_dict(keep_vars=True).items()
-        tensors = (x for batch in batches for x in tensors_in(batch))
+        tensors = (x for batch in batches for x in given_tensors(batch))
         return {
             **vars(self.settings),
             "train": list(self.settings.train),

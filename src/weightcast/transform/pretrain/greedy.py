@@ -11,7 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, cut, device_of, model_input, on_device
+from weightcast.inputs.batches import (
+    as_batches,
+    cut,
+    device_of,
+    given_tensors,
+    model_input,
+    on_device,
+)
 from weightcast.inputs.gather import collect_rows, collect_statistics, naming_layer
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.replay import Replay
@@ -61,8 +68,6 @@ class PretrainSettings(Plain):
             raise ValueError(
                 f"learning_rate is {self.learning_rate}: it must be above 0, for example 0.001"
             )
-        if self.loss not in ("squared", "cross-entropy"):
-            raise ValueError(f"loss is {self.loss!r}: take 'squared' or 'cross-entropy'")
 
 
 def pretrain(
@@ -238,4 +243,5 @@ class _Inputs:
         """What the model is called with, by place and name."""
         for number, batch in enumerate(self):
             arguments = batch if isinstance(batch, Mapping) else {"": batch}
-            yield from ((f"{number}{key}", arguments[key]) for key in sorted(arguments))
+            for key in sorted(arguments):
+                yield from ((f"{number}{key}", x) for x in given_tensors(arguments[key]))
