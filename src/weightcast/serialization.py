@@ -12,6 +12,7 @@ import decimal
 import difflib
 import functools
 import inspect
+import json
 import numbers
 import shutil
 import textwrap
@@ -138,6 +139,9 @@ def _normalise(configuration: Any) -> None:
         value, hint = getattr(configuration, name), hints[name]
         try:
             found = plain(value, hint)
+            if isinstance(value, dict) and typing.get_args(hint)[-1] in (Any, type(None)):
+                found = encode(value)
+                json.dumps(found, allow_nan=False)
         except ValueError as error:
             raise ValueError(f"{name} is {value!r}: {error}") from error
         if typing.get_origin(hint) is typing.Literal and found not in typing.get_args(hint):

@@ -176,7 +176,9 @@ class TrainConfig(Configuration):
 
     def __post_init__(self) -> None:
         if self.plan is not None:
-            Plan.from_dict(self.plan)  # its errors belong here, before any data is read
+            plan = Plan.from_dict(self.plan)  # its errors belong here, before any data is read
+            if not any(plan.rules.values()):
+                raise ValueError("the plan has no rule: add one, or leave it out to train dense")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie between 0 and 2^63 - 1")
         for name in ("n_inputs", "n_train", "context"):

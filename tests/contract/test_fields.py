@@ -24,7 +24,12 @@ from weightcast.storage.few_bits import FewBits
 from weightcast.transform.compress import Fitting
 from weightcast.transform.distil.lessons import DistilSettings
 from weightcast.transform.pretrain.greedy import PretrainSettings
-from weightcast_lab.settings import ModelSettings, PretrainingSettings, TrainConfig, TrainingSettings
+from weightcast_lab.settings import (
+    ModelSettings,
+    PretrainingSettings,
+    TrainConfig,
+    TrainingSettings,
+)
 
 CONFIGURATIONS = [
     *(k.SquaredExponential(2.0), k.Exponential(2.0), k.Matern(2.5, 2.0), d.Kernel(ridge=0.5)),
@@ -74,7 +79,9 @@ def test_every_configuration_is_tried():
     tried = {type(one) for one in CONFIGURATIONS}
     others = {"ScikitLearnKernel", "FromEstimator", "StoredAtoms", "Fingerprint"}  # see below
     written_alone = {"Manifest", "LayerManifest", "LayerRecord"}  # by ``save``, of its own values
-    known = {c for c in below(Plain) if c.__module__.startswith("weightcast.") and c.__name__[0] != "_"}
+    known = {
+        c for c in below(Plain) if c.__module__.startswith("weightcast.") and c.__name__[0] != "_"
+    }
     left = {c.__name__ for c in known if dataclasses.is_dataclass(c)} - {c.__name__ for c in tried}
     assert left - others - written_alone <= {"KernelRidge", "Dictionary"}
     assert len(BROTHERS) > 250
@@ -99,7 +106,10 @@ def test_a_field_of_another_type_becomes_pythons_own(one, field, other):
         (lambda: d.PCA(whiten="no"), "whiten is 'no': it must be True or False"),
         (lambda: k.Exponential("2"), "length_scale is '2': it must be a number"),
         (lambda: k.Exponential(10**400), "length_scale is 1000.*: it must be a number"),
-        (lambda: k.Exponential(np.array([1.0, 2.0])), "length_scale is array.*: it must be a number"),
+        (
+            lambda: k.Exponential(np.array([1.0, 2.0])),
+            "length_scale is array.*: it must be a number",
+        ),
         (lambda: k.Exponential(2 + 1j), "length_scale is .*: it must be a number"),
         (lambda: d.LocalKernel(power=float("inf")), "power is inf"),
         (lambda: d.Autoencoder(learning_rate=float("inf")), "learning_rate=inf"),
@@ -151,12 +161,19 @@ class _OwnRBF(sk.RBF):
 
 @pytest.mark.parametrize(
     "dictionary",
-    [_OwnInit("x"), d.Kernel(_NoDataclass()), d.Kernel(_OwnRBF(2.0)), d.Kernel(sk.RBF(np.float32(2)))],
+    [
+        _OwnInit("x"),
+        d.Kernel(_NoDataclass()),
+        d.Kernel(_OwnRBF(2.0)),
+        d.Kernel(sk.RBF(np.float32(2))),
+    ],
     ids=["own __init__", "no dataclass", "own kernel of scikit-learn", "scikit-learn of NumPy"],
 )
 @pytest.mark.filterwarnings("ignore:the predicted layers take")
 def test_a_dictionary_that_no_text_gives_back_is_saved_by_its_atoms(dictionary, tmp_path):
-    model = wc.convert(nn.Sequential(nn.Linear(16, 8)), {"0": wc.Rule(dictionary, 0.25, grid=(4, 4))})
+    model = wc.convert(
+        nn.Sequential(nn.Linear(16, 8)), {"0": wc.Rule(dictionary, 0.25, grid=(4, 4))}
+    )
     wc.save(model, tmp_path / "model")
     again = wc.load(tmp_path / "model", nn.Sequential(nn.Linear(16, 8)))
     x = torch.randn(3, 16)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from weightcast.files import user_path
 from weightcast_lab.data.images import Images, Split
 from weightcast_lab.data.prepared import SUFFIX, read_prepared
 
@@ -38,7 +39,7 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
     if source == "digits":
         name, train, test = "digits (5,000 of MNIST)", *_split_digits()
     elif source.endswith(SUFFIX):
-        name, train, test = read_prepared(Path(source).expanduser())
+        name, train, test = read_prepared(user_path(source))
     else:
         splits = read_splits(source, ("train", "test"), _REMEDY)
         name = _name(source)
@@ -105,7 +106,7 @@ def read_splits(source: str, needed: Sequence[str], remedy: str) -> dict[str, An
         raise ValueError(
             "data other than what is packaged is read by datasets: pip install 'weightcast[data]'"
         ) from error
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if not folder.is_dir():
         _check_hub_name(source, remedy)
     was_on = datasets.is_progress_bar_enabled()
@@ -129,7 +130,7 @@ def read_splits(source: str, needed: Sequence[str], remedy: str) -> dict[str, An
 def _check_hub_name(source: str, remedy: str) -> None:
     """Refuse what is no name on the Hub, and a Hub that cannot be reached, at once."""
     first = source.split("/")[0]
-    if Path(source).expanduser().exists():
+    if user_path(source).exists():
         raise ValueError(f"{source} is a file: {remedy}")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) or Path(first).is_dir():
         raise ValueError(f"there is no data folder {source}: {remedy}")
@@ -182,5 +183,5 @@ def _as_split(pixels: np.ndarray, labels: np.ndarray) -> Split:
 
 def _name(source: str) -> str:
     """A folder by its own name: rows should not tell where on a machine it lay."""
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     return folder.resolve().name if folder.is_dir() else source

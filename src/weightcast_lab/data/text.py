@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from weightcast.files import user_path
 from weightcast_lab.data.image_sources import read_splits
 from weightcast_lab.data.images import Split
 
@@ -132,7 +133,7 @@ def _read(source: str) -> tuple[str, str, str]:
     """A source's name, its training text and its test text, empty where it has none."""
     if source == DESCRIPTIONS:
         return "scikit-learn's descriptions", _read_descriptions(), ""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         try:
             return path.resolve().stem, path.read_text(encoding="utf-8"), ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from weightcast.cli.result_rows import SCHEMA, Row, append_row, make_row
+from weightcast.files import user_path
 
 __all__ = ["OWN_RATE", "SCHEMA", "Row", "append_row", "make_row", "read_rows"]
 
@@ -41,7 +41,7 @@ def rows_in(path: str | os.PathLike[str], remedy: str = "") -> Iterator[tuple[st
     Raises:
         ValueError: no such file, or a line that is no row, named by file and line.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
