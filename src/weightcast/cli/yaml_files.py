@@ -16,7 +16,7 @@ MOST_LEVELS = 100
 _SCALARS = {
     "bool": r"(?i:yes|no|true|false|on|off)$",
     "int": r"([-+]?(0|[1-9][\d_]*)|0x[\da-fA-F_]+)$",
-    "float": r"[-+]?((\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|\.(?i:inf|nan))$",
+    "float": r"[-+]?((\d[\d_]*\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?i:inf|nan))$",
     "null": r"(~|(?i:null)|)$",
     "merge": r"<<$",
 }
