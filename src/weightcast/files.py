@@ -89,13 +89,13 @@ def check_place(path: str | os.PathLike[str] | None, *, folder: bool = False) ->
 
 
 def read_text(path: Path) -> str:
-    """A file of text in UTF-8, or in what its first bytes say (UTF-8, UTF-16).
+    """A file of text in UTF-8, or in what its first bytes say (UTF-16), its lines ended alike.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is in another encoding, named by file and place.
     """
-    return decoded(path.read_bytes(), str(path))
+    return re.sub("\r\n?", "\n", decoded(path.read_bytes(), str(path)))
 
 
 def decoded(data: bytes, where: str) -> str:
@@ -106,7 +106,7 @@ def decoded(data: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{where}: line {line} is no {encoding.upper().removesuffix('-SIG')} ({error.reason}): "
+            f"cannot read {where}: line {line} is no {encoding.upper().removesuffix('-SIG')} ({error.reason}): "
             "save the file as UTF-8"
         ) from error
 

@@ -11,8 +11,41 @@ from hypothesis import strategies as st
 
 from weightcast.cli.yaml_files import parse_yaml, read_yaml
 
-KEYS = """0.10 010 0o10 0x1F 1:30 1:30:45 1_000 1e3 1. .5 +1 -0 .inf .NaN no NO yes on off true
-False y n null ~ 2024-01-01 2001-12-14t21:59:43 = <<x 0b11 blocks.0.10 1.0.0 *star""".split()
+KEYS = [
+    "0.10",
+    "010",
+    "0o10",
+    "0x1F",
+    "1:30",
+    "1:30:45",
+    "1_000",
+    "1e3",
+    "1.",
+    ".5",
+    "+1",
+    "-0",
+    ".inf",
+    ".NaN",
+    "no",
+    "NO",
+    "yes",
+    "on",
+    "off",
+    "true",
+    "False",
+    "y",
+    "n",
+    "null",
+    "~",
+    "2024-01-01",
+    "2001-12-14t21:59:43",
+    "=",
+    "<<x",
+    "0b11",
+    "blocks.0.10",
+    "1.0.0",
+    "*star",
+]
 
 
 @pytest.mark.parametrize("key", [*KEYS, "", "café", "a b", "re:a.*"])

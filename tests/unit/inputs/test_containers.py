@@ -19,7 +19,7 @@ import weightcast as wc
 from weightcast.inputs.batches import as_batches, call, given_tensors, on_device
 
 SINGULAR = wc.Rule(wc.dictionaries.SingularVectors(), 0.5)
-Pair = namedtuple("Pair", "x other")  # noqa: PYI024
+Pair = namedtuple("Pair", "x other")
 
 
 @dataclass
