@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from weightcast.dictionaries.packing import BaseSpec, pack, pack_indices
 from weightcast.layers import PredictedLayer, adapted_layers, is_freed
 from weightcast.layers.rule import written_rule
+from weightcast.storage.tensors import check_storable
 
 
 def saved_tensors(
@@ -62,6 +63,8 @@ def check_state(state: Mapping[str, Any]) -> None:
                 f"{name!r} has no shape yet: call the model once, on example inputs, so that its "
                 "lazy modules know their sizes"
             )
+        if not value.is_meta:  # of which others have more to say
+            check_storable(name, value)
 
 
 def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +79,8 @@ def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 def identity(tensor: Tensor) -> Any:
     """A key that two tensors share if they are the same numbers in the same memory."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    signs = tensor.is_conj(), tensor.is_neg()
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, signs)
 
 
 def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
