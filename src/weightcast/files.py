@@ -100,13 +100,13 @@ def read_text(path: Path) -> str:
 
 def decoded(data: bytes, where: str) -> str:
     """:func:`read_text`, of bytes that were read at ``where``."""
-    encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
-        return data.decode(encoding)
+        return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"cannot read {where}: line {line} is no {encoding.upper().removesuffix('-SIG')} ({error.reason}): "
+            f"cannot read {where}: line {line} is no UTF-{'16' if wide else '8'} ({error.reason}): "
             "save the file as UTF-8"
         ) from error
 

@@ -64,7 +64,7 @@ def check_state(state: Mapping[str, Any]) -> None:
                 "lazy modules know their sizes"
             )
         if not value.is_meta:  # of which others have more to say
-            check_storable(name, value)
+            check_storable(repr(name), value)
 
 
 def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Write a new safetensors file of tensors in any layout of memory; returns their checksums."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     for name, tensor in tensors.items():
-        check_storable(name, tensor)
+        check_storable(repr(name), tensor)
     # Largest items first, so that every tensor lies at a multiple of its items' size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header, end = {}, 0
@@ -76,7 +76,7 @@ def check_storable(name: str, tensor: Tensor) -> None:
     dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized)
     if not dense or tensor.is_meta or tensor.dtype not in DTYPES.values():
         raise ValueError(
-            f"{name!r} is a{' nested' * tensor.is_nested} tensor of {tensor.dtype}, layout "
+            f"{name} is a{' nested' * tensor.is_nested} tensor of {tensor.dtype}, layout "
             f"{tensor.layout}, on {tensor.device}, which safetensors cannot hold: keep it as dense "
             "tensors of other dtypes, or in a buffer with persistent=False"
         )

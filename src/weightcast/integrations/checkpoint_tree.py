@@ -1,0 +1,159 @@
+"""A checkpoint as JSON data and tensors, and back: each value comes back as what it was.
+
+Scalars and lists stand for themselves, the rest is an object with one entry, a tag and what it
+needs: ``{"tensor": name}``, ``{"Counter": pairs}``. Classes are a fixed few, and of those that a
+checkpoint names, enumerations and named tuples that this process has imported: none is imported, so
+that reading runs no code.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.parsing import AttributeDict
+from torch import Tensor, nn
+
+Add = Callable[[Tensor, tuple[Any, ...]], str]
+"""Keeps a tensor that was found at a path; its name."""
+
+_MAPPINGS: dict[str, Any] = {c.__name__: c for c in (dict, OrderedDict, Counter, AttributeDict)}
+_SEQUENCES: dict[str, Any] = {c.__name__: c for c in (tuple, torch.Size, set, frozenset, deque)}
+_WRITTEN = {"Fraction": Fraction, "Decimal": Decimal, "complex": complex, "device": torch.device}
+_MADE: dict[str, Any] = {c.__name__: c for c in (int, float, str, list, dict, set, Counter)}
+
+
+def encode(value: Any, path: tuple[Any, ...], add: Add) -> Any:
+    """JSON data of a value at a path; a ValueError names the place of what has none."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+
+    def items(values: Any) -> list[Any]:
+        return [encode(item, (*path, i), add) for i, item in enumerate(values)]
+
+    def pairs(mapping: Any) -> list[Any]:
+        return [
+            [encode(key, path, add), encode(item, (*path, key), add)]
+            for key, item in mapping.items()
+        ]
+
+    known = isinstance(value, enum.Enum) and value.name in kind.__members__
+    if known and _class_of(_place_of(kind)) is kind:
+        return {"enum": [_place_of(kind), value.name]}
+    if kind in (Tensor, nn.Parameter, nn.Buffer):
+        name = add(value, path)
+        learned = value.requires_grad and kind is not nn.Parameter
+        return {"tensor": name} if kind is not nn.Parameter and not learned else {
+            "parameter" if kind is nn.Parameter else "leaf": [name, value.requires_grad]
+        }  # fmt: skip
+    if kind is list:
+        return items(value)
+    if isinstance(value, OrderedDict) and hasattr(value, "_metadata"):  # torch's, on state dicts
+        versions = encode(dict(value._metadata), (*path, "_metadata"), add)  # pyright: ignore
+        return {"state_dict": [pairs(value), versions]}
+    if kind is defaultdict and _MADE.get(getattr(value.default_factory, "__name__", "")) is (
+        value.default_factory
+    ):
+        return {"defaultdict": [value.default_factory.__name__, pairs(value)]}
+    if _MAPPINGS.get(kind.__name__) is kind:
+        return {kind.__name__: pairs(value)}
+    if kind is deque and value.maxlen is not None:
+        return {"bounded": [items(value), value.maxlen]}
+    if _SEQUENCES.get(kind.__name__) is kind:
+        return {kind.__name__: items(value)}
+    if hasattr(kind, "_fields") and _class_of(_place_of(kind)) is kind:
+        return {"named": [_place_of(kind), items(value)]}
+    if _WRITTEN.get(kind.__name__) is kind:
+        return {kind.__name__: str(value)}
+    if kind in (bytes, torch.dtype):
+        return {kind.__name__: value.hex() if kind is bytes else str(value).partition(".")[2]}
+    if kind is range:
+        return {"range": [value.start, value.stop, value.step]}
+    if isinstance(value, np.generic) and value.dtype.kind in "biufU" and value.dtype.itemsize <= 8:
+        return {"numpy": [value.dtype.str, value.item()]}
+    if kind is np.ndarray and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        return {"ndarray": add(torch.from_numpy(np.ascontiguousarray(value)), path)}
+    raise ValueError(
+        f"the checkpoint's {join(path)} is a {kind.__name__}, which is no plain data: keep "
+        "tensors, numbers, text, None, lists, tuples and dictionaries of these in checkpoints"
+    )
+
+
+def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What :func:`encode` was given."""
+    if isinstance(data, list):
+        return [decode(item, tensors) for item in data]
+    if not isinstance(data, dict):
+        return data
+    [(tag, content)] = data.items()
+
+    def pairs(found: Any) -> Any:
+        return ((decode(key, tensors), decode(item, tensors)) for key, item in found)
+
+    if tag in _MAPPINGS:
+        return _MAPPINGS[tag](dict(pairs(content)))
+    if tag in _SEQUENCES:
+        return _SEQUENCES[tag](decode(content, tensors))
+    if tag in _WRITTEN:
+        return _WRITTEN[tag](content)
+    match tag:
+        case "tensor":
+            return tensors[content]
+        case "parameter":
+            return nn.Parameter(tensors[content[0]], content[1])
+        case "leaf":
+            return tensors[content[0]].detach().requires_grad_(content[1])
+        case "ndarray":
+            return tensors[content].numpy()
+        case "state_dict":
+            state = OrderedDict(pairs(content[0]))
+            state._metadata = decode(content[1], tensors)  # pyright: ignore[reportAttributeAccessIssue]
+            return state
+        case "defaultdict":
+            return defaultdict(_MADE[content[0]], pairs(content[1]))
+        case "bounded":
+            return deque(decode(content[0], tensors), content[1])
+        case "named":
+            return _class_of(content[0], "_make")._make(decode(content[1], tensors))
+        case "enum":
+            return _class_of(content[0], "__members__").__members__[content[1]]
+        case "bytes":
+            return bytes.fromhex(content)
+        case "dtype" if isinstance(found := getattr(torch, content), torch.dtype):
+            return found
+        case "range":
+            return range(*content)
+        case "numpy":
+            return np.dtype(content[0]).type(content[1])
+    raise ValueError(f"unknown tag {tag!r}")
+
+
+def join(path: tuple[Any, ...]) -> str:
+    """A path as a tensor's name."""
+    return "/".join(map(str, path))
+
+
+def _place_of(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _class_of(place: str, has: str = "") -> Any:
+    """The class of an enumeration or a named tuple that this process has imported, or None."""
+    module, _, names = place.partition(":")
+    found: Any = sys.modules.get(module)
+    for name in names.split("."):
+        found = getattr(found, name, None)
+    fits = isinstance(found, enum.EnumMeta) or (
+        isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields")
+    )
+    if has and not (fits and hasattr(found, has)):
+        raise ValueError(f"{place} is not known here: import the module that defines it first")
+    return found if fits else None
