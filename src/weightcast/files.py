@@ -29,6 +29,9 @@ try:
 except ModuleNotFoundError:  # Windows, where writers of one folder must not meet
     fcntl = None
 
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How files in UTF-16 begin."""
+
 # What a system or file system answers that cannot exchange two names.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -100,7 +103,7 @@ def read_text(path: Path) -> str:
 
 def decoded(data: bytes, where: str) -> str:
     """:func:`read_text`, of bytes that were read at ``where``."""
-    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    wide = data[:2] in UTF_16
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from weightcast.cli.parsing import number
-from weightcast.cli.result_rows import Row, append_row, make_row, row_counts
+from weightcast.cli.result_rows import Row, append_row, check_rows, make_row, row_counts
 from weightcast.cli.sources import load_inputs, load_source
 from weightcast.cli.stand_in import GUESSED, StandIn
 from weightcast.cli.yaml_files import read_yaml
@@ -109,7 +109,7 @@ def check_places(options: Namespace) -> None:
     if folder.exists() and not (folder / JSON_NAME).is_file():
         raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
     check_place(folder, folder=True)
-    check_place(options.rows)
+    check_rows(options.rows)
 
 
 def finish(

@@ -6,6 +6,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from weightcast.cli.result_rows import check_rows
 from weightcast.files import check_place, user_path
 
 SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
@@ -58,7 +59,7 @@ def run_demo(
     folder = user_path(output)
     check_place(folder, folder=True)
     file = folder / ROWS if rows is None else user_path(rows)
-    check_place(rows)
+    check_rows(rows)
     try:
         finished, figure1 = compare(data, seeds, epochs, file, replace_rows=rows is None)
     except Interrupted as interrupt:

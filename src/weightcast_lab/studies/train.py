@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from weightcast.cli.result_rows import row_counts
+from weightcast.cli.result_rows import check_rows, row_counts
 from weightcast.files import check_place, user_path, write_text
 from weightcast.layers.counts import Ledger, ledger
 from weightcast.storage import save, saved_bytes
@@ -187,7 +187,7 @@ def variant_name(config: TrainConfig) -> str:
 def _claim_folder(folder: Path, config: TrainConfig, resume: bool, rows: str | Path | None) -> None:
     """Refuse to mix two runs in one folder, before anything is read or written."""
     check_place(folder, folder=True)
-    check_place(rows)
+    check_rows(rows)
     if not resume:
         if (folder / LAST).exists() or (folder / ROW).exists():
             raise ValueError(
