@@ -48,10 +48,6 @@ class _Whole(enum.IntEnum):
     TWO = 2
 
 
-class _Word(str, enum.Enum):
-    RELU = "relu"
-
-
 def _word(value: str) -> str:
     return str.__new__(type("Word", (str,), {}), value)
 

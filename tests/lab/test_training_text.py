@@ -213,7 +213,7 @@ def test_a_row_that_is_no_text_is_named(odd, tmp_path, monkeypatch):
     (tmp_path / "texts").mkdir()
     rows = ["x" * 99, odd] if odd is None else [odd, odd]
     datasets.Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "texts" / "train.parquet")
-    with pytest.raises(ValueError, match="row [01] of the split 'train' is "):
+    with pytest.raises(ValueError, match=r"row [01] of the split 'train' is "):
         load_text(str(tmp_path / "texts"), context=2)
 
 

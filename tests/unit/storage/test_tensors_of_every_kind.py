@@ -1,4 +1,4 @@
-"""Buffers of every dtype and layout are saved and loaded, or refused by name before a file is there."""
+"""Buffers of every dtype and layout come back, or are refused by name and leave no file."""
 
 from __future__ import annotations
 
