@@ -243,10 +243,15 @@ class PredictedLayer(Leaf, PredictedWeight):
         return plus(y, self(*inputs, **options))
 
     def to_dense(self) -> Any:
-        """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
+        """The dense counterpart, with this layer's weights, bias, device, dtype and mode.
+
+        W is multiplied out in single precision at least, and rounded once.
+        """
         dense: Any = self.view.new_dense(self.V.device, self.V.dtype)
+        half = self.V.dtype in (torch.float16, torch.bfloat16)  # of which W is rounded once
+        precise = copy.deepcopy(self).float() if half else self
         with torch.no_grad():
-            dense.weight.copy_(self.multiply_out())
+            dense.weight.copy_(precise.multiply_out())
             dense.weight.requires_grad_(self.V.requires_grad)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
