@@ -139,7 +139,7 @@ def _normalise(configuration: Any) -> None:
         value, hint = getattr(configuration, name), hints[name]
         try:
             found = plain(value, hint)
-            if isinstance(value, dict) and typing.get_args(hint)[-1] in (Any, type(None)):
+            if isinstance(value, dict) and dict[str, Any] in (hint, *typing.get_args(hint)):
                 found = encode(value)
                 json.dumps(found, allow_nan=False)
         except ValueError as error:

@@ -174,3 +174,19 @@ def test_a_dictionary_that_no_text_gives_back_is_saved_by_its_atoms(dictionary, 
     again = wc.load(tmp_path / "model", nn.Sequential(nn.Linear(16, 8)))
     x = torch.randn(3, 16)
     torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize("field", ["labels", "plan"])
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), b"x", {1, 2}, object(), np.datetime64("2024-01-01"), 1j, [b"x"]],
+    ids=repr,
+)
+def test_what_no_row_could_hold_is_refused_when_the_config_is_made(field, value):
+    with pytest.raises(ValueError, match=f"{field} is |plan"):
+        TrainConfig(**{field: {"x": value}})
+
+
+def test_numbers_of_numpy_in_labels_become_pythons():
+    labels = TrainConfig(labels={"share": np.float64(0.5), "n": [np.int64(3)]}).labels
+    assert json.dumps(labels) == '{"share": 0.5, "n": [3]}'
