@@ -93,7 +93,7 @@ def plain(value: Any, hint: Any = Any) -> Any:
         value = value.item()  # NumPy's, torch's, and arrays of one number
     for base in (int, float, str):
         if isinstance(value, base) and type(value) not in _WORDS:  # of an enumeration, too
-            value = str.__str__(value) if base is str else base(value)
+            value = str.__str__(value) if isinstance(value, str) else base(value)
     options = [hint]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
@@ -103,7 +103,8 @@ def plain(value: Any, hint: Any = Any) -> Any:
         if option in _WORDS and (fitting := _number_as(value, option)) is not None:
             return fitting
         if typing.get_origin(option) is tuple and not isinstance(value, (str, bytes, Mapping)):
-            items = value.tolist() if hasattr(value, "tolist") else value
+            items: Any = value
+            items = items.tolist() if hasattr(items, "tolist") else items
             if isinstance(items, Iterable):
                 return tuple(plain(item, typing.get_args(option)[0]) for item in items)
     words = [_WORDS.get(typing.get_origin(option) or option) for option in options]

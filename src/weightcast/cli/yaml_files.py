@@ -83,11 +83,13 @@ def parse_yaml(text: str) -> Any:
 
     for kind, pattern in _SCALARS.items():
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), None)
+
+    def construct_sequence(loader: Any, node: Any) -> list[Any]:
+        return loader.construct_sequence(node, deep=True)
+
     # At once, and not when all else is there: so nothing can hold itself.
     Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_mapping)
-    Loader.add_constructor(
-        "tag:yaml.org,2002:seq", lambda loader, node: loader.construct_sequence(node, deep=True)
-    )
+    Loader.add_constructor("tag:yaml.org,2002:seq", construct_sequence)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:

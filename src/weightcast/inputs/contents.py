@@ -112,10 +112,9 @@ def _undo_attributes(value: Any) -> Callable[[], object] | None:
     kept = dict(own or {})
 
     def undo() -> None:
-        changed = own is not None and (
+        if own is not None and (
             own.keys() != kept.keys() or any(own[name] is not kept[name] for name in kept)
-        )
-        if changed:
+        ):
             own.clear()
             own.update(kept)
         for name, before in slots.items():

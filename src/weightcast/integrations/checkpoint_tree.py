@@ -45,32 +45,32 @@ def encode(value: Any, path: tuple[Any, ...], add: Add) -> Any:
             for key, item in mapping.items()
         ]
 
-    known = isinstance(value, enum.Enum) and value.name in kind.__members__
-    if known and _class_of(_place_of(kind)) is kind:
-        return {"enum": [_place_of(kind), value.name]}
-    if kind in (Tensor, nn.Parameter, nn.Buffer):
-        name = add(value, path)
-        learned = value.requires_grad and kind is not nn.Parameter
-        return {"tensor": name} if kind is not nn.Parameter and not learned else {
-            "parameter" if kind is nn.Parameter else "leaf": [name, value.requires_grad]
-        }  # fmt: skip
     if kind is list:
         return items(value)
-    if isinstance(value, OrderedDict) and hasattr(value, "_metadata"):  # torch's, on state dicts
-        versions = encode(dict(value._metadata), (*path, "_metadata"), add)  # pyright: ignore
-        return {"state_dict": [pairs(value), versions]}
-    if kind is defaultdict and _MADE.get(getattr(value.default_factory, "__name__", "")) is (
-        value.default_factory
-    ):
-        return {"defaultdict": [value.default_factory.__name__, pairs(value)]}
-    if _MAPPINGS.get(kind.__name__) is kind:
-        return {kind.__name__: pairs(value)}
-    if kind is deque and value.maxlen is not None:
-        return {"bounded": [items(value), value.maxlen]}
-    if _SEQUENCES.get(kind.__name__) is kind:
-        return {kind.__name__: items(value)}
-    if hasattr(kind, "_fields") and _class_of(_place_of(kind)) is kind:
-        return {"named": [_place_of(kind), items(value)]}
+    if kind in (Tensor, nn.Parameter, nn.Buffer):
+        return _tensor(value, add(value, path))
+    if kind is np.ndarray and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        return {"ndarray": add(torch.from_numpy(np.ascontiguousarray(value)), path)}
+    found = _scalar(value, kind) or _container(value, kind, items, pairs)
+    if found is not None:
+        return found
+    raise ValueError(
+        f"the checkpoint's {join(path)} is a {kind.__name__}, which is no plain data: keep "
+        "tensors, numbers, text, None, lists, tuples and dictionaries of these in checkpoints"
+    )
+
+
+def _tensor(value: Tensor, name: str) -> Any:
+    if type(value) is nn.Parameter:
+        return {"parameter": [name, value.requires_grad]}
+    return {"leaf": [name, True]} if value.requires_grad else {"tensor": name}
+
+
+def _scalar(value: Any, kind: Any) -> Any:
+    """What holds nothing else, or None."""
+    named = issubclass(kind, enum.Enum) and value.name in kind.__members__
+    if named and _class_of(_place_of(kind)) is kind:
+        return {"enum": [_place_of(kind), value.name]}
     if _WRITTEN.get(kind.__name__) is kind:
         return {kind.__name__: str(value)}
     if kind in (bytes, torch.dtype):
@@ -79,12 +79,26 @@ def encode(value: Any, path: tuple[Any, ...], add: Add) -> Any:
         return {"range": [value.start, value.stop, value.step]}
     if isinstance(value, np.generic) and value.dtype.kind in "biufU" and value.dtype.itemsize <= 8:
         return {"numpy": [value.dtype.str, value.item()]}
-    if kind is np.ndarray and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        return {"ndarray": add(torch.from_numpy(np.ascontiguousarray(value)), path)}
-    raise ValueError(
-        f"the checkpoint's {join(path)} is a {kind.__name__}, which is no plain data: keep "
-        "tensors, numbers, text, None, lists, tuples and dictionaries of these in checkpoints"
-    )
+    return None
+
+
+def _container(value: Any, kind: Any, items: Any, pairs: Any) -> Any:
+    """What holds other values, which ``items`` and ``pairs`` encode, or None."""
+    if kind is OrderedDict and hasattr(value, "_metadata"):  # torch's, on state dicts
+        return {"state_dict": [pairs(value), {"dict": pairs(value._metadata)}]}
+    if kind is defaultdict:
+        name = getattr(value.default_factory, "__name__", "")
+        known = _MADE.get(name) is value.default_factory
+        return {"defaultdict": [name, pairs(value)]} if known else None
+    if _MAPPINGS.get(kind.__name__) is kind:
+        return {kind.__name__: pairs(value)}
+    if kind is deque and value.maxlen is not None:
+        return {"bounded": [items(value), value.maxlen]}
+    if _SEQUENCES.get(kind.__name__) is kind:
+        return {kind.__name__: items(value)}
+    if hasattr(kind, "_fields") and _class_of(_place_of(kind)) is kind:
+        return {"named": [_place_of(kind), items(value)]}
+    return None
 
 
 def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
