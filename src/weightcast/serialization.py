@@ -38,14 +38,29 @@ class Plain:
 
             @functools.wraps(check)
             def normalised(self: Any) -> None:
-                _normalise(self)
+                Plain.__post_init__(self)
                 check(self)
 
             cls.__post_init__ = normalised
 
     def __post_init__(self) -> None:
-        """ValueError for a field that is of another type, infinite, or none of its choices."""
-        _normalise(self)
+        """ValueError for a field that is of another type, or none of its choices."""
+        hints = field_types(type(self))
+        for name in (f.name for f in dataclasses.fields(self)):  # pyright: ignore[reportArgumentType]
+            value, hint = getattr(self, name), hints[name]
+            try:
+                found = plain(value, hint)
+                if isinstance(value, dict) and dict[str, Any] in (hint, *typing.get_args(hint)):
+                    found = encode(value)
+                    json.dumps(found, allow_nan=False)
+            except ValueError as error:
+                raise ValueError(f"{name} is {value!r}: {error}") from error
+            if typing.get_origin(hint) is typing.Literal and found not in typing.get_args(hint):
+                choices = ", ".join(map(repr, typing.get_args(hint)))
+                kind = type(self).__name__
+                raise ValueError(f"{kind}: {name} is {value!r}, none of {choices}")
+            if found is not value:
+                object.__setattr__(self, name, found)
 
 
 class Configuration(Plain):
@@ -131,26 +146,6 @@ def _number_as(value: Any, kind: type) -> Any:
             return None
         return None if isinstance(value, bool) else value if isinstance(value, int) else number
     return value if type(value) is kind else None
-
-
-def _normalise(configuration: Any) -> None:
-    """Simple fields in Python's own types; see :class:`Plain`."""
-    hints = field_types(type(configuration))
-    for name in (field.name for field in dataclasses.fields(configuration)):
-        value, hint = getattr(configuration, name), hints[name]
-        try:
-            found = plain(value, hint)
-            if isinstance(value, dict) and dict[str, Any] in (hint, *typing.get_args(hint)):
-                found = encode(value)
-                json.dumps(found, allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"{name} is {value!r}: {error}") from error
-        if typing.get_origin(hint) is typing.Literal and found not in typing.get_args(hint):
-            choices = ", ".join(map(repr, typing.get_args(hint)))
-            kind = type(configuration).__name__
-            raise ValueError(f"{kind}: {name} is {value!r}, none of {choices}")
-        if found is not value:
-            object.__setattr__(configuration, name, found)
 
 
 def decode(kind: type[T], data: Any, where: str = "") -> T:

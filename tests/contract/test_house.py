@@ -52,6 +52,8 @@ def test_every_file_is_read():
 PUTS_MODULES = {
     "weightcast/transform/swap.py": "the one place that puts a module in another's",
     "weightcast/cli/stand_in.py": "builds a model out of nothing: no module is replaced",
+    "weightcast/inputs/batches.py": "copies batches, and no module",
+    "weightcast/inputs/contents.py": "puts back what objects held before a run",
     "weightcast_lab/bench/peers.py": "puts in layers of other libraries",
     "weightcast_lab/studies/compression.py": "puts in factors by other methods, to compare ours",
 }

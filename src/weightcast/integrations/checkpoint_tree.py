@@ -27,6 +27,7 @@ Add = Callable[[Tensor, tuple[Any, ...]], str]
 _MAPPINGS: dict[str, Any] = {c.__name__: c for c in (dict, OrderedDict, Counter, AttributeDict)}
 _SEQUENCES: dict[str, Any] = {c.__name__: c for c in (tuple, torch.Size, set, frozenset, deque)}
 _WRITTEN = {"Fraction": Fraction, "Decimal": Decimal, "complex": complex, "device": torch.device}
+_READ: dict[str, Any] = {**_WRITTEN, "bytes": bytes.fromhex}
 _MADE: dict[str, Any] = {c.__name__: c for c in (int, float, str, list, dict, set, Counter)}
 
 
@@ -63,7 +64,7 @@ def encode(value: Any, path: tuple[Any, ...], add: Add) -> Any:
 def _tensor(value: Tensor, name: str) -> Any:
     if type(value) is nn.Parameter:
         return {"parameter": [name, value.requires_grad]}
-    return {"leaf": [name, True]} if value.requires_grad else {"tensor": name}
+    return {"leaf": name} if value.requires_grad else {"tensor": name}
 
 
 def _scalar(value: Any, kind: Any) -> Any:
@@ -116,20 +117,20 @@ def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         return _MAPPINGS[tag](dict(pairs(content)))
     if tag in _SEQUENCES:
         return _SEQUENCES[tag](decode(content, tensors))
-    if tag in _WRITTEN:
-        return _WRITTEN[tag](content)
+    if tag in _READ:
+        return _READ[tag](content)
     match tag:
         case "tensor":
             return tensors[content]
         case "parameter":
             return nn.Parameter(tensors[content[0]], content[1])
-        case "leaf":
-            return tensors[content[0]].detach().requires_grad_(content[1])
+        case "leaf":  # apart from others of its name
+            return tensors[content].detach().requires_grad_()
         case "ndarray":
             return tensors[content].numpy()
         case "state_dict":
-            state = OrderedDict(pairs(content[0]))
-            state._metadata = decode(content[1], tensors)  # pyright: ignore[reportAttributeAccessIssue]
+            state: Any = OrderedDict(pairs(content[0]))
+            state._metadata = decode(content[1], tensors)
             return state
         case "defaultdict":
             return defaultdict(_MADE[content[0]], pairs(content[1]))
@@ -139,8 +140,6 @@ def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
             return _class_of(content[0], "_make")._make(decode(content[1], tensors))
         case "enum":
             return _class_of(content[0], "__members__").__members__[content[1]]
-        case "bytes":
-            return bytes.fromhex(content)
         case "dtype" if isinstance(found := getattr(torch, content), torch.dtype):
             return found
         case "range":

@@ -33,7 +33,7 @@ class _Lock:
     def __init__(self) -> None:
         self.lock = threading.RLock()
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
     def __copy__(self) -> Self:

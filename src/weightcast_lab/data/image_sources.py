@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weightcast.files import user_path
 from weightcast_lab.data.images import Images, Split
-from weightcast_lab.data.pictures import read_picture
+from weightcast_lab.data.picture_files import read_picture
 from weightcast_lab.data.prepared import SUFFIX, read_prepared
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from datasets import Image as ImageColumn
 from PIL import Image
 
 from weightcast_lab.data.image_sources import load_images
-from weightcast_lab.data.pictures import read_picture
+from weightcast_lab.data.picture_files import read_picture
 
 WHITE_AND_BLACK = np.eye(8, dtype=np.uint8)
 
