@@ -81,6 +81,8 @@ def test_a_line_that_is_no_row_is_named(kind, tmp_path):
         with pytest.raises(ValueError, match=r"rows.jsonl, line 3") as error:
             read(file)
         assert message in str(error.value)
+    cut = kind in ("no JSON", "single quotes", "two in a line", "a comma behind")
+    assert ("delete the line" in str(error.value)) == cut
 
 
 @pytest.mark.parametrize("kind", LINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 from collections.abc import Iterable, Iterator
 
@@ -76,8 +77,9 @@ def _parse(line: bytes, where: str, remedy: str) -> Row:
         raise ValueError(f"{where} is no UTF-8 ({error}): save the file as UTF-8") from error
     try:
         row = strict_json(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: no JSON: {error}{remedy}") from error
+    except ValueError as error:  # only what was cut short is lost anyway
+        cut = remedy if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{where}: no JSON: {error}{cut}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a {type(row).__name__}, where a row is an object")
     if row.get("schema") != SCHEMA:

@@ -68,7 +68,7 @@ def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn
     settings, seed = config.model, config.seed
     # What is left out takes the network's own default.
     depth = {} if settings.depth is None else {"depth": settings.depth}
-    width = {} if settings.hidden is None else {"width": settings.hidden[0]}
+    width = {"width": settings.hidden[0]} if settings.hidden else {}
     match settings.name:
         case "lstm":
             return lstm(n_classes, **width, **depth, seed=seed)
