@@ -48,6 +48,8 @@ class Plain:
         hints = field_types(type(self))
         for name in (f.name for f in dataclasses.fields(self)):  # pyright: ignore[reportArgumentType]
             value, hint = getattr(self, name), hints[name]
+            if type(value) is hint or isinstance(value, Plain):  # as nearly all are
+                continue
             try:
                 found = plain(value, hint)
                 if isinstance(value, dict) and dict[str, Any] in (hint, *typing.get_args(hint)):
@@ -78,7 +80,8 @@ class Configuration(Plain):
 
 def encode(value: Any) -> Any:
     """Turn a configuration object into JSON data; a ValueError names the type that has none."""
-    value = plain(value)
+    if value is None or type(value) in (str, int, float, bool):
+        return value
     if hasattr(value, "to_json_data"):
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -90,8 +93,8 @@ def encode(value: Any) -> Any:
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+    if type(found := plain(value)) in (str, int, float, bool):
+        return found
     raise ValueError(
         f"a {type(value).__name__} has no JSON form, so this configuration cannot be written as "
         "text: build it from classes of weightcast, or keep it in Python"

@@ -190,3 +190,46 @@ def test_what_no_row_could_hold_is_refused_when_the_config_is_made(field, value)
 def test_numbers_of_numpy_in_labels_become_pythons():
     labels = TrainConfig(labels={"share": np.float64(0.5), "n": [np.int64(3)]}).labels
     assert json.dumps(labels) == '{"share": 0.5, "n": [3]}'
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)
+    )
+
+
+X = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+QUIET = {"progress": False}
+RULE = wc.Rule(d.SingularVectors(), 0.5)
+
+
+def _small() -> nn.Module:
+    return wc.convert(_network(), {"*": wc.Rule(d.DCT(), 0.5)})
+
+
+VERBS = {
+    "convert, seed": lambda n: wc.convert(_network(), {"*": RULE}, inputs=[X], seed=n(3)),
+    "compress, seed": lambda n: wc.compress(_network(), {"*": RULE}, [X], seed=n(3), **QUIET),
+    "compress, ridge": lambda n: wc.compress(_network(), {"*": RULE}, [X], ridge=n(1), **QUIET),
+    "compress, budget": lambda n: wc.compress(_network(), None, [X], budget=n(5000), **QUIET),
+    "suggest, fraction": lambda n: wc.suggest(_network(), n(1) / 4, [X], **QUIET),
+    "suggest, columns": lambda n: wc.suggest(_network(), 0.25, [X], columns=n(2), **QUIET),
+    "suggest, budget": lambda n: wc.suggest(_network(), None, [X], budget=n(5000), **QUIET),
+    "probe, fraction": lambda n: wc.probe(_network(), (n(1) / 4,)),
+    "probe, columns": lambda n: wc.probe(_network(), (0.25,), columns=n(2), seed=n(3)),
+    "distil, steps": lambda n: wc.distil(_small(), _network(), inputs=[X], steps=n(2), **QUIET),
+    "pretrain": lambda n: wc.pretrain(
+        _small(), [X], layers=["0"], epochs=n(1), batch_size=n(50), max_rows=n(90), **QUIET
+    ),
+    "layer, columns": lambda n: wc.PredictedLinear(64, 8, rule=wc.Rule(d.DCT(), 0.5, columns=n(2))),
+    "layer, seed": lambda n: wc.PredictedLinear(64, 8, dictionary=d.DCT(), fraction=0.5, seed=n(3)),
+    "atoms": lambda n: d.DCT().atoms(64, 8, columns=2, grid=n(64), seed=n(3)),
+    "grid": lambda n: wc.Grid.of(n(8)).check(8),
+}
+
+
+@pytest.mark.parametrize("number", [np.int64, np.int32, np.array, torch.tensor])
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_verb_takes_whole_numbers_of_every_kind(verb, number):
+    assert VERBS[verb](number) is not None

@@ -90,7 +90,7 @@ class Dictionary(Plain, ABC):
                 "least 1"
             )
         grid = None if grid is None else Grid.of(grid).check(n_visible)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         site = Site(n_visible, n_atoms, columns, grid, statistics, generator)
         with torch.device("cpu"):  # whatever the default device is
             return self.build(site)

@@ -102,7 +102,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
         if generator is not None and not isinstance(generator, torch.Generator):
-            generator = torch.Generator().manual_seed(generator)
+            generator = torch.Generator().manual_seed(int(generator))
         if atoms is not None:
             atoms = copy.deepcopy(atoms)  # about to be cast and moved
         else:
@@ -215,7 +215,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         W = None
         if rule.dictionary.from_weight and atoms is None:
             W = dense.filters().detach().to("cpu", torch.float64).t()
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(int(seed))
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
             *dense.sizes, grid=dense.grid, statistics=statistics, generator=generator, bases=bases,

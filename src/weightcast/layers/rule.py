@@ -6,6 +6,8 @@ import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -142,10 +144,19 @@ class Rule(Plain):
 
 def written_rule(rule: Rule) -> Rule:
     """A rule as files hold it: in a dictionary's place that no text gives back, its atoms' own."""
-    with suppress(ValueError):  # holds an estimator, or a kernel of someone's own
-        if decode(Rule, encode(rule)) == rule:
-            return rule
-    return replace(rule, dictionary=StoredAtoms())
+    try:
+        return rule if _comes_back(rule) else replace(rule, dictionary=StoredAtoms())
+    except TypeError:  # it holds what cannot be hashed
+        return rule if _comes_back.__wrapped__(rule) else replace(rule, dictionary=StoredAtoms())
+
+
+@lru_cache(256)
+def _comes_back(rule: Rule) -> bool:
+    """Whether a rule's text gives it back: not where it holds an estimator, or a stranger."""
+    try:
+        return decode(Rule, encode(rule)) == rule
+    except ValueError:
+        return False
 
 
 def layer_seed(seed: int, name: str) -> int:

@@ -102,6 +102,7 @@ def suggest(
         raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
+    fraction = float(fraction)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
     if learned is not None:
         return share_learned(model, learned, batches, columns)

@@ -189,7 +189,7 @@ class _Job:
     def _remake(self) -> None:
         """Make a data-driven dictionary from the codes of the layers below."""
         seed, needs = layer_seed(self.settings.seed, self.name), self.layer.rule.dictionary.needs
-        draws = torch.Generator().manual_seed(seed)
+        draws = torch.Generator().manual_seed(int(seed))
         found = collect_statistics(self.model, self.name, self.replay, needs, draws)
         self.layer.remake(seed=seed, statistics=found)
 
@@ -207,7 +207,7 @@ class _Job:
     def _generator(self, purpose: str) -> torch.Generator:
         """Draws that depend on seed, layer and purpose alone: a resumed run draws the same."""
         seed = layer_seed(layer_seed(self.settings.seed, self.name), purpose)
-        return torch.Generator().manual_seed(seed)
+        return torch.Generator().manual_seed(int(seed))
 
     def _save(self, facts: dict[str, Any], trainer: TiedAutoencoder) -> None:
         if self.states is not None:
