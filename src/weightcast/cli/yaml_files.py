@@ -40,7 +40,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} is read by PyYAML: pip install PyYAML, or write it as JSON and name it .json"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ValueError(f"{path} is no {kind}: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply: a config has a few levels") from error
     if data is None:
@@ -93,7 +94,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"no YAML: {error}") from error
+        raise ValueError(str(error)) from error
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -136,10 +136,10 @@ def test_files_are_utf_8_or_say_what_they_are(encoding, suffix, tmp_path):
     [
         (b'{"a": 1,\n"caf\xe9": 1}', r"data.json: line 2 is no UTF-8 .*: save the file as UTF-8"),
         (b"\xff\xfe{", "is no UTF-16"),
-        (b'{"a": 1, "a": 2}', "data.json cannot be read: the key 'a' comes twice"),
+        (b'{"a": 1, "a": 2}', "data.json is no JSON: the key 'a' comes twice"),
         (b"[" * 99_999, "data.json is nested too deeply"),
         (b"[1]", "holds a list"),
-        (b"{", "data.json cannot be read"),
+        (b"{", "data.json is no JSON"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(data, message, tmp_path):
