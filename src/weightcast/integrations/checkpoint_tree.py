@@ -27,6 +27,7 @@ Add = Callable[[Tensor, tuple[Any, ...]], str]
 _MAPPINGS: dict[str, Any] = {c.__name__: c for c in (dict, OrderedDict, Counter, AttributeDict)}
 _SEQUENCES: dict[str, Any] = {c.__name__: c for c in (tuple, torch.Size, set, frozenset, deque)}
 _WRITTEN = {"Fraction": Fraction, "Decimal": Decimal, "complex": complex, "device": torch.device}
+_DTYPES = {str(d).partition(".")[2]: d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 _READ: dict[str, Any] = {**_WRITTEN, "bytes": bytes.fromhex}
 _MADE: dict[str, Any] = {c.__name__: c for c in (int, float, str, list, dict, set, Counter)}
 
@@ -140,8 +141,8 @@ def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
             return _class_of(content[0], "_make")._make(decode(content[1], tensors))
         case "enum":
             return _class_of(content[0], "__members__").__members__[content[1]]
-        case "dtype" if isinstance(found := getattr(torch, content), torch.dtype):
-            return found
+        case "dtype":
+            return _DTYPES[content]
         case "range":
             return range(*content)
         case "numpy":
