@@ -21,13 +21,15 @@ import torch
 from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import Tensor, nn
 
+from weightcast.storage.tensors import DTYPES
+
 Add = Callable[[Tensor, tuple[Any, ...]], str]
 """Keeps a tensor that was found at a path; its name."""
 
 _MAPPINGS: dict[str, Any] = {c.__name__: c for c in (dict, OrderedDict, Counter, AttributeDict)}
 _SEQUENCES: dict[str, Any] = {c.__name__: c for c in (tuple, torch.Size, set, frozenset, deque)}
 _WRITTEN = {"Fraction": Fraction, "Decimal": Decimal, "complex": complex, "device": torch.device}
-_DTYPES = {str(d).partition(".")[2]: d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+_DTYPES = {str(d).partition(".")[2]: d for d in (*DTYPES.values(), torch.complex128)}
 _READ: dict[str, Any] = {**_WRITTEN, "bytes": bytes.fromhex}
 _MADE: dict[str, Any] = {c.__name__: c for c in (int, float, str, list, dict, set, Counter)}
 
@@ -75,8 +77,10 @@ def _scalar(value: Any, kind: Any) -> Any:
         return {"enum": [_place_of(kind), value.name]}
     if _WRITTEN.get(kind.__name__) is kind:
         return {kind.__name__: str(value)}
-    if kind in (bytes, torch.dtype):
-        return {kind.__name__: value.hex() if kind is bytes else str(value).partition(".")[2]}
+    if kind is bytes:
+        return {"bytes": value.hex()}
+    if kind is torch.dtype and value in _DTYPES.values():
+        return {"dtype": str(value).partition(".")[2]}
     if kind is range:
         return {"range": [value.start, value.stop, value.step]}
     if isinstance(value, np.generic) and value.dtype.kind in "biufU" and value.dtype.itemsize <= 8:
