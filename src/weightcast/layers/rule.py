@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
