@@ -12,11 +12,24 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 # A shell that starts the tests in its background has them ignore Ctrl-C, and all their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--examples", type=int, default=200, help="of each property, where it has no own number"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    examples = config.getoption("--examples")
+    settings.register_profile("ours", max_examples=examples, deadline=None)
+    settings.load_profile("ours")
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:

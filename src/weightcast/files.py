@@ -11,6 +11,7 @@ change places in one step; :func:`set_aside` finds it if a writer was killed in 
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import errno
 import os
@@ -18,6 +19,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,9 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows, where writers of one folder must not meet
     fcntl = None
+
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How files in UTF-16 begin."""
 
 # What a system or file system answers that cannot exchange two names.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -49,6 +54,64 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
     _sync(path.parent)  # the new name is on the disk only once its folder is
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path with ~ and ~user replaced by home folders; a ValueError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}: write the folder's whole path") from error
+
+
+def check_place(path: str | os.PathLike[str] | None, *, folder: bool = False) -> None:
+    """Refuse, before work is done for it, a file or folder that could not be written.
+
+    Nothing is left behind, and nothing is said of None.
+
+    Args:
+        path: where it will be; missing folders above it would be made.
+        folder: whether it will be a folder, rather than a file that is written or appended to.
+
+    Raises:
+        ValueError: something else is there, or the folder above it is none, or is not writable.
+    """
+    if path is None:
+        return
+    path = user_path(path)
+    try:
+        if path.exists() and path.is_dir() != folder:
+            raise ValueError(f"{path} is {'no' if folder else 'a'} folder: choose another name")
+        if path.is_file():
+            path.open("ab").close()
+        above = next(place for place in path.absolute().parents if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error}): choose another place") from error
+
+
+def read_text(path: Path) -> str:
+    """A file of text in UTF-8, or in what its first bytes say (UTF-16), its lines ended alike.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is in another encoding, named by file and place.
+    """
+    return re.sub("\r\n?", "\n", decoded(path.read_bytes(), str(path)))
+
+
+def decoded(data: bytes, where: str) -> str:
+    """:func:`read_text`, of bytes that were read at ``where``."""
+    wide = data[:2] in UTF_16
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"cannot read {where}: line {line} is no UTF-{'16' if wide else '8'} ({error.reason}): "
+            "save the file as UTF-8"
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

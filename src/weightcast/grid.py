@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weightcast.serialization import Plain, plain
+
 MOST_AXES = 32
 """Of a grid: two million inputs have no more axes of two points or more than 20."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Plain):
     """Coordinates of ``n_visible = channels * prod(shape)`` inputs.
 
     The order is torch's own: channel-major, then row-major over ``shape``, as ``flatten`` leaves a
@@ -35,11 +37,6 @@ class Grid:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if not all(isinstance(extent, int) for extent in (*self.shape, self.channels)):
-            raise ValueError(
-                f"grid {self.shape} with {self.channels!r} channel(s): extents are whole numbers"
-            )
         if not self.shape or min((*self.shape, self.channels)) < 1:
             raise ValueError(
                 f"grid {self.shape} with {self.channels} channel(s): a grid has at least one axis, "
@@ -56,7 +53,8 @@ class Grid:
         """Read a grid from a ``Grid``, a shape such as ``(28, 28)``, or a length."""
         if isinstance(grid, Grid):
             return grid
-        return cls((grid,)) if isinstance(grid, int) else cls(tuple(grid))
+        extents = plain(grid, int | tuple[int, ...])
+        return cls((extents,)) if isinstance(extents, int) else cls(extents)
 
     @classmethod
     def squarest(cls, n_visible: int) -> Grid:

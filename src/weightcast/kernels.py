@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from weightcast.serialization import nearest
+from weightcast.serialization import Plain, nearest
 
 
-class CoordinateKernel(ABC):
+class CoordinateKernel(Plain, ABC):
     """A positive semi-definite function of two coordinates."""
 
     separable: ClassVar[bool] = False

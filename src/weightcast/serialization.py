@@ -8,9 +8,12 @@ field. There is no registry: the class is found among the subclasses of the anno
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import difflib
 import functools
 import inspect
+import json
+import numbers
 import shutil
 import textwrap
 import types
@@ -22,7 +25,47 @@ T = TypeVar("T")
 _MISSING = dataclasses.MISSING
 
 
-class Configuration:
+class Plain:
+    """A frozen dataclass whose simple fields hold Python's own types, whatever they were given as.
+
+    NumPy's numbers, tensors of one number, arrays and lists for tuples, fractions and members of
+    enumerations become what JSON gives back; before a class's own ``__post_init__`` looks at them.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if check := vars(cls).get("__post_init__"):
+
+            @functools.wraps(check)
+            def normalised(self: Any) -> None:
+                Plain.__post_init__(self)
+                check(self)
+
+            cls.__post_init__ = normalised
+
+    def __post_init__(self) -> None:
+        """ValueError for a field that is of another type, or none of its choices."""
+        hints = field_types(type(self))
+        for name in (f.name for f in dataclasses.fields(self)):  # pyright: ignore[reportArgumentType]
+            value, hint = getattr(self, name), hints[name]
+            if type(value) is hint or isinstance(value, Plain):  # as nearly all are
+                continue
+            try:
+                found = plain(value, hint)
+                if isinstance(value, dict) and dict[str, Any] in (hint, *typing.get_args(hint)):
+                    found = encode(value)
+                    json.dumps(found, allow_nan=False)
+            except ValueError as error:
+                raise ValueError(f"{name} is {value!r}: {error}") from error
+            if typing.get_origin(hint) is typing.Literal and found not in typing.get_args(hint):
+                choices = ", ".join(map(repr, typing.get_args(hint)))
+                kind = type(self).__name__
+                raise ValueError(f"{kind}: {name} is {value!r}, none of {choices}")
+            if found is not value:
+                object.__setattr__(self, name, found)
+
+
+class Configuration(Plain):
     """A frozen dataclass that is read from JSON data and written as such."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -37,6 +80,8 @@ class Configuration:
 
 def encode(value: Any) -> Any:
     """Turn a configuration object into JSON data; a ValueError names the type that has none."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
     if hasattr(value, "to_json_data"):
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -48,12 +93,62 @@ def encode(value: Any) -> Any:
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+    if type(found := plain(value)) in (str, int, float, bool):
+        return found
     raise ValueError(
         f"a {type(value).__name__} has no JSON form, so this configuration cannot be written as "
         "text: build it from classes of weightcast, or keep it in Python"
     )
+
+
+def plain(value: Any, hint: Any = Any) -> Any:
+    """A number, text or sequence in Python's own types, if it is one and ``hint`` asks for one.
+
+    Raises:
+        ValueError: ``hint`` is for such alone, and the value is none; it says what is.
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # NumPy's, torch's, and arrays of one number
+    for base in (int, float, str):
+        if isinstance(value, base) and type(value) not in _WORDS:  # of an enumeration, too
+            value = str.__str__(value) if isinstance(value, str) else base(value)
+    options = [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if value is None and len(options) < len(typing.get_args(hint)):
+            return None
+    for option in options:
+        if option in _WORDS and (fitting := _number_as(value, option)) is not None:
+            return fitting
+        if typing.get_origin(option) is tuple and not isinstance(value, (str, bytes, Mapping)):
+            items: Any = value
+            items = items.tolist() if hasattr(items, "tolist") else items
+            if isinstance(items, Iterable):
+                return tuple(plain(item, typing.get_args(option)[0]) for item in items)
+    words = [_WORDS.get(typing.get_origin(option) or option) for option in options]
+    if None in words:  # of a type that looks after itself
+        return value
+    raise ValueError(f"it must be {' or '.join(dict.fromkeys(map(str, words)))}")
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    tuple: "a sequence",
+}
+
+
+def _number_as(value: Any, kind: type) -> Any:
+    """The value as it is, or as a float, if ``kind`` may hold it; else None."""
+    if kind is float and isinstance(value, (numbers.Real, decimal.Decimal)):
+        try:
+            number = float(value)
+        except OverflowError:
+            return None
+        return None if isinstance(value, bool) else value if isinstance(value, int) else number
+    return value if type(value) is kind else None
 
 
 def decode(kind: type[T], data: Any, where: str = "") -> T:
@@ -82,7 +177,7 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     values = {k: _decode_hint(hints[k], v, f"{where}, field {k!r}") for k, v in given.items()}
     try:
         return cls(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # or a class's own __init__ takes other arguments
         raise ValueError(f"{where}: {error}") from error
 
 
@@ -144,13 +239,12 @@ def _decode_hint(hint: Any, value: Any, where: str) -> Any:
         return tuple(_decode_hint(arguments[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         return {k: _decode_hint(arguments[1], v, f"{where} {k!r}") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     if isinstance(hint, type):
         if hint in (int, float, str, bool):
-            if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-                return value
-            raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+            found = _number_as(value, hint)
+            if found is None:
+                raise ValueError(f"{where}: expected {hint.__name__}, got {value!r:.60}")
+            return float(found) if hint is float else found
         if isinstance(value, (dict, hint)):
             return decode(hint, value, where)
     raise ValueError(f"{where}: cannot read {value!r} as {hint}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from weightcast.plan.plan import Plan
-from weightcast.serialization import Configuration, encode
+from weightcast.serialization import Configuration, Plain, encode
 
 _WIDTHS = {
     "convnet": (4, "three convolutions and one layer above them: give four numbers"),
@@ -22,7 +22,7 @@ _WIDTHS = {
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Plain):
     """A reference network.
 
     Args:
@@ -58,7 +58,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Plain):
     """How a network is trained.
 
     Args:
@@ -103,7 +103,7 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class PretrainingSettings:
+class PretrainingSettings(Plain):
     """How layers are pre-trained, one after the other, before the labels are shown.
 
     Args:
@@ -176,7 +176,9 @@ class TrainConfig(Configuration):
 
     def __post_init__(self) -> None:
         if self.plan is not None:
-            Plan.from_dict(self.plan)  # its errors belong here, before any data is read
+            plan = Plan.from_dict(self.plan)  # its errors belong here, before any data is read
+            if not any(plan.rules.values()):
+                raise ValueError("the plan has no rule: add one, or leave it out to train dense")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie between 0 and 2^63 - 1")
         for name in ("n_inputs", "n_train", "context"):

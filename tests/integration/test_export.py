@@ -460,3 +460,26 @@ def test_the_command_imports_a_factory_only_when_it_may(command, tmp_path):
     assert out.endswith("batches of 3\n")
     x = torch.randn(3, 24)
     torch.testing.assert_close(run(tmp_path / "m.onnx", x)[0], layer(x).detach())
+
+
+def test_a_file_that_the_runtime_cannot_run_is_refused_and_not_written(tmp_path):
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(8, 12, proj_size=4, batch_first=True)
+
+        def forward(self, x):
+            return self.rnn(x)[0]
+
+    model = wc.convert(Projected(), {"*": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    with pytest.raises(ValueError, match=r"onnxruntime cannot run .*: take format='torch'"):
+        wc.export(model, tmp_path / "model.onnx", torch.randn(3, 5, 8))
+    assert not list(tmp_path.iterdir())
+    assert wc.export(model, tmp_path / "model.pt2", torch.randn(3, 5, 8), format="torch").exists()
+
+
+def test_a_file_that_cannot_be_tried_here_is_written_with_a_warning(tmp_path):
+    model = wc.convert(nn.Linear(8, 4).bfloat16(), {"": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    with pytest.warns(UserWarning, match="was not tried: .*NOT_IMPLEMENTED"):
+        wc.export(model, tmp_path / "model.onnx", torch.randn(3, 8).bfloat16())
+    assert (tmp_path / "model.onnx").exists()

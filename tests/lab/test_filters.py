@@ -271,7 +271,10 @@ class TestTrials:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"network": "mpl"}, "network is 'mpl': take one of mlp, convnet, autoencoder, rica"),
+            (
+                {"network": "mpl"},
+                "network is 'mpl', none of 'mlp', 'convnet', 'autoencoder', 'rica'",
+            ),
             ({"n_train": 0}, "n_train is 0: take 1 or more, or null for all images"),
             ({"columns": 0}, "columns is 0: it must be 1 or more"),
             ({"fractions": ()}, "fractions is empty: give at least one"),

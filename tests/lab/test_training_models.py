@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from weightcast_lab.settings import ModelSettings, TrainConfig
 from weightcast_lab.training import convnet, gpt, lstm, mlp, resnet20, vit
+from weightcast_lab.training.build import dense_model
 
 
 def count(model):
@@ -155,3 +157,18 @@ def test_a_seed_draws_the_weights_and_moves_nothing_else(make, unmoved_randomnes
 def test_what_cannot_be_built_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("hidden", [None, (), (8,), (8, 4)])
+def test_a_network_has_the_hidden_layers_that_are_named_or_none(hidden):
+    config = TrainConfig(model=ModelSettings(hidden=hidden))
+    model = dense_model(config, (1, 4, 4), 3)
+    sizes = [layer.out_features for layer in model if isinstance(layer, nn.Linear)]
+    assert sizes == [*((500, 500) if hidden is None else hidden), 3]
+    assert model(torch.ones(2, 1, 4, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet20", "vit", "gpt", "lstm"])
+def test_a_network_that_needs_a_width_says_so(name):
+    with pytest.raises(ValueError, match="hidden is"):
+        ModelSettings(name=name, hidden=())

@@ -112,9 +112,9 @@ def test_values_are_read_as_one_would_expect(text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "is no YAML"),
+        ("a: [1", "no YAML"),
         ("- a", "holds a list: a config is a mapping"),
-        ("!!python/object/apply:os.getcwd []", "is no YAML"),
+        ("!!python/object/apply:os.getcwd []", "no YAML"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_named(tmp_path, text, message):

@@ -87,7 +87,7 @@ def test_too_short_texts_are_refused(play, options, message):
 
 def test_what_is_no_text_is_refused(tmp_path):
     (tmp_path / "noise.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"cannot read the text .*noise\.txt"):
+    with pytest.raises(ValueError, match=r"cannot read .*noise\.txt"):
         load_text(str(tmp_path / "noise.txt"))
     with pytest.raises(ValueError, match="there is no data folder no/such/place: give a text file"):
         load_text("no/such/place")
@@ -183,3 +183,44 @@ def test_config_builds_networks_for_images(name):
 def test_widths_that_do_not_fit_the_network_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         ModelSettings(**fields)
+
+
+UNREADABLE = {
+    "ragged.csv": (b"text\nx\n1,2,3\n", "ragged.csv: "),
+    "latin.txt": (b"caf\xe9\n", "latin.txt: "),
+    "cut.parquet": (b"PAR1 and nothing more", "cut.parquet: "),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": ', "broken.jsonl: "),
+    "script.py": (b"1", "scripts are no longer supported"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_of_a_folder_that_cannot_be_read_is_named(name, tmp_path, monkeypatch):
+    data, message = UNREADABLE[name]
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / (name if name == "script.py" else f"train-{name}")).write_bytes(data)
+    if name == "script.py":
+        (folder / name).rename(folder / "texts.py")
+    with pytest.raises(ValueError, match=f"cannot read .*{message}"):
+        load_text(str(folder), context=2)
+
+
+@pytest.mark.parametrize("odd", [None, 3, 0.5, [1]])
+def test_a_row_that_is_no_text_is_named(odd, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts").mkdir()
+    rows = ["x" * 99, odd] if odd is None else [odd, odd]
+    datasets.Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "texts" / "train.parquet")
+    with pytest.raises(ValueError, match=r"row [01] of the split 'train' is "):
+        load_text(str(tmp_path / "texts"), context=2)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_text_has_the_same_characters_in_every_file(encoding, end, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes((f"caf\u00e9{end}au lait{end}" * 9).encode(encoding))
+    text = load_text(str(file), context=1)
+    assert text.alphabet == "".join(sorted(set("caf\u00e9\nau lait\n")))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from weightcast.cli.job import SOURCE, add_plan, add_source, finish, prepare
 from weightcast.cli.sources import load_function
+from weightcast.files import user_path
 from weightcast.inputs.moments import RIDGE
 from weightcast.measure import CompressionReport, compression_report
 from weightcast.transform.compress import compress
@@ -78,7 +78,7 @@ def verdict(
 ) -> str:
     """What a reader wants to know last: bytes, error of the output, and the metric, if any."""
     dense = sum(tensor.nbytes for tensor in unique_tensors(model))
-    stored = sum(file.stat().st_size for file in Path(folder).expanduser().rglob("*"))
+    stored = sum(file.stat().st_size for file in user_path(folder).rglob("*"))
     lines = [f"Verdict: {stored / 2**20:,.2f} MiB in place of {dense / 2**20:,.2f}, "]
     lines[0] += f"{stored / max(1, dense):.1%} of the dense network's bytes."
     if stored >= dense:

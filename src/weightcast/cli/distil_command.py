@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish, load_model
+from weightcast.cli.job import SOURCE, add_output, add_source, check_places, finish, load_model
 from weightcast.cli.sources import load_inputs
+from weightcast.files import check_place
 from weightcast.layers import predicted_layers
 from weightcast.plan.plan import Plan
 from weightcast.storage import load
@@ -30,7 +31,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Distil a model, print its losses, save it."""
-    check_output(options.output)
+    check_places(options)
+    check_place(options.state, folder=True)
     if options.inputs is None:
         raise ValueError("distil needs example inputs: --inputs FILE or MODULE:FUNCTION")
     teacher = load_model(options)

@@ -20,6 +20,7 @@ from torch import nn
 import weightcast as wc
 from weightcast.cli.extras import broken_package, extras, import_failure
 from weightcast.cli.installed import command_parser, commands
+from weightcast.files import user_path
 from weightcast.storage import FormatError
 from weightcast.storage.format_error import excerpt
 from weightcast.storage.inspection import inspect
@@ -61,7 +62,7 @@ def run(options: Namespace) -> int:
     """Check, and print the report; 1 if anything failed."""
     checks = [*_core(), *_extras(), *_commands(), *_self_check()]
     if options.folder is not None:
-        checks.append(_folder_check(Path(options.folder)))
+        checks.append(_folder_check(user_path(options.folder)))
     failed = [check.name for check in checks if check.state == "failed"]
     if options.json:
         print(json.dumps({"ok": not failed, "checks": list(map(asdict, checks))}, indent=1))

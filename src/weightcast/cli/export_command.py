@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from weightcast.cli.installed import extension
 from weightcast.cli.parsing import integers
 from weightcast.cli.sources import load_source
+from weightcast.files import check_place, user_path
 from weightcast.layers.counts import ledger
 from weightcast.storage import JSON_NAME, load
 from weightcast.storage.export import Format, export
@@ -49,7 +50,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Export a saved network, run the file and print how far it is from the network."""
-    folder = Path(options.folder)
+    folder = user_path(options.folder)
+    check_place(options.output)
     saved = folder / _MODEL if (folder / _MODEL / JSON_NAME).is_file() else folder
     if options.factory is None:
         purpose = f"the network of {folder}, whose --factory is not named,"

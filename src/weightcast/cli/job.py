@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 
 from weightcast.cli.parsing import number
-from weightcast.cli.result_rows import Row, append_row, make_row, row_counts
+from weightcast.cli.result_rows import Row, append_row, check_rows, make_row, row_counts
 from weightcast.cli.sources import load_inputs, load_source
 from weightcast.cli.stand_in import GUESSED, StandIn
 from weightcast.cli.yaml_files import read_yaml
+from weightcast.files import check_place, user_path
 from weightcast.layers.counts import ledger
 from weightcast.plan.budget import Count, TooMuchDenseError
 from weightcast.plan.plan import Plan
@@ -74,7 +75,7 @@ def add_plan(parser: ArgumentParser) -> None:
 def prepare(options: Namespace, count: Count) -> tuple[nn.Module, Plan, list[Any] | None]:
     """The model, the plan and the batches; ``count`` is what a budget counts by default."""
     _check(options)
-    check_output(options.output)
+    check_places(options)
     model = load_model(options) if options.inputs is not None else _load_weights(options)
     batches = load_inputs(options.inputs, options.allow_import, options.batch)
     try:
@@ -102,11 +103,13 @@ def _load_weights(options: Namespace) -> nn.Module:
     return model if isinstance(model, nn.Module) else StandIn(model)
 
 
-def check_output(name: str) -> None:
-    """Refuse a folder for a model that holds something else."""
-    folder = Path(name).expanduser()
+def check_places(options: Namespace) -> None:
+    """Refuse, before the work, a place for the model or the row that could not be written."""
+    folder = user_path(options.output)
     if folder.exists() and not (folder / JSON_NAME).is_file():
         raise ValueError(f"{folder} exists and holds no saved model: name a new folder")
+    check_place(folder, folder=True)
+    check_rows(options.rows)
 
 
 def finish(
@@ -117,7 +120,7 @@ def finish(
     **more: Any,
 ) -> tuple[Row, str]:
     """Save the model and its row, with more in it; the row, and where the model is."""
-    folder = Path(options.output).expanduser()
+    folder = user_path(options.output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     save(model, folder, bits=options.bits)
     config = {"plan": plan.to_dict(), "source": _own_name(options.source)}
@@ -146,7 +149,7 @@ def record(
     )
     row |= more
     if options.rows is not None:
-        append_row(Path(options.rows).expanduser(), row)
+        append_row(user_path(options.rows), row)
     return row
 
 
@@ -168,8 +171,11 @@ def _find_plan(
     options: Namespace, model: nn.Module, batches: list[Any] | None, count: Count
 ) -> Plan:
     if options.plan is not None:
-        data = read_yaml(Path(options.plan).expanduser())
-        return Plan.from_dict(data if "rules" in data else {"rules": data})
+        data = read_yaml(user_path(options.plan))
+        plan = Plan.from_dict(data if "rules" in data else {"rules": data})
+        if not any(plan.rules.values()):
+            raise ValueError(f"{options.plan} has no rule, so nothing would be predicted: add one")
+        return plan
     return suggest(
         model,
         options.fraction,

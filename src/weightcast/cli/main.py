@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, version
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 where trials or checks failed, 2 for a user's mistake, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show ends no work
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(words)
     except KeyboardInterrupt as interrupt:

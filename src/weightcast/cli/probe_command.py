@@ -8,7 +8,9 @@ from torch import nn
 
 from weightcast.cli.installed import extension
 from weightcast.cli.job import SOURCE, add_source, record
+from weightcast.cli.result_rows import check_rows
 from weightcast.cli.sources import load_inputs, load_source
+from weightcast.files import check_place
 from weightcast.measure import probe
 
 SUMMARY = "Hide most of each layer's weights, predict them, and say how well that goes."
@@ -35,6 +37,8 @@ def run(options: Namespace) -> None:
     """Probe a model or a state dict, print the table, draw the picture."""
     # Before the work: a page that cannot be drawn should not cost it.
     write_report = extension("write_report", "--output") if options.output is not None else None
+    check_place(options.output, folder=True)
+    check_rows(options.rows)
     model = load_source(options.source, options.allow_import, options.factory)
     found = probe(
         model,

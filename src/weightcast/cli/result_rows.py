@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from weightcast.files import UTF_16, check_place, user_path
 from weightcast.layers.counts import Ledger
 
 SCHEMA = 1
@@ -56,6 +57,15 @@ def row_counts(counts: Ledger) -> dict[str, int]:
     """The totals of a ledger that a row holds."""
     names = ("dense", "learned", "static", "stored", "multiply_adds")
     return {name: getattr(counts.total, name) for name in names}
+
+
+def check_rows(path: str | os.PathLike[str] | None) -> None:
+    """Refuse, before the work, a file that rows could not be appended to, by a ValueError."""
+    check_place(path)
+    if path is not None and (file := user_path(path)).is_file():
+        with file.open("rb") as opened:
+            if opened.read(2) in UTF_16:
+                raise ValueError(f"{path} is in UTF-16, and rows are UTF-8: name another file")
 
 
 def append_row(path: str | os.PathLike[str], row: Row) -> None:

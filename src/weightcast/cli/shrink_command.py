@@ -9,8 +9,9 @@ from typing import Any
 
 from weightcast.cli.compress_command import add_evaluate, verdict
 from weightcast.cli.installed import extension
-from weightcast.cli.job import SOURCE, add_output, add_source, check_output, finish, load_model
+from weightcast.cli.job import SOURCE, add_output, add_source, check_places, finish, load_model
 from weightcast.cli.sources import load_function, load_inputs
+from weightcast.files import check_place
 from weightcast.layers.rule import Rule
 from weightcast.measure import compression_report
 from weightcast.plan.plan import Plan
@@ -40,7 +41,8 @@ def run(options: Namespace) -> None:
     # Before the work: what cannot be written or measured should not cost it.
     write_report = extension("write_report", "--report") if options.report is not None else None
     evaluate = load_function(options.evaluate, options.allow_import)
-    check_output(options.output)
+    check_places(options)
+    check_place(options.report, folder=True)
     if evaluate is None or options.inputs is None:
         raise ValueError("shrink needs --inputs, and --evaluate package.module:function")
     model = load_model(options)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from weightcast.files import user_path
 from weightcast.inputs.batches import as_batches
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -37,7 +38,7 @@ def load_source(source: str, allow_import: bool = False, factory: str | None = N
         allow_import: whether a package may be imported, which runs its code.
         factory: ``package.module:name`` for the model whose state dict the file holds.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     is_name = _FUNCTION.fullmatch(source) and not path.exists()
     if factory is not None and (is_name or path.is_dir()):
         raise ValueError(
@@ -78,7 +79,7 @@ def load_inputs(source: str | None, allow_import: bool, batch: int) -> list[Any]
     """
     if source is None:
         return None
-    path = Path(source).expanduser()
+    path = user_path(source)
     if _FUNCTION.fullmatch(source) and not path.exists():
         found = _call(source, _import(source, allow_import))
         if not isinstance(found, Iterable):

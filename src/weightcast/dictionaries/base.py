@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,11 +11,11 @@ import torch
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.input_site import InputStatistics, Need, Site
 from weightcast.grid import Grid
-from weightcast.serialization import field_types
+from weightcast.serialization import Plain
 
 
 @dataclass(frozen=True)
-class Dictionary(ABC):
+class Dictionary(Plain, ABC):
     """A recipe for static atoms. A new dictionary is one class with one method, :meth:`build`."""
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -44,10 +43,6 @@ class Dictionary(ABC):
     def reads_weights(self) -> bool:
         """Whether V holds weights of the filters themselves, those at the chosen positions."""
         return False
-
-    def __post_init__(self) -> None:
-        """Refuse a field whose value is none of its choices."""
-        check_choices(self)
 
     @abstractmethod
     def build(self, site: Site) -> Atoms:
@@ -95,23 +90,10 @@ class Dictionary(ABC):
                 "least 1"
             )
         grid = None if grid is None else Grid.of(grid).check(n_visible)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         site = Site(n_visible, n_atoms, columns, grid, statistics, generator)
         with torch.device("cpu"):  # whatever the default device is
             return self.build(site)
-
-
-def check_choices(configuration: object) -> None:
-    """Refuse, by a ValueError, values that a dataclass's ``Literal`` fields do not allow."""
-    for name, hint in field_types(type(configuration)).items():
-        if typing.get_origin(hint) is not typing.Literal:
-            continue
-        value, choices = getattr(configuration, name), typing.get_args(hint)
-        if value not in choices:
-            raise ValueError(
-                f"{type(configuration).__name__}: {name} is {value!r}, none of "
-                f"{', '.join(map(repr, choices))}"
-            )
 
 
 def check_enough(dictionary: Dictionary, n_atoms: int, n_base: int) -> None:

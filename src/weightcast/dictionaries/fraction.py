@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 
+from weightcast.serialization import plain
+
 
 def check_fraction(fraction: float) -> None:
     """Refuse, by a ValueError, what is no number in (0, 1].
@@ -12,6 +14,7 @@ def check_fraction(fraction: float) -> None:
     Args:
         fraction: share of the weights that is learned.
     """
+    fraction = plain(fraction)
     if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
         raise ValueError(f"fraction is {fraction!r}: it must be a number in (0, 1]")
     if not 0 < fraction <= 1:  # also refuses NaN
@@ -29,6 +32,7 @@ def count_atoms(fraction: float, n_visible: int) -> int:
         n_visible: number of inputs.
     """
     check_fraction(fraction)
+    fraction = float(fraction)
     n_atoms = round(fraction * n_visible)
     if n_atoms < 1:
         raise ValueError(

@@ -171,7 +171,7 @@ class Autoencoder(_Features):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_features(self.n_features)
-        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
+        if min(self.epochs, self.batch_size) < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"epochs={self.epochs}, batch_size={self.batch_size}, learning_rate="
                 f"{self.learning_rate}: each must be positive"

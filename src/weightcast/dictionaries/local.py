@@ -69,7 +69,7 @@ class LocalKernel(Dictionary):
             )
         if not (self.window > 0 and math.isfinite(self.window)):
             raise ValueError(f"window is {self.window}: it must be positive and finite, in cells")
-        if not (self.power >= 0 and self.margin >= 0):
+        if not (0 <= self.power < math.inf and 0 <= self.margin < math.inf):
             raise ValueError(
                 f"power is {self.power} and margin {self.margin}: each must be at least 0"
             )

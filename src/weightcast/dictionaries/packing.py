@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries.base import check_choices
 from weightcast.dictionaries.kronecker import KroneckerBase
 from weightcast.dictionaries.operators import Base, DenseBase, IdentityBase
 from weightcast.serialization import Configuration
@@ -27,7 +26,6 @@ class BaseSpec(Configuration):
     factors: tuple[tuple[int, ...] | int, ...]  # (n, m) of a matrix, n of an identity
 
     def __post_init__(self) -> None:
-        check_choices(self)
         matrices = [factor for factor in self.factors if not isinstance(factor, int)]
         n_matrices = {"dense": 1, "identity": 0}.get(self.kind_of_base, max(1, len(matrices)))
         whole = self.kind_of_base == "kronecker" or len(self.factors) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from weightcast.inputs.progress import Progress
 
@@ -39,7 +43,9 @@ def check_finite(rows: Tensor) -> Tensor:
 
 
 def as_batches(inputs: Any, *, progress: bool = True) -> list[Any]:
-    """Example inputs as a list of batches, all in memory; one tensor or mapping is one batch.
+    """Example inputs as a list of batches, all in memory.
+
+    One tensor, mapping, named tuple or packed sequence is one batch.
 
     Inputs with a length give as many batches as it says. Without one, as a generator or a loader
     that draws forever, they are read up to :data:`MAX_BATCHES`, or :data:`MAX_BYTES` of tensors,
@@ -48,7 +54,7 @@ def as_batches(inputs: Any, *, progress: bool = True) -> list[Any]:
     Raises:
         ValueError: no batch, no example inputs, or one ``(input, target)`` pair outside a list.
     """
-    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor):
+    if type(inputs) is tuple and len(inputs) == 2 and isinstance(inputs[1], Tensor):
         image, target = inputs
         if not target.is_floating_point() or target.shape[1:] != image.shape[1:]:
             raise ValueError(
@@ -59,7 +65,8 @@ def as_batches(inputs: Any, *, progress: bool = True) -> list[Any]:
         raise ValueError(
             f"inputs is {inputs!r}: pass a batch of example inputs, a tensor, or a list of batches"
         )
-    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else _read(inputs, progress)
+    single = isinstance(inputs, (Tensor, Mapping)) or hasattr(inputs, "_fields")  # a named tuple
+    batches = [inputs] if single else _read(inputs, progress)
     if not batches and isinstance(inputs, Iterator):
         raise ValueError(
             f"inputs is a {type(inputs).__name__} that gave nothing: it was used up before; pass a "
@@ -105,7 +112,7 @@ def _read_without_length(inputs: Iterable[Any], progress: bool) -> list[Any]:
             _warn_of_rest(len(batches), n_bytes)
             break
         batches.append(batch)
-        n_bytes += sum(x.numel() * x.element_size() for x in tensors_in(batch))
+        n_bytes += sum(x.numel() * x.element_size() for x in given_tensors(batch))
         if len(batches) % 100 == 0:
             shown.say(f"{len(batches):,} batches of {MAX_BATCHES:,} at most")
     return batches
@@ -123,7 +130,12 @@ def _warn_of_rest(n_batches: int, n_bytes: int) -> None:
 
 def model_input(batch: Any) -> Any:
     """What a model is called with: the batch itself, or the first entry of (input, target, ...)."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
+    return batch[0] if is_pair(batch) else batch
+
+
+def is_pair(batch: Any) -> bool:
+    """Whether a batch is (input, target, ...); named tuples and packed sequences are inputs."""
+    return type(batch) in (tuple, list)
 
 
 def call(model: nn.Module, batch: Any) -> Any:
@@ -143,19 +155,58 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The value with its tensors changed, each once, also in tuples, lists and dictionaries."""
-    changed: dict[int, Tensor] = {}
+    """A copy of a value with its tensors changed, each once, whatever it is that holds them.
+
+    Tensors are found in containers of every kind and in the attributes of objects. An object that
+    cannot be copied, as one with a lock, is passed on itself, with a warning.
+    """
+    copies: dict[int, Any] = {}
 
     def visit(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            if id(part) not in changed:
-                changed[id(part)] = change(part)
-            return changed[id(part)]
         if type(part) in (tuple, list):
             return type(part)(map(visit, part))
-        return {key: visit(entry) for key, entry in part.items()} if type(part) is dict else part
+        if type(part) is dict:
+            return {key: visit(entry) for key, entry in part.items()}
+        if isinstance(part, Tensor):
+            if id(part) not in copies:
+                copies[id(part)] = change(part)
+            return copies[id(part)]
+        if isinstance(part, PackedSequence):  # its batch_sizes stay on the CPU
+            moved = map(visit, (part.data, *part[2:]))
+            return part._replace(**dict(zip(("data", *part._fields[2:]), moved, strict=True)))
+        try:
+            return copy.deepcopy(part, copies)
+        except Exception as error:  # of an object's own way to be copied, or for want of one
+            warnings.warn(
+                f"a batch holds a {type(part).__name__} that cannot be copied ({error}): what the "
+                "model changes of it stays changed",
+                stacklevel=2,
+            )
+            return part
 
-    return visit(value)
+    with _Changing(change):
+        return visit(value)
+
+
+def given_tensors(batch: Any) -> list[Tensor]:
+    """All tensors of a batch, each once, whatever it is that holds them."""
+    found: list[Tensor] = []
+    with_tensors(batch, lambda x: found.append(x) or x)
+    return found
+
+
+class _Changing(TorchFunctionMode):
+    """Within, a deep copy holds tensors that are changed in place of copied ones."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:  # the copy that deepcopy keeps, for others that hold it
+            return args[1].setdefault(id(args[0]), self.change(args[0]))
+        return func(*args, **(kwargs or {}))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -208,6 +259,6 @@ def _shapes(batch: Any) -> str:
         return str(tuple(batch.shape))
     if isinstance(batch, Mapping):
         return ", ".join(f"{key} {_shapes(value)}" for key, value in batch.items())
-    if isinstance(batch, (tuple, list)) and batch:
+    if is_pair(batch) and batch:
         return _shapes(batch[0])
     return f"of type {type(batch).__name__}"

@@ -46,8 +46,8 @@ class Store:
                 ) from error
         self._held += own.nbytes
         self._in_memory[owner] = self._in_memory.get(owner, 0) + own.nbytes
-        kept = _copy(own)  # the network may change its own in place
-        return lambda: _copy(kept) if device.type == "cpu" else kept.to(device)
+        kept = lazy_copy(own)  # the network may change its own in place
+        return lambda: lazy_copy(kept) if device.type == "cpu" else kept.to(device)
 
     def drop(self, owner: object) -> None:
         """Forget what was kept for an owner."""
@@ -81,7 +81,7 @@ class Store:
         return read
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def lazy_copy(tensor: Tensor) -> Tensor:
     """A copy that takes memory only once one of the two is written into, where torch can."""
     try:
         return torch.ops.aten._lazy_clone(tensor)

@@ -11,16 +11,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from weightcast.dictionaries.constants import Constants
+from weightcast.inputs.contents import Contents
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, attributes, buffers and random states are restored.
+    """Evaluation mode without gradients, after which everything that modules hold is as it was.
+
+    That is: modes, attributes, buffers, and what is in the lists, dictionaries, sets, arrays,
+    tensors, generators and objects that they hold; and torch's, NumPy's and Python's random states.
 
     Attention runs in plain torch: its fast path calls no module, and so no hook, and makes nested
     tensors of padded sequences, of which rows cannot be taken. What was compiled runs as it was
     written, since hooks that come later are not called in compiled code.
     """
-    kept = [_Kept(module) for module in model.modules()]
+    contents, kept = Contents(), [_Kept(module) for module in model.modules()]
+    for module in model.modules():
+        if not isinstance(module, Constants):  # which nobody writes into
+            contents.note(v for name, v in vars(module).items() if name not in _OF_ALL_MODULES)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -29,6 +38,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        contents.restore()
         for module in kept:
             module.restore()
 
@@ -64,6 +74,9 @@ def let_recurrent_learn(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module.training, module.dropout = True, 0.0
+
+
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
 class _Kept:

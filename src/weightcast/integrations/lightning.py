@@ -12,7 +12,6 @@ import json
 import math
 import os
 import random
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,10 +28,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from weightcast.files import atomic_write, remove_leftovers
+from weightcast.integrations.checkpoint_tree import decode, encode, join
 from weightcast.storage import FormatError
 from weightcast.storage.manifest import text_checksum
 from weightcast.storage.state import identity
-from weightcast.storage.tensors import tensor_checksum
+from weightcast.storage.tensors import check_storable, tensor_checksum
 
 _KIND = "weightcast checkpoint 1"
 _RANDOM_STATE = "random_state"  # its entry in a checkpoint
@@ -42,8 +42,9 @@ _LARGE = 1 << 18  # bytes of a tensor from which on a thread for its checksum pa
 class SafetensorsCheckpointIO(CheckpointIO):
     """Checkpoints that are whole or not there: ``pl.Trainer(plugins=[SafetensorsCheckpointIO()])``.
 
-    They may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these. Those
-    that Lightning's own plugin has written are read too, by ``torch.load`` with
+    They may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these, also
+    those of ``collections``, NumPy, named tuples and enumerations: each comes back as what it was.
+    Those that Lightning's own plugin has written are read too, by ``torch.load`` with
     ``weights_only=True``.
     """
 
@@ -63,7 +64,10 @@ class SafetensorsCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError("SafetensorsCheckpointIO writes local files: leave storage_options out")
         tensors = _Tensors()
-        tree = json.dumps(_encode(checkpoint, (), tensors))
+        try:
+            tree = json.dumps(encode(checkpoint, (), tensors.add))
+        except RecursionError as error:
+            raise ValueError("the checkpoint is nested too deeply, or holds itself") from error
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
@@ -93,7 +97,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 return torch.load(path, map_location=map_location or "cpu", weights_only=True)
             tree, tensors = _read(path)
             device = torch.device(map_location or "cpu")
-            return _decode(tree, {name: tensor.to(device) for name, tensor in tensors.items()})
+            return decode(tree, {name: tensor.to(device) for name, tensor in tensors.items()})
         except (FileNotFoundError, PermissionError, FormatError):
             raise
         except Exception as error:  # whatever the readers and the data have to say
@@ -166,18 +170,14 @@ class _Tensors:
 
     def add(self, tensor: Tensor, path: tuple[Any, ...]) -> str:
         """Keep a tensor and tell its name."""
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise ValueError(
-                f"the checkpoint's {_join(path)} is a tensor of layout {tensor.layout} on "
-                f"{tensor.device}: only dense tensors that hold data can be saved"
-            )
+        check_storable(f"the checkpoint's {join(path)}", tensor)
         key = identity(tensor)
         if tensor.numel() and key in self._names:
             return self._names[key]
-        name = _join(path)
+        name = join(path)
         while name in self.named:  # 0 and "0", or a key with a slash
             name += "'"
-        held = tensor.detach().to("cpu").contiguous()
+        held = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
         if held.untyped_storage().data_ptr() in self._storages:
             held = held.clone()  # safetensors refuses tensors that share memory
         self._storages.add(held.untyped_storage().data_ptr())
@@ -212,56 +212,6 @@ def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         }
         sums = {n: tensor_checksum(t) for n, t in small.items()}
         return sums | {n: running.result() for n, running in large.items()}
-
-
-def _encode(value: Any, path: tuple[Any, ...], tensors: _Tensors) -> Any:
-    """JSON data: scalars and lists as they are, the rest as an object with one tag."""
-    if isinstance(value, Tensor):
-        return {"tensor": tensors.add(value, path)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        items = [_encode(item, (*path, i), tensors) for i, item in enumerate(value)]
-        return items if isinstance(value, list) else {"tuple": items}
-    if isinstance(value, Mapping):
-        pairs = [
-            [_encode(key, path, tensors), _encode(item, (*path, key), tensors)]
-            for key, item in value.items()
-        ]
-        versions = getattr(value, "_metadata", None)  # that torch hangs on state dicts
-        if versions is None:
-            return {"dict": pairs}
-        return {"state_dict": [pairs, _encode(dict(versions), (*path, "_metadata"), tensors)]}
-    raise ValueError(
-        f"the checkpoint's {_join(path)} is a {type(value).__name__}, which is no plain data: keep "
-        "tensors, numbers, text, None, lists, tuples and dictionaries of these in checkpoints"
-    )
-
-
-def _decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`_encode` was given."""
-    if isinstance(data, list):
-        return [_decode(item, tensors) for item in data]
-    if not isinstance(data, dict):
-        return data
-    [(tag, content)] = data.items()
-    match tag:
-        case "tensor":
-            return tensors[content]
-        case "tuple":
-            return tuple(_decode(content, tensors))
-        case "dict":
-            return {_decode(k, tensors): _decode(v, tensors) for k, v in content}
-        case "state_dict":
-            pairs, versions = content
-            state = OrderedDict((_decode(k, tensors), _decode(v, tensors)) for k, v in pairs)
-            state._metadata = _decode(versions, tensors)  # pyright: ignore[reportAttributeAccessIssue]
-            return state
-    raise ValueError(f"unknown tag {tag!r}")
-
-
-def _join(path: tuple[Any, ...]) -> str:
-    return "/".join(map(str, path))
 
 
 def _gather(state: Tensor, trainer: pl.Trainer) -> Tensor:

@@ -8,10 +8,13 @@ own (dense, or predicted), and each call lends the module the weights that these
 from __future__ import annotations
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, Generic, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from weightcast.layers.adapted import AdaptedLayer
@@ -22,6 +25,19 @@ Part = tuple[nn.Module, Mapping[str, str]]
 """A dense layer that holds a weight of a module; paths in the module to the layer's attributes."""
 
 Splittable = TypeVar("Splittable", bound=nn.Module)
+
+
+class _Lock:
+    """A lock that shallow copies share, and others have of their own."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+    def __copy__(self) -> Self:
+        return self
 
 
 class PredictedModule(Leaf, ABC, Generic[Splittable]):
@@ -41,6 +57,7 @@ class PredictedModule(Leaf, ABC, Generic[Splittable]):
         for name, (layer, tensors) in self.weights_of(module).items():
             self.add_module(name, layer.train(module.training))
             self._sources |= {path: (name, attribute) for path, attribute in tensors.items()}
+        self._lending = _Lock()
         self.module = _without(module, self._sources)
         self.training = module.training
         self._lend({})
@@ -93,11 +110,13 @@ class PredictedModule(Leaf, ABC, Generic[Splittable]):
         return {path: _tensor(layers[n], key) for path, (n, key) in self._sources.items()}
 
     def _call(self, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        self._lend(tensors)
-        try:
-            return self.module(*args, **kwargs)
-        finally:
-            self._lend({})
+        # One thread at a time: the module holds what it was lent. A traced graph holds it itself.
+        with nullcontext() if torch.compiler.is_compiling() else self._lending.lock:
+            self._lend(tensors)
+            try:
+                return self.module(*args, **kwargs)
+            finally:
+                self._lend({})
 
     def _lend(self, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors in the places of the module's parameters; None where there is none."""

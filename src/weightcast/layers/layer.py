@@ -102,7 +102,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}: weights need a floating-point type")
         if generator is not None and not isinstance(generator, torch.Generator):
-            generator = torch.Generator().manual_seed(generator)
+            generator = torch.Generator().manual_seed(int(generator))
         if atoms is not None:
             atoms = copy.deepcopy(atoms)  # about to be cast and moved
         else:
@@ -215,7 +215,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         W = None
         if rule.dictionary.from_weight and atoms is None:
             W = dense.filters().detach().to("cpu", torch.float64).t()
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(int(seed))
         bases = bases or SharedBases()
         atoms = atoms or rule.build(
             *dense.sizes, grid=dense.grid, statistics=statistics, generator=generator, bases=bases,
@@ -243,10 +243,15 @@ class PredictedLayer(Leaf, PredictedWeight):
         return plus(y, self(*inputs, **options))
 
     def to_dense(self) -> Any:
-        """The dense counterpart, with this layer's weights, bias, device, dtype and mode."""
+        """The dense counterpart, with this layer's weights, bias, device, dtype and mode.
+
+        W is multiplied out in single precision at least, and rounded once.
+        """
         dense: Any = self.view.new_dense(self.V.device, self.V.dtype)
+        half = self.V.dtype in (torch.float16, torch.bfloat16)  # of which W is rounded once
+        precise = copy.deepcopy(self).float() if half else self
         with torch.no_grad():
-            dense.weight.copy_(self.multiply_out())
+            dense.weight.copy_(precise.multiply_out())
             dense.weight.requires_grad_(self.V.requires_grad)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)

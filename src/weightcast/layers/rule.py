@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from weightcast.dictionaries import (
     count_atoms,
 )
 from weightcast.grid import Grid
-from weightcast.serialization import encode
+from weightcast.serialization import Plain, decode, encode
 from weightcast.weight import ExecutionPath
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Plain):
     """Predict a layer's weights from ``dictionary``, learning ``fraction`` of them, or ``n_atoms``.
 
     Args:
@@ -64,12 +64,10 @@ class Rule:
             )
         if self.fraction is not None:
             check_fraction(self.fraction)
-        elif type(self.n_atoms) is not int or self.n_atoms < 1:
+        elif self.n_atoms is not None and self.n_atoms < 1:
             raise ValueError(f"n_atoms is {self.n_atoms!r}: it must be a whole number, at least 1")
-        if type(self.columns) is not int or self.columns < 1:
+        if self.columns < 1:
             raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
-        if self.path not in ("auto", "factored", "materialised"):
-            raise ValueError(f"path is {self.path!r}: take 'auto', 'factored' or 'materialised'")
         if self.grid is not None:
             object.__setattr__(self, "grid", Grid.of(self.grid))
 
@@ -142,12 +140,20 @@ class Rule:
 
 
 def written_rule(rule: Rule) -> Rule:
-    """A rule as files hold it: in a dictionary's place that has no text form, its atoms' own."""
+    """A rule as files hold it: in a dictionary's place that no text gives back, its atoms' own."""
     try:
-        encode(rule)
-    except ValueError:  # holds an estimator; its atoms are stored all the same
-        return replace(rule, dictionary=StoredAtoms())
-    return rule
+        return rule if _comes_back(rule) else replace(rule, dictionary=StoredAtoms())
+    except TypeError:  # it holds what cannot be hashed
+        return rule if _comes_back.__wrapped__(rule) else replace(rule, dictionary=StoredAtoms())
+
+
+@lru_cache(256)
+def _comes_back(rule: Rule) -> bool:
+    """Whether a rule's text gives it back: not where it holds an estimator, or a stranger."""
+    try:
+        return decode(Rule, encode(rule)) == rule
+    except ValueError:
+        return False
 
 
 def layer_seed(seed: int, name: str) -> int:

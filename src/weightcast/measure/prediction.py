@@ -55,7 +55,7 @@ def _build(site: ProbeSite, rule: Rule, seed: int, bases: SharedBases) -> Predic
         site.n_units,
         grid=site.grid,
         statistics=site.statistics,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(int(seed)),
         bases=bases,
         weight=site.W.t(),
     )

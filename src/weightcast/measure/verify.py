@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, call, model_input, tensors_in
+from weightcast.inputs.batches import (
+    as_batches,
+    call,
+    given_tensors,
+    model_input,
+    tensors_in,
+)
 from weightcast.inputs.undisturbed import let_recurrent_learn, randomness_kept
 from weightcast.layers import predicted_layers
 from weightcast.layers.models import check_values, copied
@@ -150,7 +156,7 @@ def _difference(changed: list[Tensor], expected: list[Tensor]) -> float:
 def _refuse_nan(batches: list[Any]) -> None:
     """Raise ValueError for inputs that hold NaN; infinite ones may be masks."""
     for batch in batches:
-        for x in tensors_in(model_input(batch)):
+        for x in given_tensors(model_input(batch)):
             if x.is_floating_point() and bool(x.isnan().any()):
                 raise ValueError(
                     f"{int(x.isnan().sum())} of {x.numel()} input values are NaN: clean the inputs"

@@ -25,6 +25,7 @@ from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.plan.sites import ProbeSite, find_sites, observe
+from weightcast.serialization import plain
 
 Count = Literal["learned", "stored"]
 
@@ -146,6 +147,7 @@ def left_for(model: nn.Module, layers: Collection[str], budget: float | int, cou
     every: Any = convertible_layers(model)
     counts = ledger(model)
     total = counts.total.dense
+    budget = plain(budget)
     is_number = isinstance(budget, (Integral, float)) and not isinstance(budget, bool)
     if not is_number or not 0 < budget < math.inf or (isinstance(budget, float) and budget >= 1):
         raise ValueError(

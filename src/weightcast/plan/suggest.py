@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weightcast.dictionaries import check_fraction
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
-from weightcast.inputs.batches import as_batches
+from weightcast.inputs.batches import as_batches, model_input
 from weightcast.inputs.gather import MOMENTS
 from weightcast.inputs.moments import MOST_INPUTS
 from weightcast.inputs.survey import Survey, survey
@@ -102,6 +102,7 @@ def suggest(
         raise ValueError(f"fraction is {fraction} and budget {budget}: give one of the two")
     fraction = 0.05 if fraction is None else fraction
     check_fraction(fraction)
+    fraction = float(fraction)
     batches = None if inputs is None else as_batches(inputs, progress=progress)
     if learned is not None:
         return share_learned(model, learned, batches, columns)
@@ -246,7 +247,7 @@ class _Layers:
 
 def _image_shape(batch: Any) -> tuple[int, ...]:
     """(channels, *size) of a batch of images, () if it is none."""
-    x = batch[0] if isinstance(batch, (tuple, list)) else batch
+    x = model_input(batch)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 3:
         return ()
     return tuple(x.shape[1:]) if x.dim() > 3 else (1, *x.shape[1:])

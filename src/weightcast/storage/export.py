@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -58,7 +59,7 @@ def export(
 
     Raises:
         ValueError: an unknown format or form, a model that cannot be traced, or an ONNX file above
-            the 2 GiB that its format can hold.
+            the 2 GiB that its format can hold, or one that onnxruntime, if it is there, cannot run.
         ModuleNotFoundError: ONNX without the extra ``onnx``.
     """
     if format not in ("onnx", "torch"):
@@ -66,8 +67,11 @@ def export(
     path = Path(path)
     if format == "torch" and path.suffix != ".pt2":
         raise ValueError(f"{path} must end in .pt2, by which torch.export.load knows such a file")
-    program = trace(_prepare(model, form), _as_tuple(inputs), dynamic_batch)
+    examples = _as_tuple(inputs)
+    program = trace(_prepare(model, form), examples, dynamic_batch)
     data = _onnx_bytes(program) if format == "onnx" else None
+    if data is not None:
+        _try(data, examples)
     with atomic_write(path) as partial:
         if data is None:
             _write_program(program, partial)
@@ -155,6 +159,31 @@ def _onnx_bytes(program: ExportedProgram) -> bytes:
             "format='torch'"
         )
     return ir.to_proto(model).SerializeToString()
+
+
+def _try(data: bytes, inputs: Sequence[Tensor]) -> None:
+    """Run an ONNX file on its examples before it is called written, where there is a runtime."""
+    try:
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as Lacking
+    except ModuleNotFoundError:
+        return
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it says of its errors is in them
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+        if any(x.dtype == torch.bfloat16 for x in inputs) or len(names) != len(inputs):
+            return  # which NumPy does not know
+        arrays = [x.detach().cpu().numpy() for x in inputs]
+        session.run(None, dict(zip(names, arrays, strict=True)))
+    except Lacking as error:
+        warnings.warn(f"the ONNX file was not tried: {error}", stacklevel=3)
+    except Exception as error:  # the runtime's classes share no other
+        raise ValueError(
+            f"the exporter made an ONNX file that onnxruntime cannot run ({error}): take "
+            "format='torch', or another form"
+        ) from error
 
 
 def _tidy_constants(model: Any) -> None:

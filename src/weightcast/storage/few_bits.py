@@ -33,7 +33,7 @@ class FewBits(Configuration):
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise ValueError(f"bits is {self.bits!r}: take 8 or 4")
-        if type(self.group_size) is not int or self.group_size < 2:
+        if self.group_size < 2:
             raise ValueError(
                 f"group_size is {self.group_size!r}: it must be a whole number, 2 or more, such "
                 "as 64"

@@ -48,6 +48,18 @@ def excerpt(value: Any) -> str:
 
 def parse_json(text: bytes, name: str) -> Any:
     """Read short JSON text from the file ``name``, where no name comes twice in one object."""
+    try:
+        return strict_json(text.decode())
+    except ValueError as error:
+        raise FormatError(f"is damaged: {name}: {excerpt(error)}") from error
+
+
+def strict_json(text: str) -> Any:
+    """What a text says in JSON, or a ValueError.
+
+    Also for a name that comes twice in one object, numbers that are NaN or too large for a float,
+    and data that are nested too deeply.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -60,9 +72,12 @@ def parse_json(text: bytes, name: str) -> Any:
             raise ValueError(f"{number:.40} is no finite number")
         return value
 
+    def whole(number: str) -> int:
+        finite(number)
+        return int(number)
+
+    how = {"parse_float": finite, "parse_constant": finite, "parse_int": whole}
     try:
-        return json.loads(
-            text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite
-        )
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"is damaged: {name}: {excerpt(error)}") from error
+        return json.loads(text, object_pairs_hook=unique, **how)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

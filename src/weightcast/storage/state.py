@@ -10,6 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from weightcast.dictionaries.packing import BaseSpec, pack, pack_indices
 from weightcast.layers import PredictedLayer, adapted_layers, is_freed
+from weightcast.layers.rule import written_rule
+from weightcast.storage.tensors import check_storable
 
 
 def saved_tensors(
@@ -26,7 +28,7 @@ def saved_tensors(
         prefix = f"{name}.atoms." if name else "atoms."
         kept, indices = pack_indices(layer.atoms.indices, layer.atoms.base.n_base)
         state[prefix + kept] = indices
-        if store or not layer.rule.dictionary.rebuildable:
+        if store or not written_rule(layer.rule).dictionary.rebuildable:
             bases[name], factors = pack(layer.atoms.base)
             state |= {f"{prefix}base.{key}": factor for key, factor in factors.items()}
             if layer.atoms.mixing is not None:
@@ -61,6 +63,8 @@ def check_state(state: Mapping[str, Any]) -> None:
                 f"{name!r} has no shape yet: call the model once, on example inputs, so that its "
                 "lazy modules know their sizes"
             )
+        if not value.is_meta:  # of which others have more to say
+            check_storable(repr(name), value)
 
 
 def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +79,8 @@ def without_atoms(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 def identity(tensor: Tensor) -> Any:
     """A key that two tensors share if they are the same numbers in the same memory."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    signs = tensor.is_conj(), tensor.is_neg()
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, signs)
 
 
 def untied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

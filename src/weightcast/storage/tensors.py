@@ -25,9 +25,11 @@ from weightcast.storage.format_error import FormatError, excerpt, parse_json
 from weightcast.storage.manifest import TENSORS_NAME
 
 DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
+    "BOOL": torch.bool, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32,
+    "U64": torch.uint64, "I8": torch.int8, "I16": torch.int16,
     "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz, "F16": torch.float16, "BF16": torch.bfloat16,
     "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64,
 }  # fmt: skip
 """Names of dtypes in a safetensors header."""
@@ -43,11 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Write a new safetensors file of tensors in any layout of memory; returns their checksums."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     for name, tensor in tensors.items():
-        if tensor.dtype not in codes or tensor.layout != torch.strided or tensor.is_meta:
-            raise ValueError(
-                f"{name!r} is a tensor of {tensor.dtype}, layout {tensor.layout}, on "
-                f"{tensor.device}, which safetensors cannot hold"
-            )
+        check_storable(repr(name), tensor)
     # Largest items first, so that every tensor lies at a multiple of its items' size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header, end = {}, 0
@@ -62,7 +60,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     with path.open("xb") as file, ThreadPoolExecutor(1) as thread:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            tensor = tensors[name].detach().cpu().contiguous()
+            tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
             value = _start(tensor)
             for chunk in _chunks(tensor):  # the checksum of one, while it is written, if that pays
                 large = len(chunk) == _CHUNK
@@ -71,6 +69,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
                 value = running.result() if running else zlib.crc32(chunk, value)
             checksums[name] = f"{value:08x}"
     return checksums
+
+
+def check_storable(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that a safetensors file cannot hold, by its name."""
+    dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized)
+    if not dense or tensor.is_meta or tensor.dtype not in DTYPES.values():
+        raise ValueError(
+            f"{name} is a{' nested' * tensor.is_nested} tensor of {tensor.dtype}, layout "
+            f"{tensor.layout}, on {tensor.device}, which safetensors cannot hold: keep it as dense "
+            "tensors of other dtypes, or in a buffer with persistent=False"
+        )
 
 
 @dataclass(frozen=True)
@@ -143,8 +152,11 @@ class TensorFile:
         plain = name not in self._packed and place.device.type == "cpu" and place.is_contiguous()
         if plain and entry.dtype == place.dtype:
             self._fill(name, place)
-        else:
-            place.copy_(self.read(name))
+            return
+        data, once = self.read(name), [slice(None if step else 1) for step in place.stride()]
+        place[tuple(once)].copy_(data[tuple(once)])  # where it is expanded, one of all alike
+        if 0 in place.stride() and not torch.equal(place, data.to(place)):
+            raise FormatError(f"does not fit: {name!r} differs where the model repeats one value")
 
     def _read_stored(self, name: str) -> Tensor:
         """What lies in the file under a name."""

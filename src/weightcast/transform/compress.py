@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics, SharedBases
-from weightcast.dictionaries.base import check_choices
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import MOMENTS, naming_layer
@@ -29,6 +28,7 @@ from weightcast.least_squares import Metric, choose_atoms
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
+from weightcast.serialization import Plain
 from weightcast.transform.fitted import FittedFolder
 from weightcast.transform.swap import swap
 
@@ -154,7 +154,7 @@ def fit_layers(
 
 
 @dataclass(frozen=True)
-class Fitting:
+class Fitting(Plain):
     """How every layer is fitted; the arguments of :func:`compress`."""
 
     selection: AtomChoice = "fitted"
@@ -164,8 +164,7 @@ class Fitting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if not (isinstance(self.ridge, (int, float)) and 0 < self.ridge < float("inf")):
+        if not 0 < self.ridge < float("inf"):
             raise ValueError(
                 f"ridge is {self.ridge!r}: it must be above 0 and finite, for example 0.001"
             )

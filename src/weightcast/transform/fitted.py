@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weightcast.dictionaries import Atoms, SharedBases
 from weightcast.dictionaries.packing import BaseSpec, pack, unpack
-from weightcast.inputs.batches import tensors_in
+from weightcast.inputs.batches import given_tensors
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
@@ -40,7 +40,8 @@ class FittedFolder:
     ) -> None:
         self.rules = rules
         self._numbers = {name: number for number, name in enumerate(self.rules)}
-        inputs = ((str(n), x) for n, x in enumerate(tensors_in(list(batches or ()))))
+        tensors = (x for batch in batches or () for x in given_tensors(batch))
+        inputs = ((str(n), x) for n, x in enumerate(tensors))
         config = {
             "plan": Plan(rules).to_dict(),
             "settings": settings,

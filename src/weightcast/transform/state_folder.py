@@ -84,7 +84,7 @@ class StateFolder:
 
     def _check(self, config: dict[str, Any], started: list[int]) -> None:
         try:
-            stored = json.loads((self._json).read_text())
+            stored = json.loads(self._json.read_bytes())
             initial = stored["initial"]
             for name in [name for n, name in enumerate(initial) if n in started]:
                 if name in config["initial"]:

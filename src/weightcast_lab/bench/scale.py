@@ -232,7 +232,7 @@ def main() -> None:
         rows = [*measure_builds(options.threads, options.repeats)]
         rows += measure_training(options.rounds, options.batch)
         write_csv(options.rows, rows)
-    with options.rows.open(newline="") as file:
+    with options.rows.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     print(report(rows))
     if options.figure:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
+
+from weightcast.cli.result_rows import check_rows
+from weightcast.files import user_path
 
 SUMMARY = "Measure predicted layers in turn with dense ones and their peers; print tables."
 HELP = """Options name what is measured, all combinations; a preset says what they leave open:
@@ -66,7 +68,8 @@ def run(options: Namespace) -> None:
     from weightcast_lab.bench.run import run as measure
     from weightcast_lab.bench.table import render
 
-    file = None if options.rows is None else Path(options.rows).expanduser()
+    file = None if options.rows is None else user_path(options.rows)
+    check_rows(file)
     found = measure(_select(options).blocks(_say), _protocol(options), file, _say)
     if not found:
         raise ValueError("nothing could be measured: the lines above say why")

@@ -6,6 +6,9 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from weightcast.cli.result_rows import check_rows
+from weightcast.files import check_place, user_path
+
 SUMMARY = "Train dense, predicted, narrow and low-rank networks side by side; write a page."
 HELP = ""
 
@@ -53,10 +56,10 @@ def run_demo(
     from weightcast_lab.studies.demo import compare
     from weightcast_lab.training import Interrupted
 
-    folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder for the page with --output")
-    file = folder / ROWS if rows is None else Path(rows).expanduser()
+    folder = user_path(output)
+    check_place(folder, folder=True)
+    file = folder / ROWS if rows is None else user_path(rows)
+    check_rows(rows)
     try:
         finished, figure1 = compare(data, seeds, epochs, file, replace_rows=rows is None)
     except Interrupted as interrupt:

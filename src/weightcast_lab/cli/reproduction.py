@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 import torch
 
+from weightcast.files import check_place, user_path
 from weightcast.serialization import nearest
 from weightcast_lab.data.prepared import image_shape
 from weightcast_lab.data.text import DESCRIPTIONS
@@ -116,7 +117,8 @@ def reproduce(
     figure = find_figure(name)
     check_preset(preset, seeds)
     _check_machine(executor, accelerator, jobs)
-    folder = Path(output or Path("runs") / f"{name}-{preset}").expanduser()
+    folder = user_path(output or Path("runs") / f"{name}-{preset}")
+    check_place(folder, folder=True)
     own = (preset == "smoke" and figure.packaged) or figure.data
     sources = find_sources(name, data or own)
     trials = figure.trials(preset, seeds, *sources)
@@ -217,7 +219,7 @@ def _jobs_per_gpu(executor: str, accelerator: str) -> int | None:
 
 def _name(source: str, figure: str) -> str:
     """A folder or a file by its own name: rows should not tell where on a machine it lay."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if figure == "speech" and path.is_dir():  # known by what it holds
         return "timit" if any(p.name.upper() == "TRAIN" for p in path.iterdir()) else "fsdd"
     return path.resolve().stem if path.exists() else source

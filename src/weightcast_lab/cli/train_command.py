@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weightcast.cli.yaml_files import read_yaml
+from weightcast.files import user_path
 from weightcast.serialization import field_types
 from weightcast_lab.cli.config_options import ConfigParser, parse_value, settings_of
 from weightcast_lab.settings import TrainConfig, override
@@ -69,7 +69,7 @@ def _read_config(options: Namespace) -> TrainConfig:
     Raises:
         ValueError: no such file, or fields it does not know (with the nearest one it does).
     """
-    path = Path(options.config)
+    path = user_path(options.config)
     data, hints = read_yaml(path), field_types(TrainConfig)
     for name, value in vars(options).items():
         if name.partition(".")[0] not in hints:

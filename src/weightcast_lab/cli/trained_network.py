@@ -22,7 +22,7 @@ def trained_network(folder: Path) -> tuple[nn.Module, list[int], int | None]:
         ValueError: it is no run's folder.
     """
     try:
-        config, data = (json.loads((folder / name).read_text()) for name in (CONFIG, FACTS))
+        config, data = (json.loads((folder / name).read_bytes()) for name in (CONFIG, FACTS))
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} is no run of weightcast train: {Path(error.filename).name} is missing. Name "

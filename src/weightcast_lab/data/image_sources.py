@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from weightcast.files import user_path
 from weightcast_lab.data.images import Images, Split
+from weightcast_lab.data.picture_files import read_picture
 from weightcast_lab.data.prepared import SUFFIX, read_prepared
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_SPLITS = ("train", "test")
 _REMEDY = "give an existing folder, a name on the Hub such as 'ylecun/mnist', or 'digits'"
 
 
@@ -38,17 +42,16 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
     if source == "digits":
         name, train, test = "digits (5,000 of MNIST)", *_split_digits()
     elif source.endswith(SUFFIX):
-        name, train, test = read_prepared(Path(source).expanduser())
+        name, train, test = read_prepared(user_path(source))
     else:
-        splits = read_splits(source, ("train", "test"), _REMEDY)
+        splits = read_splits(source, _SPLITS, _REMEDY)
         name = _name(source)
-        train, test = (_read_split(splits[split], source) for split in ("train", "test"))
-    n_classes = int(train[1].max()) + 1
-    if int(test[1].max()) >= n_classes:
-        raise ValueError(
-            f"{source}: the test split has label {int(test[1].max())}, the training split only "
-            f"labels up to {n_classes - 1}: use data whose splits share their classes"
+        pixels, labels = zip(
+            *(_read_split(splits[split], f"{source}, split {split!r}") for split in _SPLITS),
+            strict=True,
         )
+        train, test = zip(pixels, _numbered(labels, source), strict=True)
+    n_classes = int(train[1].max()) + 1 if len(train[1]) else 0
     train, validation = _set_aside(train, n_validation, seed)
     return Images(name, train, validation, test, n_classes)
 
@@ -105,15 +108,17 @@ def read_splits(source: str, needed: Sequence[str], remedy: str) -> dict[str, An
         raise ValueError(
             "data other than what is packaged is read by datasets: pip install 'weightcast[data]'"
         ) from error
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if not folder.is_dir():
         _check_hub_name(source, remedy)
     was_on = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         splits: Any = datasets.load_dataset(str(folder) if folder.is_dir() else source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the data set {source!r}: {error}") from error
+    except Exception as error:  # its readers have many classes of their own
+        place = _unreadable(folder) or f"the data set {source!r}"
+        told = error if error.__cause__ is None else error.__cause__
+        raise ValueError(f"cannot read {place}: {type(told).__name__}: {told}") from error
     finally:
         if was_on:
             datasets.enable_progress_bars()
@@ -126,10 +131,26 @@ def read_splits(source: str, needed: Sequence[str], remedy: str) -> dict[str, An
     return dict(splits)
 
 
+_TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".arrow")
+
+
+def _unreadable(folder: Path) -> Path | None:
+    """The first table of a folder that cannot be read by itself."""
+    import datasets
+
+    for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if file.suffix in _TABLES:
+            try:
+                datasets.load_dataset(str(file.parent), data_files=[file.name])
+            except Exception:
+                return file
+    return None
+
+
 def _check_hub_name(source: str, remedy: str) -> None:
     """Refuse what is no name on the Hub, and a Hub that cannot be reached, at once."""
     first = source.split("/")[0]
-    if Path(source).expanduser().exists():
+    if user_path(source).exists():
         raise ValueError(f"{source} is a file: {remedy}")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) or Path(first).is_dir():
         raise ValueError(f"there is no data folder {source}: {remedy}")
@@ -151,7 +172,8 @@ def _check_hub_name(source: str, remedy: str) -> None:
         ) from error
 
 
-def _read_split(split: Dataset, source: str) -> Split:
+def _read_split(split: Dataset, source: str) -> tuple[Tensor, np.ndarray]:
+    """Pixels and labels of one split, which ``source`` names."""
     import datasets
 
     features = split.features
@@ -163,24 +185,46 @@ def _read_split(split: Dataset, source: str) -> Split:
             f"{source} has the columns {', '.join(features)}: weightcast needs exactly one of "
             f"images and one of labels, and found {len(image)} and {len(label)}"
         )
-    pixels = [np.asarray(picture) for picture in split[image[0]]]
-    sizes = sorted({picture.shape for picture in pixels})
-    if len(sizes) != 1 or pixels[0].dtype != np.uint8:
+    labels = np.asarray(split[label[0]])
+    whole = labels.dtype.kind == "f" and bool(np.all(labels == np.round(labels)))
+    if labels.ndim != 1 or not (whole or labels.dtype.kind in "biuU"):
+        odd = next((x for x in split[label[0]] if not isinstance(x, (int, str))), labels[:1])
+        raise ValueError(f"{source} has the label {odd!r}: each image needs one number or name")
+    files = split.cast_column(image[0], datasets.Image(decode=False))[image[0]]
+    pictures = [read_picture(file, f"{source}, image {n}") for n, file in enumerate(files)]
+    if not pictures:
+        raise ValueError(f"{source} is empty: it needs images")
+    sizes = sorted({(picture.shape, str(picture.dtype)) for picture in pictures})
+    if len(sizes) > 1:
         raise ValueError(
-            f"{source} has images of {len(sizes)} sizes, {sizes[0]} to {sizes[-1]}, of type "
-            f"{pixels[0].dtype}: weightcast needs 8-bit images of one size"
+            f"{source} has images of {len(sizes)} sizes and kinds, {sizes[0]} to {sizes[-1]}: "
+            "weightcast needs images of one size, in one mode"
         )
-    stack = np.stack(pixels)
-    stack = stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)
-    return _as_split(stack, np.asarray(split[label[0]]))
+    return _as_pixels(np.stack(pictures)), labels
+
+
+def _numbered(splits: Sequence[np.ndarray], source: str) -> Sequence[Tensor]:
+    """The labels of all splits as numbers: names by their order in the alphabet."""
+    if any(labels.dtype.kind == "U" for labels in splits):
+        names, places = np.unique(np.concatenate(splits), return_inverse=True)
+        unknown = set(names.tolist()) - set(map(str, splits[0]))
+        if unknown:
+            raise ValueError(f"{source}: {min(unknown)!r} labels no image of the training split")
+        splits = np.split(places, [len(splits[0])])
+    return [torch.from_numpy(labels.astype(np.int64)) for labels in splits]
 
 
 def _as_split(pixels: np.ndarray, labels: np.ndarray) -> Split:
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
-    return x, torch.from_numpy(np.ascontiguousarray(labels)).long()
+    return _as_pixels(pixels), torch.from_numpy(np.ascontiguousarray(labels)).long()
+
+
+def _as_pixels(stack: np.ndarray) -> Tensor:
+    """Images (n, channels, height, width) of 8 or 16 bits as x in [0, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(stack))
+    return x.float().div_(torch.iinfo(x.dtype).max)
 
 
 def _name(source: str) -> str:
     """A folder by its own name: rows should not tell where on a machine it lay."""
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     return folder.resolve().name if folder.is_dir() else source

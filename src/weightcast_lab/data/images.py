@@ -34,6 +34,27 @@ class Images:
     n_classes: int
     criterion: ClassVar[Literal["error", "loss"]] = "error"
 
+    def __post_init__(self) -> None:
+        splits = {"training": self.train, "test": self.test}
+        if self.validation is not None:
+            splits["validation"] = self.validation
+        sizes = {split: tuple(x.shape[1:]) for split, (x, _) in splits.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"{self.name} has images of several sizes, (channels, height, width): {sizes}; all "
+                "splits need the same"
+            )
+        for split, (x, y) in splits.items():
+            if not len(x) or len(x) != len(y):
+                raise ValueError(f"{self.name}: {len(x)} {split} images and {len(y)} labels")
+            least, most = int(y.min()), int(y.max())
+            if least < 0 or most >= self.n_classes:
+                raise ValueError(
+                    f"{self.name}: the {split} split has label {least if least < 0 else most}, and "
+                    f"classes are 0 to {self.n_classes - 1}, as in the training split: leave out "
+                    "what has no label, and use data whose splits share their classes"
+                )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""

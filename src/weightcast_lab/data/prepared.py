@@ -90,6 +90,8 @@ def _to_bytes(x: Tensor) -> Tensor:
             f"the pixels run from {float(x.min()):g} to {float(x.max()):g}: save images before "
             "they are standardised, with pixels in [0, 1]"
         )
+    if float((x * 255 - (x * 255).round()).abs().max()) > 1e-3:
+        raise ValueError("these images have more than 8 bits a pixel: name the data set itself")
     return (x * 255).round().to(torch.uint8).contiguous()
 
 

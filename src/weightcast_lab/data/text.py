@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from weightcast.files import read_text, user_path
 from weightcast_lab.data.image_sources import read_splits
 from weightcast_lab.data.images import Split
 
@@ -132,11 +133,11 @@ def _read(source: str) -> tuple[str, str, str]:
     """A source's name, its training text and its test text, empty where it has none."""
     if source == DESCRIPTIONS:
         return "scikit-learn's descriptions", _read_descriptions(), ""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         try:
-            return path.resolve().stem, path.read_text(encoding="utf-8"), ""
-        except (OSError, UnicodeDecodeError) as error:
+            return path.resolve().stem, read_text(path), ""
+        except OSError as error:
             raise ValueError(f"cannot read the text {source}: {error}") from error
     remedy = "give a text file, a folder or Hub name with a column 'text', or 'descriptions'"
     splits: dict[str, Any] = read_splits(source, ("train",), remedy)
@@ -146,7 +147,15 @@ def _read(source: str) -> tuple[str, str, str]:
                 f"{source}: the split {split!r} has the columns {', '.join(rows.features)}: a "
                 "language model needs one named 'text'"
             )
-    train, test = ("\n".join(splits[s]["text"]) if s in splits else "" for s in ("train", "test"))
+    texts = {split: list(splits[split]["text"]) for split in ("train", "test") if split in splits}
+    for split, rows in texts.items():
+        odd = next((n for n, row in enumerate(rows) if not isinstance(row, str)), None)
+        if odd is not None:
+            raise ValueError(
+                f"{source}: row {odd} of the split {split!r} is {rows[odd]!r}, where a text "
+                "belongs: leave such rows out"
+            )
+    train, test = ("\n".join(texts.get(split, ())) for split in ("train", "test"))
     return (path.resolve().name if path.is_dir() else source), train, test
 
 

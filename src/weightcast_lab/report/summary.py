@@ -101,13 +101,13 @@ def dataset_of(rows: Sequence[Row]) -> str:
     return _one_dataset(located(rows))
 
 
-def text_table(rows: Sequence[Row]) -> str:
+def text_table(rows: Sequence[Row], where: Sequence[str] | None = None) -> str:
     """The summaries as aligned lines of text: names to the left, numbers to the right.
 
     Raises:
         ValueError: as :func:`summarise`.
     """
-    return aligned([HEADINGS, *(summary.cells() for summary in summarise(rows))])
+    return aligned([HEADINGS, *(summary.cells() for summary in summarise(rows, where))])
 
 
 def spread_note(summaries: Iterable[Summary]) -> str:

@@ -95,7 +95,8 @@ def percent(fraction: float) -> str:
 
 def _section(figure: Figure) -> list[str]:
     if isinstance(figure, Comparison):
-        return [figure.title, text_table([result.row for result in figure.results])]
+        rows, where = zip(*((result.row, result.where) for result in figure.results), strict=True)
+        return [figure.title, text_table(rows, where)]
     if isinstance(figure, Benchmark):
         head, body = benchmark_table(figure.results)
         return [figure.title, aligned([head, *body], n_names=2)]

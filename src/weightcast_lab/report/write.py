@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from weightcast.files import write_files
+from weightcast.files import check_place, user_path, write_files
 from weightcast_lab.report import drawings
 from weightcast_lab.report.captions import caption
 from weightcast_lab.report.document import footer, packaged, render
@@ -47,9 +47,8 @@ def write_figures(
     figures: Sequence[Figure], results: Sequence[Result], folder: str | Path, pictures: bool
 ) -> Path:
     """The same, from figures that are made already, and the results they are made of."""
-    folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder for the report")
+    folder = user_path(folder)
+    check_place(folder, folder=True)
     charts = {f.name: drawn for f in figures if (drawn := chart(f)) is not None}
     files: dict[str, bytes] = {}
     for figure in figures if pictures else ():

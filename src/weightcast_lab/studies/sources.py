@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from weightcast.files import user_path
 from weightcast_lab.data.image_sources import load_images
 from weightcast_lab.data.natural_patches import PHOTOGRAPHS
 from weightcast_lab.data.prepared import SUFFIX, save_images
@@ -69,7 +70,7 @@ def find_source(place: Mapping[str, str] | str | None, data: str) -> str:
 
 def full_path(source: str) -> str:
     """A source as processes with another working directory find it."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     return str(path.resolve()) if path.exists() and source not in PACKAGED else source
 
 

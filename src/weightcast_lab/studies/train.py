@@ -10,8 +10,8 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from weightcast.cli.result_rows import row_counts
-from weightcast.files import write_text
+from weightcast.cli.result_rows import check_rows, row_counts
+from weightcast.files import check_place, user_path, write_text
 from weightcast.layers.counts import Ledger, ledger
 from weightcast.storage import save, saved_bytes
 from weightcast_lab.studies.sources import PACKAGED, find_source
@@ -172,7 +172,7 @@ def run_on(data: Images | Text, config: TrainConfig, place: Place) -> Row:
 def output_folder(config: TrainConfig) -> Path:
     """The run's folder: the one that is named, or runs/VARIANT-seed-SEED."""
     if config.output is not None:
-        return Path(config.output).expanduser()
+        return user_path(config.output)
     name = re.sub(r"[^\w.-]+", "-", f"{variant_name(config)}-seed-{config.seed}")
     return Path("runs") / name
 
@@ -186,6 +186,8 @@ def variant_name(config: TrainConfig) -> str:
 
 def _claim_folder(folder: Path, config: TrainConfig, resume: bool, rows: str | Path | None) -> None:
     """Refuse to mix two runs in one folder, before anything is read or written."""
+    check_place(folder, folder=True)
+    check_rows(rows)
     if not resume:
         if (folder / LAST).exists() or (folder / ROW).exists():
             raise ValueError(
@@ -201,7 +203,7 @@ def _claim_folder(folder: Path, config: TrainConfig, resume: bool, rows: str | P
         )
     if not (folder / LAST).is_file():
         raise ValueError(f"there is no {LAST} in {folder} to resume from: leave --resume out")
-    before = json.loads((folder / CONFIG).read_text())
+    before = json.loads((folder / CONFIG).read_bytes())
     changed = _differences(before, config.to_dict())
     if changed:
         raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from weightcast.cli.result_rows import SCHEMA, Row, append_row, make_row
+from weightcast.files import UTF_16, decoded, user_path
+from weightcast.storage.format_error import strict_json
 
 __all__ = ["OWN_RATE", "SCHEMA", "Row", "append_row", "make_row", "read_rows"]
 
@@ -41,11 +43,14 @@ def rows_in(path: str | os.PathLike[str], remedy: str = "") -> Iterator[tuple[st
     Raises:
         ValueError: no such file, or a line that is no row, named by file and line.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read the rows in {path}: {error.strerror}") from error
+    if data[:2] in UTF_16:
+        data = decoded(data, str(path)).encode()
+    lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -65,13 +70,35 @@ def check_entries(row: Row, where: str, needed: Iterable[str]) -> None:
 
 def _parse(line: bytes, where: str, remedy: str) -> Row:
     try:
-        row = json.loads(line)
+        text = line.decode()
+        if "\0" in text:
+            raise ValueError("it holds zeros, as UTF-16 does")
     except ValueError as error:
-        raise ValueError(f"{where}: no JSON: {error}{remedy}") from error
+        raise ValueError(f"{where} is no UTF-8 ({error}): save the file as UTF-8") from error
+    try:
+        row = strict_json(text)
+    except ValueError as error:  # only what was cut short is lost anyway
+        cut = remedy if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{where}: no JSON: {error}{cut}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a {type(row).__name__}, where a row is an object")
     if row.get("schema") != SCHEMA:
         raise ValueError(
             f"{where}: schema {row.get('schema')!r}, this weightcast reads schema {SCHEMA}"
         )
+    for name, kind in _KINDS.items():
+        if name in row and type(row[name]) is not kind:
+            raise ValueError(
+                f"{where}: {name} is {row[name]!r:.60}, where a row has a {kind.__name__}"
+            )
+    for name, count in row.get("counts", {}).items():
+        if count is not None and (type(count) is not int or count < 0):
+            raise ValueError(f"{where}: counts.{name} is {count!r:.60}, which counts nothing")
     return row
+
+
+_KINDS = {
+    **dict.fromkeys(("experiment", "variant", "dataset"), str),
+    **dict.fromkeys(("config", "counts", "metrics", "versions"), dict),
+    "seed": int,
+}

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from weightcast.files import write_text
+from weightcast.files import user_path, write_text
 from weightcast_lab.sweeps.attempt import LOCK
 from weightcast_lab.sweeps.executors import Executor, run_elsewhere
 from weightcast_lab.sweeps.locks import claimed
@@ -52,7 +52,7 @@ def sweep(
             is at work in. Nothing has been run or overwritten then.
         SweepInterrupted: a KeyboardInterrupt: Ctrl-C. Rows of finished trials are in the folder.
     """
-    trials, root, place = list(trials), Path(folder).expanduser(), place or Place()
+    trials, root, place = list(trials), user_path(folder), place or Place()
     _check(trials, jobs)
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file: sweep into a folder")

@@ -68,7 +68,7 @@ def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn
     settings, seed = config.model, config.seed
     # What is left out takes the network's own default.
     depth = {} if settings.depth is None else {"depth": settings.depth}
-    width = {} if settings.hidden is None else {"width": settings.hidden[0]}
+    width = {"width": settings.hidden[0]} if settings.hidden else {}
     match settings.name:
         case "lstm":
             return lstm(n_classes, **width, **depth, seed=seed)
@@ -81,7 +81,8 @@ def dense_model(config: TrainConfig, shape: Sequence[int], n_classes: int) -> nn
         case "convnet":
             widths = settings.hidden or (48, 64, 64, 500)
             return convnet(shape, n_classes, settings.activation, widths, seed=seed)
-    return mlp(shape, n_classes, settings.hidden or (500, 500), settings.activation, seed=seed)
+    hidden = (500, 500) if settings.hidden is None else settings.hidden  # () is a linear model
+    return mlp(shape, n_classes, hidden, settings.activation, seed=seed)
 
 
 def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn.Module:

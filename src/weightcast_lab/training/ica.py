@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weightcast.optim import parameter_groups
+from weightcast.serialization import Plain
 from weightcast_lab.data.natural_patches import Whitening, normalise
 
 
 @dataclass(frozen=True)
-class RicaSettings:
+class RicaSettings(Plain):
     """How reconstruction ICA is trained.
 
     Args:

@@ -103,8 +103,8 @@ def test_tensors_go_where_they_are_wanted(tmp_path):
     ("value", "message"),
     [
         ({"model": nn.Linear(1, 1)}, "checkpoint's value/model is a Linear, which is no plain"),
-        ([1, {2, 3}], "checkpoint's value/1 is a set"),
-        (torch.eye(3).to_sparse(), r"checkpoint's value is a tensor of layout torch.sparse_coo"),
+        ([1, {2: object()}], "checkpoint's value/1/2 is a object"),
+        (torch.eye(3).to_sparse(), r"checkpoint's value is a tensor of .*layout torch.sparse_coo"),
         (torch.ones(1, device="meta"), "checkpoint's value is a tensor .* on meta"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -235,3 +237,22 @@ def test_sizes_are_those_of_the_weight(dense, x):
     merged = layer.to_dense()
     assert merged.weight.shape == dense.weight.shape
     torch.testing.assert_close(merged(x), dense(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dictionary",
+    [
+        *(d.Kernel(wc.kernels.SquaredExponential(2.0), mixing=m) for m in ("ridge", "raw")),
+        *(d.Kernel(selection="leading"), d.DCT(), d.RandomGaussian(), d.LowRank()),
+    ],
+    ids=repr,
+)
+def test_a_layer_in_half_precision_is_merged_with_one_rounding(dictionary, dtype):
+    layer = wc.PredictedLinear(784, 40, dictionary=dictionary, fraction=0.1, grid=(28, 28))
+    layer = layer.to(dtype)
+    exact = copy.deepcopy(layer).double().multiply_out().detach()
+    limit = (exact.to(dtype).double() - exact).norm()
+    merged = layer.to_dense().weight.detach()
+    assert merged.dtype == dtype
+    assert (merged.double() - exact).norm() <= 1.01 * limit

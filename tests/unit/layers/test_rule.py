@@ -17,7 +17,7 @@ from weightcast.layers.rule import layer_seed
         ({"fraction": 0}, r"fraction is 0: .* must lie in \(0, 1\]"),
         ({"columns": 0}, "columns is 0: it must be a whole number, at least 1"),
         ({"columns": 1.0}, "columns is 1.0: it must be a whole number"),
-        ({"path": "fast"}, "path is 'fast': take 'auto', 'factored' or 'materialised'"),
+        ({"path": "fast"}, "path is 'fast', none of 'auto', 'factored', 'materialised'"),
         ({"grid": (0, 3)}, r"\(0, 3\)"),
     ],
 )

@@ -218,7 +218,7 @@ def test_what_these_files_cannot_hold_is_refused(model, message, tmp_path):
 
 
 def test_a_rule_that_is_too_long_is_refused(tmp_path):
-    rule = wc.Rule(Wordy("word " * 30_000), 0.5)
+    rule = wc.Rule(Wordy(words="word " * 30_000), 0.5)
     model = wc.convert(nn.Linear(12, 6), {"": rule})
     with pytest.raises(ValueError, match=r"take \d+ bytes of JSON, and no more than"):
         wc.save(model, tmp_path / "model")
@@ -253,10 +253,6 @@ class Wordy(wc.dictionaries.DCT):
     """A dictionary with a field that is too long for a plan."""
 
     words: str = ""
-
-    def __init__(self, words):
-        super().__init__()
-        object.__setattr__(self, "words", words)
 
 
 @dataclass(frozen=True)

@@ -565,7 +565,7 @@ def test_a_dense_network_of_another_width_is_named():
         ({"plan": None}, "plan is None and budget None: give one of the two"),
         ({"plan": "*"}, r"a plan is '\*': give rules"),
         ({"inputs": 5}, "inputs is 5: pass a batch of example inputs"),
-        ({"ridge": "a"}, "ridge is 'a': it must be above 0"),
+        ({"ridge": "a"}, "ridge is 'a': it must be a number"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(arguments, message):

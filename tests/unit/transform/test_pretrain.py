@@ -290,7 +290,7 @@ def test_rates_follow_the_scale_of_the_dictionary():
         ({"max_rows": 1}, "max_rows is 1: it must be a whole number, 2 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: it must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"loss": "hinge"}, "loss is 'hinge': take 'squared' or 'cross-entropy'"),
+        ({"loss": "hinge"}, "loss is 'hinge', none of 'squared', 'cross-entropy'"),
         ({"layers": []}, "layers is empty"),
         ({"layers": ["1"]}, "layers: '1' is no predicted layer, nor a dense one"),
         ({"activation": {"9": torch.relu}}, "activation: no layer '9' is trained; known: 0, 2"),

@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from weightcast.inputs.batches import as_batches, call, cut, device_of, on_device, tensors_in
+from weightcast.inputs.batches import as_batches, call, cut, device_of, given_tensors, on_device
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.undisturbed import evaluating, gradients_kept, let_recurrent_learn
 from weightcast.layers import predicted_layers
 from weightcast.layers.models import check_values
 from weightcast.layers.rule import layer_seed
 from weightcast.optim import adam_state, load_adam_state, parameter_groups
-from weightcast.serialization import aligned
+from weightcast.serialization import Plain, aligned
 from weightcast.transform.distil.blockwise import find_blocks, learn_blockwise
 from weightcast.transform.distil.losses import Loss, find_loss, learn_from
 from weightcast.transform.state_folder import StateFolder, digest
@@ -121,7 +121,7 @@ def distil(
 
 
 @dataclass(frozen=True)
-class DistilSettings:
+class DistilSettings(Plain):
     """How a network is distilled; the arguments of :func:`distil`."""
 
     steps: int
@@ -131,7 +131,7 @@ class DistilSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        if type(self.steps) is not int or self.steps < 1:
+        if self.steps < 1:
             raise ValueError(f"steps is {self.steps!r}: it must be a whole number, 1 or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(
@@ -167,7 +167,7 @@ class _Lesson:
         """All that decides the result, but for the loss, as JSON data."""
         trained = {id(p) for p in self.trained.values()}
         rest = self.small.state_dict(keep_vars=True).items()
-        tensors = (x for batch in batches for x in tensors_in(batch))
+        tensors = (x for batch in batches for x in given_tensors(batch))
         return {
             **vars(self.settings),
             "train": list(self.settings.train),

@@ -11,6 +11,7 @@ from scipy.io import wavfile
 
 _SPHERE = b"NIST_1A"
 _BYTE_ORDERS = {"01": "<i2", "10": ">i2"}
+_UNKNOWN = 0x7FFF0000  # lengths from here on are no lengths, in a shorter file
 _REMEDY = "convert it to 16-bit mono WAV, for example with: sox IN -b 16 -c 1 OUT.wav"
 
 
@@ -45,7 +46,7 @@ def _read_wav(data: bytes) -> tuple[int, np.ndarray]:
             # Comments and the like, which many programs add.
             warnings.filterwarnings("ignore", "Chunk .* not understood", wavfile.WavFileWarning)
             warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(io.BytesIO(data))
+            rate, samples = wavfile.read(io.BytesIO(_with_true_lengths(data)))
     except (ValueError, wavfile.WavFileWarning) as error:
         raise ValueError(f"neither a whole WAV nor a SPHERE file ({error})") from error
     except Exception as error:  # a broken header fails in scipy in many ways
@@ -54,6 +55,53 @@ def _read_wav(data: bytes) -> tuple[int, np.ndarray]:
         channels = samples.shape[-1] if samples.ndim > 1 else 1
         raise ValueError(f"{samples.dtype} samples in {channels} channel(s): {_REMEDY}")
     return int(rate), samples
+
+
+def _with_true_lengths(data: bytes) -> bytes:
+    """A WAV of its format and its samples alone, with the lengths that the file has.
+
+    Programs that write into a pipe cannot go back to the header, and leave the largest lengths
+    there, or none: then the samples go on to the end of the file.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return data
+    place, form = 12, b""
+    while place + 8 <= len(data):
+        name, start = data[place : place + 4], place + 8
+        size, left = _length(data, place), len(data) - start
+        if name == b"data":
+            if size >= _UNKNOWN > left or (size == 0 and not _is_chunk(data, start)):
+                size = left - left % 2
+            elif size > left:
+                raise ValueError(
+                    f"its header tells {size // 2} samples, the file holds {left // 2}: copy it "
+                    "again, or keep what is there with: sox --ignore-length IN OUT.wav"
+                )
+            chunks = form + _chunk(b"data", data[start : start + size])
+            return _chunk(b"RIFF", b"WAVE" + chunks)
+        if name == b"fmt ":
+            form = _chunk(name, data[start : start + size])
+        place = start + size + size % 2
+    return data
+
+
+def _length(data: bytes, place: int) -> int:
+    return int.from_bytes(data[place + 4 : place + 8], "little")
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return name + len(body).to_bytes(4, "little") + body
+
+
+def _is_chunk(data: bytes, place: int) -> bool:
+    """Whether a name and a length that fits are here, or nothing is."""
+    name, rest = data[place : place + 4], len(data) - place - 8
+    return not name or (
+        name.isascii()
+        and name.decode().isprintable()
+        and 0 <= rest
+        and _length(data, place) <= rest
+    )
 
 
 def _read_sphere(data: bytes) -> tuple[int, np.ndarray]:

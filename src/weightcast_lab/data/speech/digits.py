@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weightcast.files import user_path
 from weightcast_lab.data.speech.audio import read_audio
 from weightcast_lab.data.speech.corpus import (
     Corpus,
@@ -58,7 +59,7 @@ def read_digits(
         ValueError: no such folder, files of other names, missing or unreadable recordings, or
             recordings at several sampling rates.
     """
-    files = _find_files(Path(folder).expanduser())
+    files = _find_files(user_path(folder))
     splits: list[list[_File]] = [[], [], []]
     for speaker_and_digit in _group(files):
         rest = [file for file in speaker_and_digit if file.index >= N_TEST]
@@ -90,7 +91,7 @@ def read_voices(folder: str | Path, indices: range) -> list[Voice]:
     Raises:
         ValueError: no such folder, files of other names, or unreadable recordings.
     """
-    files = [file for file in _find_files(Path(folder).expanduser()) if file.index in indices]
+    files = [file for file in _find_files(user_path(folder)) if file.index in indices]
     return [Voice(file.speaker, *read_audio(file.path)) for file in files]
 
 

@@ -10,13 +10,15 @@ from functools import cache
 
 import numpy as np
 
+from weightcast.serialization import Plain
+
 _PRE_EMPHASIS = 0.97
 # About the energy of the rounding to 16 bits: below it there is nothing to hear.
 _FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
+class FeatureSettings(Plain):
     """How a recording becomes frames.
 
     Args:

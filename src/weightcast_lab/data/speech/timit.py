@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from weightcast.files import user_path
 from weightcast_lab.data.speech.audio import read_audio
 from weightcast_lab.data.speech.corpus import (
     Corpus,
@@ -83,7 +84,7 @@ def read_timit(
         ValueError: no TIMIT, missing or mismatched files (how many, and the first few), a
             transcription that does not fit its recording, or too many speakers set aside.
     """
-    root = _find_root(Path(folder).expanduser())
+    root = _find_root(user_path(folder))
     train, test = (_find_sentences(root, split) for split in ("train", "test"))
     test = _choose_speakers(train, test, test_set)
     train, validation = _set_aside(train, n_validation)
