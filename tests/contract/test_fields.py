@@ -74,7 +74,12 @@ def test_every_configuration_is_tried():
 
     tried = {type(one) for one in CONFIGURATIONS}
     others = {"ScikitLearnKernel", "FromEstimator", "StoredAtoms", "Fingerprint"}  # see below
-    written_alone = {"Manifest", "LayerManifest", "LayerRecord", "Origin"}  # by ``save``, of its own values
+    written_alone = {
+        "Manifest",
+        "LayerManifest",
+        "LayerRecord",
+        "Origin",
+    }  # by ``save``, of its own values
     known = {
         c for c in below(Plain) if c.__module__.startswith("weightcast.") and c.__name__[0] != "_"
     }
