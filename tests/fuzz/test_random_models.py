@@ -170,8 +170,9 @@ def test_any_json_in_any_place_is_read_or_refused(folder, path, value):
 def test_any_result_rows_are_read_as_they_were_written(rows):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
-        entries = ("experiment", "variant", "config", "dataset", "seed", "counts", "metrics")
-        written = [{"schema": 1} | dict.fromkeys((*entries, "versions"), row) for row in rows]
+        named = {"experiment": "fuzz", "variant": "one", "dataset": "none", "seed": 0}
+        empty = {"counts": {}, "metrics": {}, "versions": {}}
+        written = [{"schema": 1} | named | empty | {"config": row, "more": row} for row in rows]
         for row in written:
             append_row(file, row)
         if written:

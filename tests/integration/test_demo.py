@@ -286,5 +286,5 @@ class TestCommand:
 
     def test_a_file_is_no_folder_for_the_page(self, tmp_path):
         (tmp_path / "page").write_text("")
-        with pytest.raises(ValueError, match="page is a file: name a folder"):
+        with pytest.raises(ValueError, match="page is no folder: choose another name"):
             command.run_demo(output=tmp_path / "page")

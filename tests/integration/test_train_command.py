@@ -163,7 +163,10 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(finished, t
         ("train run.yaml --plan.rules.hidden1.grid [28,27]", "hidden1.*28, 27.*784"),
         ("train run.yaml --plan.rules.hidden1.colums 3", "'colums'; did you mean 'columns'?"),
         ("train run.yaml --plan.rules.hiden2 null", "'hiden2' matches no layer.*'hidden2'"),
-        ("train run.yaml --plan.rules.hidden2.fraction null", "'hidden2'.* float, got None"),
+        (
+            "train run.yaml --plan.rules.hidden2.fraction null",
+            "'hidden2'.* fraction is None",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_the_remedy(run, tmp_path, arguments, message):

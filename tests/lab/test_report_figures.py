@@ -419,5 +419,5 @@ class TestCommand:
     def test_a_file_is_no_folder(self, tmp_path):
         path = tmp_path / "rows.jsonl"
         path.write_text(json.dumps(simple_rows()[0]) + "\n")
-        with pytest.raises(ValueError, match=r"rows\.jsonl is a file: name a folder"):
+        with pytest.raises(ValueError, match=r"rows\.jsonl is no folder: choose another name"):
             run_report([path], path)

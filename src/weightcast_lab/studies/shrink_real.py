@@ -57,7 +57,13 @@ def shrunk(task: Task, draw: int) -> Row:
             "stored_share": found.stored_bytes / dense.stored_bytes,
         },
     )  # fmt: skip
-    return row | {"shrink": {"tolerance": TOLERANCE, "trials": [asdict(t) for t in trials]}}
+    return row | {
+        "shrink": {
+            "tolerance": TOLERANCE,
+            "higher_is_better": False,
+            "trials": [asdict(t) for t in trials],
+        }
+    }
 
 
 def main() -> None:
