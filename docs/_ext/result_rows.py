@@ -18,9 +18,7 @@ runs with one seed that a condition does not tell apart, are errors.
 
 from __future__ import annotations
 
-import json
 import statistics
-from csv import DictReader
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,58 +26,22 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+from weightcast_lab.sweeps.chosen_rows import (
+    Condition,
+    entry,
+    parse_pairs,
+    read_any,
+    select,
+    text_of,
+)
+from weightcast_lab.sweeps.rows import Row
 
 RESULTS = Path(__file__).parents[2] / "results"
 
-Row = dict[str, Any]
-Condition = list[tuple[str, str]]
-
-
-def entry(row: Row, path: str) -> Any:
-    """The entry of a row at a path such as labels.curve; None where there is none."""
-    value: Any = row
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def text_of(value: Any) -> str:
-    """An entry as conditions write it: 0.05, true, relu."""
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
-
-
-def parse_pairs(text: str) -> Condition:
-    """``left=right`` pairs that semicolons part."""
-    pairs = [part.split("=", 1) for part in text.split(";") if part.strip()]
-    return [(left.strip(), right.strip()) for left, right in pairs]
-
 
 def read_rows(name: str) -> list[Row]:
-    """All rows of a file under results/: of JSON, or of a table with numbers and words."""
-    lines = (RESULTS / name).read_text("utf-8").splitlines()
-    if name.endswith(".csv"):
-        return [{key: parse_cell(cell) for key, cell in row.items()} for row in DictReader(lines)]
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def parse_cell(text: str) -> Any:
-    """A cell of a CSV file: a number where it is one."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def select(rows: list[Row], condition: Condition) -> list[Row]:
-    """The rows that meet a condition.
-
-    Raises:
-        ValueError: there are none.
-    """
-    kept = [row for row in rows if all(text_of(entry(row, p)) == v for p, v in condition)]
-    if not kept:
-        raise ValueError(f"no row has {condition}")
-    return kept
+    """All rows of a file under results/."""
+    return read_any(RESULTS / name)
 
 
 def cell(rows: list[Row], path: str) -> tuple[float, str]:

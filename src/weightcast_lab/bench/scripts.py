@@ -1,4 +1,4 @@
-"""What the scripts of bench and studies share: command line, messages, files, mean and spread."""
+"""What the scripts of bench and studies share: command line, messages, files, tables, mean and spread."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
     if len(values) < 2:
         return f"{values[0]:.{digits}f}" if values else ""
     return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; its first line are the headings."""
+    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_csv(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:

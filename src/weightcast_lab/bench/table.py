@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from weightcast.serialization import aligned
+from weightcast_lab.bench import scripts
 from weightcast_lab.bench.contenders import PREDICTED
 from weightcast_lab.sweeps.rows import Row
 
@@ -64,7 +65,7 @@ def render(rows: Sequence[Row], markdown: bool = False) -> str:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row["config"][name] for name in _SHARED), []).append(row)
-    draw = _markdown if markdown else partial(aligned, n_names=3)
+    draw = scripts.markdown if markdown else partial(aligned, n_names=3)
     parts = []
     for (layer, batch, device, threads, fused), group in groups.items():
         where = (
@@ -210,8 +211,3 @@ def _metric(row: Row | None, name: str) -> float | None:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
-
-
-def _markdown(table: Table) -> str:
-    lines = ["| " + " | ".join(line) + " |" for line in table]
-    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])

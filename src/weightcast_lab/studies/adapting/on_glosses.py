@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from weightcast.optim import parameter_groups
 from weightcast.serialization import Configuration
-from weightcast_lab.bench.scripts import make_parser
+from weightcast_lab.bench.scripts import make_parser, markdown
 from weightcast_lab.data.glosses import N_CLASSES, Gloss, draw_glosses, read_glosses, split_by_word
 from weightcast_lab.networks.pretrained.language import minilm
 from weightcast_lab.studies.adapting.methods import HEAD, METHODS, SIZES
@@ -193,7 +193,7 @@ def table(rows: Sequence[Row], metric: str = "test_error") -> str:
         found.setdefault(key, {})[row["seed"]] = row["metrics"][metric]
     columns = [size for size in (*SIZES, None) if any(key[1] == size for key in found)]
     heads = ["no size" if size is None else f"{size:,}" for size in columns]
-    lines = [[f"{metric}, by learned weights", *heads], ["---"] * (1 + len(columns))]
+    lines = [[f"{metric}, by learned weights", *heads]]
     for method in METHODS:
         cells = []
         for size in columns:
@@ -207,7 +207,7 @@ def table(rows: Sequence[Row], metric: str = "test_error") -> str:
             cells.append(shown)
         if any(cells):
             lines.append([method, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def main() -> None:
