@@ -156,14 +156,14 @@ class Pivot:
         """One cell, empty where there are no rows.
 
         Raises:
-            ValueError: two of the rows are of one seed.
+            ValueError: two of the rows are of one seed, or of none and no median is asked for.
         """
         try:
             kept = select(rows, parse_pairs(condition))
         except ValueError:
             return ""
-        seeds = [row["seed"] for row in kept if "seed" in row]
-        if len(set(seeds)) < len(seeds):
+        seeds = [row.get("seed") for row in kept]
+        if len(set(seeds)) < len(seeds) and "!d" not in style:
             names = sorted({str(row.get("variant")) for row in kept})
             raise ValueError(f"a cell has rows of {names} with the seeds {seeds}: narrow --where")
         return Cell(kept, self._against).text(style)
