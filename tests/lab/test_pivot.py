@@ -72,10 +72,8 @@ def test_what_rows_do_not_tell_is_refused(lines, options, message):
 def test_numbers_of_a_csv_and_several_names(tmp_path, monkeypatch, capsys):
     file = tmp_path / "rows.csv"
     file.write_text('kind,size,seconds\nb,64,0.5\nb,8,0.25\na,8,\n"c, d",8,1\n')
-    monkeypatch.setattr(
-        sys, "argv", ["pivot", str(file), "--by", "kind", "size", "--where", "kind=b or c, d"]
-        + ["--cells", "s={seconds:.2f}"],
-    )  # fmt: skip
+    options = ["--by", "kind", "size", "--where", "kind=b or c, d", "--cells", "s={seconds:.2f}"]
+    monkeypatch.setattr(sys, "argv", ["pivot", str(file), *options])
     pivot.main()
     found = capsys.readouterr().out.splitlines()
     assert found[2:] == ["| b | 8 | 0.25 |", "| b | 64 | 0.50 |", "| c, d | 8 | 1.00 |"]

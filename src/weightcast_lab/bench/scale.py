@@ -32,7 +32,7 @@ from weightcast_lab.bench.cases import find_case
 from weightcast_lab.bench.contenders import PREDICTED, Contender, build
 from weightcast_lab.bench.counts import count
 from weightcast_lab.bench.protocol import training_step
-from weightcast_lab.bench.scripts import make_parser, run_module, write_csv
+from weightcast_lab.bench.scripts import make_parser, markdown, run_module, write_csv
 from weightcast_lab.bench.timing import Spread, alternate
 
 BUILDS = [("covariance", n) for n in (512, 1024, 2048, 4096)]
@@ -148,8 +148,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 def report(rows: Sequence[Fields]) -> str:
     """Two tables in Markdown."""
-    lines = ["| dictionary | inputs | build, s | peak memory, MiB | dense W, MiB |"]
-    lines += ["|---|---|---|---|---|"]
+    builds = [["dictionary", "inputs", "build, s", "peak memory, MiB", "dense W, MiB"]]
     for kind, n_visible in BUILDS:
         found = [
             row
@@ -162,10 +161,9 @@ def report(rows: Sequence[Fields]) -> str:
             Spread.of([float(row[key]) for row in found]) for key in ("seconds", "peak_mebibytes")
         )
         dense = float(found[0]["dense_mebibytes"])
-        lines.append(
-            f"| {kind} | {n_visible:,} | {_show(seconds, 2)} | {_show(peaks, 0)} | {dense:,.0f} |"
-        )
-    lines += ["", "| dictionary | " + " | ".join(SERIES) + " |", "|---" * (len(SERIES) + 1) + "|"]
+        shown = f"{n_visible:,}", _show(seconds, 2), _show(peaks, 0), f"{dense:,.0f}"
+        builds.append([kind, *shown])
+    exponents = [["dictionary", *SERIES]]
     for kind in DICTIONARIES:
         cells = []
         for varied in SERIES:
@@ -173,12 +171,14 @@ def report(rows: Sequence[Fields]) -> str:
             sizes = [float(row["value"]) for row in found]
             measured = exponent(sizes, [float(row["milliseconds"]) for row in found])
             counted = exponent(sizes, [float(row["multiply_adds"]) for row in found])
-            cells.append(f"{measured:.2f} ({counted:.2f})")
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            cells.append(f"{measured:.2f} ({counted:z.2f})")
+        exponents.append([kind, *cells])
+    return f"{markdown(builds)}\n\n{markdown(exponents)}"
 
 
 def _show(spread: Spread, digits: int) -> str:
+    if spread.n == 1:
+        return f"{spread.median:,.{digits}f}"
     return f"{spread.median:,.{digits}f} ({spread.low:,.{digits}f}-{spread.high:,.{digits}f})"
 
 

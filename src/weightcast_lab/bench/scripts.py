@@ -1,4 +1,4 @@
-"""What the scripts of bench and studies share: command line, messages, files, tables, mean and spread."""
+"""What the scripts of bench and studies share: command line, messages, files, tables, spread."""
 
 from __future__ import annotations
 

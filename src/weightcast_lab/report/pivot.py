@@ -1,6 +1,7 @@
 """Rows -> a table in Markdown: lines and columns by conditions, cells by formats.
 
-    python -m weightcast_lab.report.pivot results/fig5.jsonl --by labels.curve --across labels.fraction
+    python -m weightcast_lab.report.pivot results/fig5.jsonl \
+        --by labels.curve --across labels.fraction
     python -m weightcast_lab.report.pivot results/mnist.jsonl --where seed=0 --lines dense \
         "few | variant=2 % learned or 5 % learned" \
         --cells "learned={counts.learned:,}" "error={metrics.test_error:.2f}"
@@ -10,7 +11,8 @@ a value of --across, or with --cells ``TITLE=FORMAT`` or ``TITLE=FORMAT | CONDIT
 ``{entry:.2f}`` is the mean over the rows ± their standard deviation, ``{entry:,}`` the mean as a
 whole number; ``!m`` takes the mean alone, ``!d`` the median, ``!p`` percent, ``!P`` the mean in
 percent, ``!s`` the values as text. ``{above.entry}`` is the difference to the row of --against with
-the same seed, ``{of.entry}`` the ratio. What stands in [brackets] is left out where an entry is missing.
+the same seed, ``{of.entry}`` the ratio. What is in [brackets] is left out where an entry is
+missing.
 """
 
 from __future__ import annotations
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", default=["{metrics.test_error:.2f}"])
     parser.add_argument("--against", help="a condition for the rows that differences are to")
     parser.add_argument("--first", nargs="+", help="headings of the lines' names; default: --by")
+    parser.add_argument("--transpose", action="store_true", help="a line for each cell")
     parser.add_argument("--last", action="store_true", help="of what was run twice take the last")
     options = parser.parse_args()
     rows = select([r for f in options.files for r in read_any(f)], parse_pairs(options.where))
@@ -197,7 +200,7 @@ def main() -> None:
     table = [[*first, *(title for title, _, _ in columns)]]
     for titles, found in lines.items():
         table.append([*titles, *(pivot.cell(found, style, where) for _, style, where in columns)])
-    print(markdown(table))
+    print(markdown([*map(list, zip(*table, strict=True))] if options.transpose else table))
 
 
 if __name__ == "__main__":

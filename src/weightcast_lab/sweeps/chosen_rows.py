@@ -17,11 +17,21 @@ Condition = list[tuple[str, str]]
 
 
 def read_any(file: Path) -> list[Row]:
-    """All rows of a file, of JSON or, if its name ends so, of a CSV with numbers and words."""
+    """All rows of a file, of JSON or, if its name ends so, of a CSV with numbers and words.
+
+    Lines of a CSV with the fields metric and value are parts of rows: ``{..., metric: value}``.
+    """
     if file.suffix != ".csv":
         return [row for _, row in rows_in(file)]
     with file.open(newline="", encoding="utf-8") as stream:
-        return [{key: parse_cell(cell) for key, cell in row.items()} for row in DictReader(stream)]
+        found = [{key: parse_cell(cell) for key, cell in row.items()} for row in DictReader(stream)]
+    if not found or not {"metric", "value"} <= found[0].keys():
+        return found
+    whole: dict[str, Row] = {}
+    for row in found:
+        part = {row.pop("metric"): row.pop("value")}
+        whole.setdefault(str(row), {**row}).update(part)
+    return [*whole.values()]
 
 
 def parse_cell(text: str) -> Any:

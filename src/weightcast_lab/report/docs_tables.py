@@ -1,14 +1,15 @@
 """The tables of README and docs, made from rows: each says by which command.
 
-    python -m weightcast_lab.report.tables              # write them anew, in place
-    python -m weightcast_lab.report.tables --check      # or say which cells differ, file:line
+    python -m weightcast_lab.report.docs_tables              # write them anew, in place
+    python -m weightcast_lab.report.docs_tables --check      # or say which cells differ, file:line
 
 A comment before a table names the command that prints it, and that command the file of rows::
 
-    <!-- table: python -m weightcast_lab.report.pivot results/fig5.jsonl --across labels.fraction -->
+    <!-- table: python -m weightcast_lab.report.pivot results/fig5.jsonl
+         --by labels.curve --across labels.fraction -->
 
-What the command prints takes the place of the tables that follow, up to other text. The author's are
-the emphasis of cells and lines, and columns of words that the comment names at its end, ``; words:
+What the command prints takes the place of the tables that follow, up to other text. The author's
+are the emphasis of cells, and columns of words that the comment names at its end, ``; words:
 HEADING, HEADING``: they are kept, line by line.
 """
 
@@ -68,10 +69,10 @@ class MarkedTables:
         for key, line in numbered(new):
             was = before.get(key, {})
             cells = [
-                emphasised(cell, was.get(head, ""))
-                for head, cell in zip(new[0], line, strict=True)
+                emphasised(cell, was.get(head, "")) for head, cell in zip(new[0], line, strict=True)
             ]
-            made.append(cells + [was.get(word, word if line is new[0] else "") for word in self.words])
+            otherwise = self.words if line is new[0] else [""] * len(self.words)
+            made.append([*cells, *map(was.get, self.words, otherwise)])
         return made
 
     def differences(self) -> Iterator[str]:
@@ -112,11 +113,12 @@ def emphasised(cell: str, was: str) -> str:
 
 def parse(text: str) -> list[Table]:
     """The tables of some Markdown."""
+
+    def cells(line: str) -> list[str]:
+        return [cell.strip() for cell in line.strip()[1:-1].split("|")]
+
     blocks = [block.splitlines() for block in text.strip().split("\n\n") if block]
-    return [
-        [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in (block[0], *block[2:])]
-        for block in blocks
-    ]
+    return [[cells(line) for line in (block[0], *block[2:])] for block in blocks]
 
 
 def marked(text: str) -> Iterator[tuple[MarkedTables, slice]]:
