@@ -15,7 +15,7 @@ FOR_DOCS := $(VENV)/.docs
 CONSTRAINTS := constraints/py311.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow dist-test docs lint format bench evidence clean
+.PHONY: help install demo test test-slow dist-test docs lint format bench evidence tables clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench: $(INSTALLED) ## time predicted layers in turn with dense ones; ARGS="--pr
 # Ends by Ctrl-C too; the next call goes on. DATA says where the data lie: docs/evidence.md.
 evidence: $(INSTALLED) ## long runs in idle time: MINUTES=60 DATA=...; ARGS=--list shows the queue
 	$(BIN)/python -m weightcast_lab.studies.evidence --minutes $(MINUTES) --data "$(DATA)" $(ARGS)
+
+tables: $(INSTALLED) ## write the docs' tables anew from results/; ARGS=--check says what differs
+	$(BIN)/python -m weightcast_lab.report.docs_tables $(ARGS)
 
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) weightcast-demo build dist

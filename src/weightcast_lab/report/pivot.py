@@ -42,6 +42,10 @@ class Numbers(tuple[float, ...]):
         return f"{mean:{spec}}{spread}"
 
 
+class MissingEntryError(ValueError):
+    """An entry that a row lacks."""
+
+
 class Cell(string.Formatter):
     """Formats in which names are entries of rows.
 
@@ -59,7 +63,7 @@ class Cell(string.Formatter):
         def optional(match: re.Match[str]) -> str:
             try:
                 return self.format(match[1])
-            except LookupError:
+            except MissingEntryError:
                 return ""
 
         return self.format(re.sub(r"\[(.*?)\]", optional, style))
@@ -68,14 +72,14 @@ class Cell(string.Formatter):
         """An entry's numbers, by its path.
 
         Raises:
-            LookupError: a row lacks it.
+            MissingEntryError: a row lacks it, or there is nothing to compare it with.
         """
         kind, _, path = field_name.partition(".")
         if kind not in ("above", "of"):
             return Numbers(self._values(self._rows, field_name)), field_name
-        others = [self._against.get(row.get("seed"), row) for row in self._rows]
-        if kind == "above" and any(map(operator.is_, self._rows, others)):
-            raise LookupError(f"{field_name}: there is no other row of this seed")
+        others = [row for one in self._rows if (row := self._against.get(one["seed"]))]
+        if len(others) < len(self._rows) or (kind == "above" and others[0] is self._rows[0]):
+            raise MissingEntryError(f"{field_name}: --against has no other row of the same seed")
         compare = operator.sub if kind == "above" else operator.truediv
         pairs = self._values(self._rows, path), self._values(others, path)
         return Numbers(map(compare, *pairs)), field_name
@@ -84,7 +88,7 @@ class Cell(string.Formatter):
     def _values(rows: Sequence[Row], path: str) -> list[float]:
         values = [entry(row, path) for row in rows]
         if None in values:
-            raise LookupError(f"a row of {rows[0].get('variant')} has no {path}")
+            raise MissingEntryError(f"a row of {rows[0].get('variant')} has no {path}")
         return values
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
@@ -105,13 +109,18 @@ class Pivot:
         rows: that it is made from.
         by: paths of what names a line.
         against: a condition for the rows that differences are to; None for none.
+
+    Raises:
+        ValueError: two rows to compare with have one seed.
     """
 
     def __init__(self, rows: Sequence[Row], by: Sequence[str], against: str | None = None) -> None:
         self.rows, self.by = rows, by
         self._seen = {path: [*dict.fromkeys(entry(row, path) for row in rows)] for path in by}
         others = select(rows, parse_pairs(against)) if against else []
-        self._against = {row.get("seed"): row for row in others}
+        self._against = {row["seed"]: row for row in others}
+        if len(self._against) < len(others):
+            raise ValueError(f"--against has {len(others)} rows of fewer seeds: narrow --where")
 
     def lines(self, named: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
         """The rows of each line, by its titles."""
