@@ -26,7 +26,8 @@ from transformers import (
 ROOT = Path(__file__).parents[1]
 PAGE, SETTINGS = ROOT / "docs" / "architecture.md", ROOT / "pyproject.toml"
 SMALL: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "initializer_range": 0.2,  # as random features, of which a head learns something
 }  # fmt: skip
 
 
@@ -58,7 +59,13 @@ def gpt2(folder: Path) -> Path:
     """A language model whose tokenizer's padding it does not know."""
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=tokenizer(folder), n_positions=64, n_embd=32, n_layer=2, n_head=4
+        vocab_size=tokenizer(folder),
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=1,
+        eos_token_id=1,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder

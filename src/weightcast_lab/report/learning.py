@@ -51,13 +51,16 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 def summary(result: Result) -> str:
     """What came of it, on the test split."""
-    told = []
-    for name, unit in (("test_error", " %"), ("test_loss", " nats")):
-        before, after = (number(result.row, result.where, "metrics", n)
-                         for n in (f"{name}_before", name))  # fmt: skip
-        told.append(f"the {name.replace('_', ' ')} is {after:.4g}{unit}, and was {before:.4g}")
+    measured = {
+        name: number(result.row, result.where, "metrics", name)
+        for name in ("test_error_before", "test_error", "test_loss_before", "test_loss")
+    }
     learned = number(result.row, result.where, "counts", "learned")
-    return f"With {learned:,.0f} learned weights {'; '.join(told)} before."
+    return (
+        f"With {learned:,.0f} learned weights the test error went from "
+        + "{test_error_before:.2f} to {test_error:.2f} %, and the test loss from "
+        "{test_loss_before:.4f} to {test_loss:.4f} nats.".format(**measured)
+    )
 
 
 def chart(result: Result) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def chart(result: Result) -> dict[str, Any]:
     kinds = list(dict.fromkeys(value["kind"] for value in values))
     key = alt.Legend(title=None, orient="bottom", symbolOpacity=1)
     base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False)),
+        x=alt.X("epoch:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("loss:Q", title="loss, nats", scale=alt.Scale(zero=False)),
         color=alt.Color("kind:N", scale=cycle(kinds, COLOURS)).legend(key),
         shape=alt.Shape("kind:N", scale=cycle(kinds, SHAPES)).legend(key),
