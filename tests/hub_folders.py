@@ -96,7 +96,7 @@ def lines_of_text(folder: Path) -> Path:
 
 def images(folder: Path, n: int = 120) -> Path:
     """Handwritten digits, in grey, a folder for each class, and no test split."""
-    data = load_digits()
+    data: Any = load_digits()
     for number in range(n):
         place = folder / "train" / str(data.target[number])
         place.mkdir(parents=True, exist_ok=True)

@@ -165,7 +165,7 @@ def refused(capsys, *words):
     (["--heads", "[nothing]"], "nothing"),
     (["--plan", '{rules: {"*": null}}'], "the plan has no rule"),
     (["--plan.rules.nothing", "{dictionary: {kind: DCT}, n_atoms: 2}"], "nothing"),
-    (["--peft", "lines"], "lines exists: name a new folder"),
+    (["--peft", "lines"], "lines exists and holds no adapter"),
     (["--rows", "lines"], "lines"),
     (["--resume"], "no last.ckpt"),
     (["--training.test_weights", "best", "--n_validation", "0"], "set validation examples aside"),

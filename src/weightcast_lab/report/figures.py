@@ -272,7 +272,8 @@ def _shrunk(key: tuple[str, ...], name: str, result: Result) -> Shrinkage:
 
 
 def _learned(key: tuple[str, ...], name: str, result: Result) -> Learning:
-    learning.table(result), learning.summary(result)  # refuses a malformed row, before any is drawn
+    for check in (learning.table, learning.summary):  # before anything is printed or drawn
+        check(result)
     dataset, seed = (entry(result.row, result.where, what) for what in ("dataset", "seed"))
     return Learning(name, f"{key[2]} on {dataset}, seed {seed}", result)
 

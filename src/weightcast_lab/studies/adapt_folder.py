@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def adapt_folder(
         config: the run.
         resume: go on from the checkpoint in the run's folder; the config must be the same.
         rows: a file to append the result row to, beside the folder's own row.json.
-        peft: a new folder for the adapter as PEFT loads it.
+        peft: a folder for the adapter as PEFT loads it; an older adapter in it is replaced.
         progress: whether to show it on stderr.
 
     Raises:
@@ -70,8 +71,9 @@ def adapt_folder(
     folder = output_folder(config)
     claim_folder(folder, config, resume, rows)
     check_place(peft, folder=True)
-    if peft is not None and user_path(peft).exists():
-        raise ValueError(f"{peft} exists: name a new folder for PEFT's adapter")
+    if peft is not None and (there := user_path(peft)).exists():
+        if not (there / "adapter_config.json").is_file():
+            raise ValueError(f"{peft} exists and holds no adapter: name a new folder")
     data, answers = _build(config, progress)
     model = answers.network
     if peft is not None:  # what PEFT cannot hold is told before the training
@@ -81,10 +83,13 @@ def adapt_folder(
     write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
     write_text(folder / FACTS, json.dumps({"labels": data.labels}, ensure_ascii=False) + "\n")
     before = measure(answers, data.test)
+    label = f"{variant_name(config)}, seed {config.seed}"
+    if progress:
+        told = f"before, test error {before.error:.2f} %, loss {before.loss:.4f} nats"
+        print(f"{label}: {told}", file=sys.stderr, flush=True)
     result = fit(
         answers, data, config.training, seed=config.seed, progress=progress, folder=folder,
-        label=f"{variant_name(config)}, seed {config.seed}", resume=resume,
-        accelerator=config.accelerator,
+        label=label, resume=resume, accelerator=config.accelerator,
     )  # fmt: skip
     save(model, folder / MODEL)
     if peft is not None:
