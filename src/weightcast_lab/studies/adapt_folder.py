@@ -71,12 +71,12 @@ def adapt_folder(
     folder = output_folder(config)
     claim_folder(folder, config, resume, rows)
     check_place(peft, folder=True)
-    if peft is not None and (there := user_path(peft)).exists():
-        if not (there / "adapter_config.json").is_file():
-            raise ValueError(f"{peft} exists and holds no adapter: name a new folder")
+    there = None if peft is None else user_path(peft)
+    if there is not None and there.exists() and not (there / "adapter_config.json").is_file():
+        raise ValueError(f"{there} exists and holds no adapter: name a new folder")
     data, answers = _build(config, progress)
     model = answers.network
-    if peft is not None:  # what PEFT cannot hold is told before the training
+    if there is not None:  # what PEFT cannot hold is told before the training
         with TemporaryDirectory() as place, warnings.catch_warnings(action="ignore"):
             export_peft(model, Path(place) / "adapter")
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ def adapt_folder(
         label=label, resume=resume, accelerator=config.accelerator,
     )  # fmt: skip
     save(model, folder / MODEL)
-    if peft is not None:
-        export_peft(model, user_path(peft))
+    if there is not None:
+        export_peft(model, there)
     row = make_row(
         experiment=config.experiment,
         variant=variant_name(config),
