@@ -193,7 +193,7 @@ class TrainConfig(Configuration):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, without the names of classes."""
-        return _drop_kinds(self)
+        return drop_kinds(self)
 
 
 def override(data: dict[str, Any], path: str, value: Any) -> None:
@@ -215,8 +215,8 @@ def override(data: dict[str, Any], path: str, value: Any) -> None:
     override(data[key], path[len(key) + 1 :], value)
 
 
-def _drop_kinds(value: Any) -> Any:
+def drop_kinds(value: Any) -> Any:
     """Every field as :func:`encode` has it; classes are given by the fields' types alone."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _drop_kinds(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: drop_kinds(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return encode(value)

@@ -31,6 +31,7 @@ def imported(code: str) -> list[str]:
 COMMANDS = (
     "demo",
     "train",
+    "adapt",
     "convert",
     "compress",
     "distil",

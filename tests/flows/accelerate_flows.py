@@ -20,10 +20,20 @@ PLAN = {"*": wc.Rule(wc.dictionaries.DCT(), 0.25)}
 @flow("accelerate launch, 2 processes: train, save_state, load_state, save_pretrained",
       "accelerate", "transformers")  # fmt: skip
 def accelerate_launch(folder: Path) -> None:
+    _launch("accelerated_training.py", folder)
+
+
+@flow("accelerate launch, 2 processes: an adapted Llama learns as in one", "accelerate",
+      "transformers")  # fmt: skip
+def accelerated_adapter(folder: Path) -> None:
+    _launch("accelerated_adapter.py", folder)
+
+
+def _launch(script: str, folder: Path) -> None:
     run(
         "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        Path(__file__).with_name("accelerated_training.py"), folder,
+        Path(__file__).with_name(script), folder,
     )  # fmt: skip
     assert (folder / "done-0").exists()
     assert (folder / "done-1").exists()

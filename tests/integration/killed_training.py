@@ -2,7 +2,8 @@
 
 MOMENT is ``list:N``, after the N-th list of batches, or, at the N-th checkpoint, ``write:N`` with
 half of its bytes written, ``rename:N`` before and ``renamed:N`` after it has its name; ``never`` is
-the command as it is. SIGKILL goes to all processes of the session: the machine dies.
+the command as it is, and ``interrupt:N`` sends it Ctrl-C at the N-th list. SIGKILL goes to all
+processes of the session: the machine dies.
 """
 
 import os
@@ -63,6 +64,16 @@ if __name__ == "__main__":
         match moment:
             case "list":
                 Classifier.training_step = at(int(number), Classifier.training_step)
+            case "interrupt":
+                step = Classifier.training_step
+                calls = iter(range(1, 10**6))
+
+                def interrupted(*args):
+                    if next(calls) == int(number):
+                        signal.raise_signal(signal.SIGINT)
+                    return step(*args)
+
+                Classifier.training_step = interrupted
             case "write":
                 whole_file, half_file = save_file, at(1, save_half)
                 writers = iter([*[whole_file] * (int(number) - 1), half_file])

@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_the_same(finished, t
     [
         (
             "",
-            "name a command: demo, train, convert, compress, shrink, .*, export or doctor",
+            "name a command: demo, train, adapt, convert, compress, shrink, .*, export or doctor",
         ),
         ("tran run.yaml", "invalid choice: 'tran' .*did you mean 'train'?"),
         ("train", "arguments are required: .*config"),

@@ -159,7 +159,9 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, cache):
         ValueError, match=r"images of 2 sizes .* \(\(1, 5, 4\), .* to \(\(1, 6, 4\)"
     ):
         load_images(str(tmp_path / "sizes"))
-    with pytest.raises(ValueError, match=r"the columns img, species: .* found 1 and 0"):
+    with pytest.raises(
+        ValueError, match=r"the columns img, species: .* one of labels, and found 0"
+    ):
         load_images(str(tmp_path / "columns"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"cannot read the data set .*empty"):

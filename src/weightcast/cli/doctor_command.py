@@ -31,6 +31,7 @@ is converted, trained, saved, loaded and merged: some ten seconds. The exit code
 failed; a missing extra is no failure, a package that is there and does not import is one."""
 
 EXTRAS = {
+    "adapt": "networks from the Hub, for weightcast adapt",
     "bench": "peers that weightcast bench measures beside",
     "data": "data by name or folder, and the demo's digits",
     "hub": "save_pretrained, from_pretrained, push_to_hub",

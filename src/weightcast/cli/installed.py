@@ -20,7 +20,7 @@ INSTALL_LAB = "pip install 'weightcast[lab]'"
 OWN = ("convert", "compress", "shrink", "distil", "probe", "export", "doctor")
 """Commands of the library itself."""
 
-_ORDER = ("demo", "train", *OWN[:5], "reproduce", "bench", "report", *OWN[5:])
+_ORDER = ("demo", "train", "adapt", *OWN[:5], "reproduce", "bench", "report", *OWN[5:])
 _GROUP = "weightcast.commands"
 
 

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from weightcast.cli.parsing import Parser, checked
 from weightcast.cli.yaml_files import parse_yaml, read_yaml
+from weightcast.files import user_path
 from weightcast.serialization import field_types
+from weightcast_lab.settings import override
 
 
 class ConfigParser(Parser):
@@ -61,6 +63,25 @@ class ConfigParser(Parser):
             )
             if nested is not None:
                 self.add_fields(nested, f"{name}.")
+
+
+def read_config(options: Namespace, kind: type[Any]) -> Any:
+    """The config file as a ``kind``, options in place of its fields and its plan's entries.
+
+    Raises:
+        ValueError: no such file, or fields it does not know (with the nearest one it does).
+    """
+    path = user_path(options.config)
+    data, hints = read_yaml(path), field_types(kind)
+    for name, value in vars(options).items():
+        if name.partition(".")[0] not in hints:
+            continue
+        if settings_of(hints.get(name)) and isinstance(value, dict):
+            value = {**(data.get(name) or {}), **value}
+        override(data, name, value)
+    for name, text in options.paths.items():
+        override(data, name, parse_value(text))
+    return kind.from_dict(data, str(path))
 
 
 def parse_value(text: str) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weightcast.cli.yaml_files import read_yaml
-from weightcast.files import user_path
-from weightcast.serialization import field_types
-from weightcast_lab.cli.config_options import ConfigParser, parse_value, settings_of
-from weightcast_lab.settings import TrainConfig, override
+from weightcast_lab.cli.config_options import ConfigParser, read_config
+from weightcast_lab.settings import TrainConfig
 
 if TYPE_CHECKING:
     from weightcast_lab.studies.train import Run
@@ -42,44 +42,32 @@ def run(options: Namespace) -> None:
         ValueError: a config, data or folder that cannot be used; the message says why.
         Interrupted: Ctrl-C, after the checkpoint was written.
     """
-    config = _read_config(options)  # its mistakes are told before Lightning is imported
+    config = read_config(options, TrainConfig)  # its mistakes are told before Lightning is imported
     from pytorch_lightning.utilities import rank_zero_only
 
     from weightcast_lab.studies.train import output_folder, train
-    from weightcast_lab.training import Interrupted
 
     how = {name: getattr(options, name) for name in ("resume", "rows", "workers", "processes")}
-    try:
+    with resumable(options.words, output_folder(config), leads=not rank_zero_only.rank):
         run = train(config, **how)
+        if run is not None:  # or this process only helped
+            print(_table(run))
+
+
+@contextmanager
+def resumable(words: Sequence[str], folder: Path, *, leads: bool = True) -> Iterator[None]:
+    """Tell at Ctrl-C how a run goes on, in the process that ``leads`` and has saved its state."""
+    from weightcast_lab.training import Interrupted
+
+    try:
+        yield
     except Interrupted as interrupt:
-        if rank_zero_only.rank:  # the process that leads has saved the state, and says so
+        if not leads:
             return
-        words = [word for word in options.words if word != "--resume"]
-        again = shlex.join(["weightcast", *words, "--resume"])
-        raise Interrupted(
-            f"{interrupt}; its state is in {output_folder(config)}. Go on with\n  {again}"
-        ) from None
-    if run is not None:  # or this process only helped
-        print(_table(run))
-
-
-def _read_config(options: Namespace) -> TrainConfig:
-    """The config file, with the fields and the entries of its plan that options replace.
-
-    Raises:
-        ValueError: no such file, or fields it does not know (with the nearest one it does).
-    """
-    path = user_path(options.config)
-    data, hints = read_yaml(path), field_types(TrainConfig)
-    for name, value in vars(options).items():
-        if name.partition(".")[0] not in hints:
-            continue
-        if settings_of(hints.get(name)) and isinstance(value, dict):
-            value = {**(data.get(name) or {}), **value}
-        override(data, name, value)
-    for name, text in options.paths.items():
-        override(data, name, parse_value(text))
-    return TrainConfig.from_dict(data, str(path))
+        again = shlex.join(
+            ["weightcast", *(word for word in words if word != "--resume"), "--resume"]
+        )
+        raise Interrupted(f"{interrupt}; its state is in {folder}. Go on with\n  {again}") from None
 
 
 def _table(run: Run) -> str:

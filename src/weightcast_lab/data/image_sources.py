@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def load_images(source: str, *, n_validation: int = 0, seed: int = 0) -> Images:
             *(_read_split(splits[split], f"{source}, split {split!r}") for split in _SPLITS),
             strict=True,
         )
-        train, test = zip(pixels, _numbered(labels, source), strict=True)
+        train, test = zip(pixels, numbered(labels, source), strict=True)
     n_classes = int(train[1].max()) + 1 if len(train[1]) else 0
     train, validation = _set_aside(train, n_validation, seed)
     return Images(name, train, validation, test, n_classes)
@@ -174,26 +174,7 @@ def _check_hub_name(source: str, remedy: str) -> None:
 
 def _read_split(split: Dataset, source: str) -> tuple[Tensor, np.ndarray]:
     """Pixels and labels of one split, which ``source`` names."""
-    import datasets
-
-    features = split.features
-    image = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    label = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    label = label or [name for name in ("label", "labels") if name in features]
-    if len(image) != 1 or len(label) != 1:
-        raise ValueError(
-            f"{source} has the columns {', '.join(features)}: weightcast needs exactly one of "
-            f"images and one of labels, and found {len(image)} and {len(label)}"
-        )
-    labels = np.asarray(split[label[0]])
-    whole = labels.dtype.kind == "f" and bool(np.all(labels == np.round(labels)))
-    if labels.ndim != 1 or not (whole or labels.dtype.kind in "biuU"):
-        odd = next((x for x in split[label[0]] if not isinstance(x, (int, str))), labels[:1])
-        raise ValueError(f"{source} has the label {odd!r}: each image needs one number or name")
-    files = split.cast_column(image[0], datasets.Image(decode=False))[image[0]]
-    pictures = [read_picture(file, f"{source}, image {n}") for n, file in enumerate(files)]
-    if not pictures:
-        raise ValueError(f"{source} is empty: it needs images")
+    pictures, labels = read_pictures(split, source), read_labels(split, source)
     sizes = sorted({(picture.shape, str(picture.dtype)) for picture in pictures})
     if len(sizes) > 1:
         raise ValueError(
@@ -203,7 +184,53 @@ def _read_split(split: Dataset, source: str) -> tuple[Tensor, np.ndarray]:
     return _as_pixels(np.stack(pictures)), labels
 
 
-def _numbered(splits: Sequence[np.ndarray], source: str) -> Sequence[Tensor]:
+def read_pictures(split: Dataset, source: str) -> list[np.ndarray]:
+    """The images of a split, (channels, height, width) each, in 8 or 16 bits.
+
+    Raises:
+        ValueError: none or several columns of images, no row, or a file that is no image.
+    """
+    import datasets
+
+    column = _only(split, source, "images", lambda _, kind: isinstance(kind, datasets.Image))
+    files = split.cast_column(column, datasets.Image(decode=False))[column]
+    pictures = [read_picture(file, f"{source}, image {n}") for n, file in enumerate(files)]
+    if not pictures:
+        raise ValueError(f"{source} is empty: it needs images")
+    return pictures
+
+
+def read_labels(split: Dataset, source: str) -> np.ndarray:
+    """The labels of a split, numbers or names.
+
+    Raises:
+        ValueError: none or several columns of labels, or other values.
+    """
+    import datasets
+
+    classes = [n for n, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)]
+    names = classes or ("label", "labels")
+    column = _only(split, source, "labels", lambda name, _: name in names)
+    labels = np.asarray(split[column])
+    whole = labels.dtype.kind == "f" and bool(np.all(labels == np.round(labels)))
+    if labels.ndim != 1 or not (whole or labels.dtype.kind in "biuU"):
+        odd = next((x for x in split[column] if not isinstance(x, (int, str))), labels[:1])
+        raise ValueError(f"{source} has the label {odd!r}: each example needs one number or name")
+    return labels
+
+
+def _only(split: Dataset, source: str, what: str, fits: Callable[[str, Any], bool]) -> str:
+    """The one column that fits."""
+    found = [name for name, kind in split.features.items() if fits(name, kind)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{source} has the columns {', '.join(split.features)}: weightcast needs exactly one "
+            f"of {what}, and found {len(found)}"
+        )
+    return found[0]
+
+
+def numbered(splits: Sequence[np.ndarray], source: str) -> Sequence[Tensor]:
     """The labels of all splits as numbers: names by their order in the alphabet."""
     if any(labels.dtype.kind == "U" for labels in splits):
         names, places = np.unique(np.concatenate(splits), return_inverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -100,36 +101,65 @@ def load_text(source: str, *, context: int = 128, n_validation: int = 0) -> Text
         ValueError: no such file or data set, one that is no text, or too few characters for one
             window of each split.
     """
-    if context < 1:
-        raise ValueError(f"context is {context}: a window holds at least 1 character")
-    name, train, test = _read(source)
+    name, train, test = read_source(source)
     alphabet = "".join(sorted(set(train + test)))
+    numbers = {character: number for number, character in enumerate(alphabet)}
+    splits = windows_of(
+        source, train, test, lambda text: [numbers[c] for c in text], context, n_validation
+    )
+    return Text(name, *splits, alphabet)
+
+
+def windows_of(
+    source: str,
+    train: str,
+    test: str,
+    encode: Callable[[str], Sequence[int]],
+    context: int,
+    n_validation: int,
+    unit: str = "characters",
+) -> tuple[Split, Split | None, Split]:
+    """Non-overlapping windows of a text for training, validation and test, each with its successor.
+
+    Args:
+        source: what messages call the text.
+        train: a text, whose last tenth is for testing where ``test`` is empty.
+        test: another, or nothing.
+        encode: a text's numbers.
+        context: numbers in a window.
+        n_validation: windows to set aside, from the end of the training text.
+        unit: what a number stands for, in messages.
+
+    Raises:
+        ValueError: too few for one window of each split.
+    """
+    if context < 1:
+        raise ValueError(f"context is {context}: a window holds at least 1 of the {unit}")
     if not test:
         n_test = round(TEST_SHARE * len(train))
         train, test = train[: len(train) - n_test], train[len(train) - n_test :]
-    numbers = {character: number for number, character in enumerate(alphabet)}
-    x, y = _windows(train, numbers, context)
-    test_windows = _windows(test, numbers, context)
+    x, y = _windows(encode(train), context)
+    test_windows = _windows(encode(test), context)
     if not 0 <= n_validation < len(x) or len(test_windows[0]) < 1:
         raise ValueError(
             f"{source} has {len(x)} training and {len(test_windows[0])} test windows of {context} "
-            f"characters, and {n_validation} are to be set aside: at least 1 must be left of each; "
+            f"{unit}, and {n_validation} are to be set aside: at least 1 must be left of each; "
             "take a longer text, a smaller context or fewer validation windows"
         )
     kept = len(x) - n_validation
     aside = (x[kept:], y[kept:]) if n_validation else None
-    return Text(name, (x[:kept], y[:kept]), aside, test_windows, alphabet)
+    return (x[:kept], y[:kept]), aside, test_windows
 
 
-def _windows(text: str, numbers: dict[str, int], context: int) -> Split:
-    """Non-overlapping windows, and the same one character on; the rest of the text is left out."""
-    all_numbers = torch.tensor([numbers[character] for character in text], dtype=torch.int64)
-    n = max(0, len(text) - 1) // context
+def _windows(numbers: Sequence[int], context: int) -> Split:
+    """Non-overlapping windows, and the same one further on; the rest of the text is left out."""
+    all_numbers = torch.tensor(numbers, dtype=torch.int64)
+    n = max(0, len(numbers) - 1) // context
     x = all_numbers[: n * context].view(n, context)
     return x, all_numbers[1 : n * context + 1].view(n, context) if n else x
 
 
-def _read(source: str) -> tuple[str, str, str]:
+def read_source(source: str) -> tuple[str, str, str]:
     """A source's name, its training text and its test text, empty where it has none."""
     if source == DESCRIPTIONS:
         return "scikit-learn's descriptions", _read_descriptions(), ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weightcast_lab.report import predictability, shrinkage
+from weightcast_lab.report import learning, predictability, shrinkage
 from weightcast_lab.report.entries import entry, number
 from weightcast_lab.report.pictures import check_figure
 from weightcast_lab.report.results import BENCHMARKS, Result
@@ -144,7 +144,22 @@ class Shrinkage:
     result: Result
 
 
-Figure = LinesFigure | Comparison | Benchmark | Predictability | Shrinkage
+@dataclass(frozen=True)
+class Learning:
+    """How a network learned.
+
+    Args:
+        name: as of :class:`LinesFigure`.
+        title: plain text.
+        result: of one run.
+    """
+
+    name: str
+    title: str
+    result: Result
+
+
+Figure = LinesFigure | Comparison | Benchmark | Predictability | Shrinkage | Learning
 
 
 def make_figures(results: Sequence[Result]) -> list[Figure]:
@@ -161,7 +176,15 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(_kind(result), []).append(result)
-    order = ("filters", "predictability", "shrinkage", "lines", "comparison", "benchmark")
+    order = (
+        "filters",
+        "predictability",
+        "shrinkage",
+        "learning",
+        "lines",
+        "comparison",
+        "benchmark",
+    )
     names: set[str] = set()
     figures = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1:])):
@@ -172,6 +195,9 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
             )
         if key[0] == "shrinkage":
             figures += [_shrunk(key, _new_name(key[1:], names), result) for result in found]
+            continue
+        if key[0] == "learning":
+            figures += [_learned(key, _new_name(key[1:], names), result) for result in found]
             continue
         figures.append(_make(key, _new_name(key[1:], names), found))
     return figures
@@ -192,6 +218,8 @@ def _kind(result: Result) -> tuple[str, ...]:
         return ("predictability", experiment, str(entry(result.row, result.where, "variant")))
     if "shrink" in result.row:
         return ("shrinkage", experiment, str(entry(result.row, result.where, "variant")))
+    if "curve" in result.row:
+        return ("learning", experiment, str(entry(result.row, result.where, "variant")))
     if {"curve", "fraction"} & result.labels.keys():
         return ("lines", experiment)
     return ("comparison", experiment, str(entry(result.row, result.where, "dataset")))
@@ -241,6 +269,13 @@ def _shrunk(key: tuple[str, ...], name: str, result: Result) -> Shrinkage:
     seed = f"seed {entry(result.row, result.where, 'seed')}"
     apart = ", ".join([key[2], tolerance, seed, *labels])
     return Shrinkage(name, f"How small the network can be: {apart}", result)
+
+
+def _learned(key: tuple[str, ...], name: str, result: Result) -> Learning:
+    for check in (learning.table, learning.summary):  # before anything is printed or drawn
+        check(result)
+    dataset, seed = (entry(result.row, result.where, what) for what in ("dataset", "seed"))
+    return Learning(name, f"{key[2]} on {dataset}, seed {seed}", result)
 
 
 def _is_one_mean(results: Sequence[Result]) -> bool:

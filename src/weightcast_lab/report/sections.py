@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from weightcast_lab.report import comparison, glossary, pictures, predictability, shrinkage
+from weightcast_lab.report import (
+    comparison,
+    glossary,
+    learning,
+    pictures,
+    predictability,
+    shrinkage,
+)
 from weightcast_lab.report.captions import caption
 from weightcast_lab.report.charts import error_chart
 from weightcast_lab.report.figures import (
@@ -15,6 +22,7 @@ from weightcast_lab.report.figures import (
     Benchmark,
     Comparison,
     Figure,
+    Learning,
     LinesFigure,
     Predictability,
     Shrinkage,
@@ -45,6 +53,8 @@ def section(figure: Figure) -> str:
         parts = _predictability(figure)
     elif isinstance(figure, Shrinkage):
         parts = _shrinkage(figure)
+    elif isinstance(figure, Learning):
+        parts = _learning(figure)
     else:
         parts = _benchmark(figure)
     return "\n".join(
@@ -70,6 +80,8 @@ def chart(figure: Figure) -> dict[str, Any] | None:
         }
     if isinstance(figure, Shrinkage):
         return {"specs": {"metric": shrinkage.chart(figure.result)}, "groups": []}
+    if isinstance(figure, Learning):
+        return {"specs": {"loss": learning.chart(figure.result)}, "groups": []}
     looks = styles(figure.lines)
     names = list(figure.settings)
     return {
@@ -125,6 +137,16 @@ def _shrinkage(figure: Shrinkage) -> list[str]:
         f'<p class="soft">{escape(shrinkage.READING)}</p>',
         _drawing(figure.name, "Metric against the share of the numbers stored"),
         _boxed(figure.title, _table(head, body, caption, settings=[])),
+    ]
+
+
+def _learning(figure: Learning) -> list[str]:
+    head, body = learning.table(figure.result)
+    return [
+        f"<p>{escape(learning.summary(figure.result))}</p>",
+        f'<p class="soft">{escape(learning.READING)}</p>',
+        _drawing(figure.name, "Losses after each epoch"),
+        _boxed(figure.title, _table(head, body, "Measured after each epoch.", settings=[])),
     ]
 
 

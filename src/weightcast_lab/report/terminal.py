@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from weightcast.serialization import aligned
-from weightcast_lab.report import lines_chart, predictability, shrinkage
+from weightcast_lab.report import learning, lines_chart, predictability, shrinkage
 from weightcast_lab.report.entries import Row, number
 from weightcast_lab.report.figures import (
     Benchmark,
     Comparison,
     Figure,
+    Learning,
     LinesFigure,
     Predictability,
     Shrinkage,
@@ -106,6 +107,9 @@ def _section(figure: Figure) -> list[str]:
     if isinstance(figure, Shrinkage):
         head, body = shrinkage.table(figure.result)
         return [figure.title, aligned([head, *body], n_names=1)]
+    if isinstance(figure, Learning):
+        head, body = learning.table(figure.result)
+        return [figure.title, learning.summary(figure.result), aligned([head, *body])]
     n_names = 1 + len(figure.settings)
     blocks = []
     for metric in figure.metrics:

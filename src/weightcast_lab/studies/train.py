@@ -72,7 +72,7 @@ def train(
     folder = output_folder(config)
     leads = rank_zero_only.rank == 0
     if leads:
-        _claim_folder(folder, config, resume, rows)
+        claim_folder(folder, config, resume, rows)
     data = read_data(config, config.data)
     model = build_model(config, data, progress=progress and leads)
     # Only now: what was refused leaves no folder behind.
@@ -184,8 +184,18 @@ def variant_name(config: TrainConfig) -> str:
     return config.model.name if config.plan is None else f"{config.model.name}-predicted"
 
 
-def _claim_folder(folder: Path, config: TrainConfig, resume: bool, rows: str | Path | None) -> None:
-    """Refuse to mix two runs in one folder, before anything is read or written."""
+def claim_folder(folder: Path, config: Any, resume: bool, rows: str | Path | None) -> None:
+    """Refuse to mix two runs in one folder, before anything is read or written.
+
+    Args:
+        folder: of the run.
+        config: a TrainConfig, or another with ``to_dict``.
+        resume: whether the run goes on.
+        rows: a file to append the result row to.
+
+    Raises:
+        ValueError: the folder holds another run, a finished one, or nothing to resume from.
+    """
     check_place(folder, folder=True)
     check_rows(rows)
     if not resume:

@@ -17,6 +17,7 @@ from torch import nn
 
 from weightcast.integrations.lightning import RandomState, SafetensorsCheckpointIO, seeded
 from weightcast_lab.data.batches import Batches
+from weightcast_lab.data.examples import Examples
 from weightcast_lab.data.images import Images
 from weightcast_lab.data.text import Text
 from weightcast_lab.settings import TrainingSettings
@@ -45,6 +46,7 @@ class FitResult:
         train_seconds: wall time of the training steps; measuring and saving are left out.
         epochs: passes over the training examples.
         steps: steps of the optimiser.
+        curve: what was measured after each epoch, as metrics.csv has it.
     """
 
     test: Score
@@ -53,6 +55,7 @@ class FitResult:
     train_seconds: float
     epochs: int
     steps: int
+    curve: tuple[dict[str, float], ...] = ()
 
     @property
     def test_error(self) -> float:
@@ -79,7 +82,7 @@ class FitResult:
 
 def fit(
     model: nn.Module,
-    data: Images | Text,
+    data: Images | Text | Examples,
     settings: TrainingSettings,
     *,
     seed: int = 0,
@@ -146,7 +149,8 @@ def fit(
     model.to(home)
     epochs, seconds = settings.epochs, stopwatch.seconds
     steps = epochs * batches.n_batches
-    return FitResult(test, measured.score, measured.train_loss, seconds, epochs, steps)
+    curve = tuple(measured.epochs)
+    return FitResult(test, measured.score, measured.train_loss, seconds, epochs, steps, curve)
 
 
 def _check_processes(workers: int, processes: int) -> None:
