@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from weightcast.storage.tensors import DTYPES
 
+__all__: list[str] = []  # what follows is for SafetensorsCheckpointIO alone
+
 Add = Callable[[Tensor, tuple[Any, ...]], str]
 """Keeps a tensor that was found at a path; its name."""
 
