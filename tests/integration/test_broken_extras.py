@@ -67,7 +67,7 @@ BROKEN = {
     "demo": ("tqdm", "import no_such", ("demo",), "tqdm (extra train)"),
     "yaml": ("yaml", "raise ValueError('ABI')", ("train", "config.yaml"), "PyYAML (extra train)"),
     "convert": ("pywt", "import no_such", (*CONVERT, "wavelets.json"), "PyWavelets (extra wav"),
-    "hub": ("transformers", "def broken(:", ("probe", "hub"), "transformers is installed"),
+    "hub": ("transformers", "def broken(:", ("probe", "hub"), "transformers (extra adapt)"),
     "report": ("altair", "import os.no", ("report", "rows.jsonl"), "altair (extra report)"),
     "ray": ("ray", "raise OSError('no such library')", (
         "reproduce", "fig4", "--preset", "smoke", "--executor", "ray"), "ray (extra ray)"),

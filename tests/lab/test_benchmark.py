@@ -214,7 +214,9 @@ def test_peak_memory_sees_what_a_step_holds():
 
         return step
 
-    assert peak_mebibytes(make) == pytest.approx(mebibytes, rel=0.1)
+    # Of several the least: another thread of this process may hold something for a moment.
+    least = min(peak_mebibytes(make) for _ in range(3))
+    assert least == pytest.approx(mebibytes, rel=0.1)
 
 
 @needs_proc
