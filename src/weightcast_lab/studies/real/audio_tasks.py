@@ -38,6 +38,7 @@ class PitchTracker(Task):
         ]
         self._calibration = _frames(read_voices(fsdd, CALIBRATION))
         self._test = self._sure(_draw(_frames(read_voices(fsdd, TEST)), 600, 0))
+        self._validation = self._sure(_draw(self._calibration, 600, 1_000))
 
     def _sure(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Of some frames 256 whose pitch the dense network is sure of, and that in cents."""
@@ -55,7 +56,7 @@ class PitchTracker(Task):
 
     @override
     def validate(self, model: nn.Module) -> Metrics:
-        return self._away(model, *self._sure(_draw(self._calibration, 600, 1_000)))
+        return self._away(model, *self._validation)
 
     @staticmethod
     def _away(model: nn.Module, frames: Tensor, cents: Tensor) -> Metrics:

@@ -83,7 +83,9 @@ class SentenceEncoder(Task):
         ]
         self._calibration, test = split_glosses(read_glosses())
         self._probe = draw_glosses(self._calibration, N_PROBE, 1_000)
-        self._probed = draw_glosses(test, N_PROBED, 0)
+        # Ranks are the dense network's, whatever becomes of its weights later.
+        self._test = self._ranked(draw_glosses(test, N_PROBED, 0))
+        self._validation = self._ranked(draw_glosses(self._calibration, N_PROBED, 2_000))
 
     def _batches(self, glosses: list[Gloss]) -> list[tuple[list[int], Tensor]]:
         tokens = self._tokenizer([gloss.text for gloss in glosses], truncation=True, max_length=64)
@@ -110,19 +112,22 @@ class SentenceEncoder(Task):
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """test_error: of the classifier; rank_disagreement: 1 less the mean rank correlation."""
-        return self._measure(model, self._probed)
+        return self._measure(model, *self._test)
 
     @override
     def validate(self, model: nn.Module) -> Metrics:
-        return self._measure(model, draw_glosses(self._calibration, N_PROBED, 2_000))
+        return self._measure(model, *self._validation)
 
-    def _measure(self, model: nn.Module, glosses: list[Gloss]) -> Metrics:
+    def _ranked(self, glosses: list[Gloss]) -> tuple[list[Gloss], Tensor]:
+        """Glosses, and the ranks of the first of them as the network is now."""
+        return glosses, self._rank(self._embed(self.model, glosses[:N_RANKED]))
+
+    def _measure(self, model: nn.Module, glosses: list[Gloss], ranks: Tensor) -> Metrics:
         from sklearn.linear_model import LogisticRegression
 
         train, test = (self._embed(model, part) for part in (self._probe, glosses))
-        dense = self._rank(self._embed(self.model, glosses[:N_RANKED]))
         probe = LogisticRegression(C=10.0, max_iter=200)
         probe.fit(train.numpy(), [gloss.label for gloss in self._probe])
         right = probe.score(test.numpy(), [gloss.label for gloss in glosses])
-        agreement = float((self._rank(test[:N_RANKED]) * dense).sum(1).mean())
+        agreement = float((self._rank(test[:N_RANKED]) * ranks).sum(1).mean())
         return {"test_error": 100 * (1 - right), "rank_disagreement": 1 - agreement}
