@@ -5,7 +5,6 @@ import torch
 from transformers import BertConfig, BertModel
 
 from weightcast_lab.data.glosses import Gloss, read_glosses, split_by_word
-from weightcast_lab.studies.adapting import adapt_choice as choice
 from weightcast_lab.studies.adapting import on_glosses as glosses
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, SIZES
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig, table
@@ -85,7 +84,7 @@ def test_a_run_tests_once_and_a_choice_never(small):
     assert {"test_error", "test_loss"} < row["metrics"].keys()
     again = glosses.run(config, Place())
     assert again["metrics"]["test_loss"] == row["metrics"]["test_loss"]
-    chosen = choice.run(config, Place())
+    chosen = glosses.choose(config, Place())
     assert not [name for name in chosen["metrics"] if "test" in name]
     assert "validation_loss" in chosen["metrics"]
 

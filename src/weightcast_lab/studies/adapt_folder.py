@@ -24,8 +24,8 @@ from weightcast.storage.peft_folder import export_peft
 from weightcast.transform.adapt import adapt
 from weightcast_lab.data.examples import Examples, read_examples
 from weightcast_lab.studies.adapter_config import AdapterConfig
-from weightcast_lab.studies.train import CONFIG, FACTS, MODEL, ROW, claim_folder
-from weightcast_lab.sweeps.rows import Row, append_row, make_row
+from weightcast_lab.studies.train import CONFIG, FACTS, MODEL, claim_folder, keep_row
+from weightcast_lab.sweeps.rows import Row, make_row
 from weightcast_lab.training import fit, measure
 from weightcast_lab.training.hub_folder import Answers, load_network, load_reader
 
@@ -108,9 +108,7 @@ def adapt_folder(
             "checkpoint_bytes": saved_bytes(folder / MODEL),
         },
     ) | {"curve": [dict(epoch) for epoch in result.curve]}
-    write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
-    if rows is not None:
-        append_row(rows, row)
+    keep_row(row, folder, rows)
     return Adapted(folder, row)
 
 

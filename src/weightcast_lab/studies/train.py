@@ -99,12 +99,19 @@ def train(
     save(model, folder / MODEL)
     counts = ledger(model, batch=config.training.batch_size)
     row = result_row(config, data, counts, result, saved_bytes(folder / MODEL))
-    # In this order a run that is killed in between has its row once, and --resume adds it to the
-    # others; the other way round it would be measured again, and be there twice.
+    keep_row(row, folder, rows)
+    return Run(folder, counts, result, row)
+
+
+def keep_row(row: Row, folder: Path, rows: str | Path | None) -> None:
+    """Write a finished run's row into its folder, and append it to a file of rows.
+
+    In this order a run that is killed in between has its row once, and --resume adds it to the
+    others; the other way round it would be measured again, and be there twice.
+    """
     write_text(folder / ROW, json.dumps(row, ensure_ascii=False) + "\n")
     if rows is not None:
         append_row(rows, row)
-    return Run(folder, counts, result, row)
 
 
 def freeze(config: TrainConfig) -> TrainConfig:

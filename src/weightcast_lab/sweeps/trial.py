@@ -21,7 +21,7 @@ STUDIES = {
     "rica": "weightcast_lab.studies.rica",
     "choice": "weightcast_lab.studies.choice",
     "adapt": "weightcast_lab.studies.adapting.on_glosses",
-    "adapt-choice": "weightcast_lab.studies.adapting.adapt_choice",
+    "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
 }
 """The study that runs each kind of trial. A trial's file can name these kinds and nothing else."""
 

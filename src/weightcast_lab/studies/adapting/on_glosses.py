@@ -92,6 +92,12 @@ def run(config: AdaptConfig, place: Place) -> Row:
     return _run(config, place, validation=False)
 
 
+@runs_trials("adapt-choice", AdaptConfig)
+def choose(config: AdaptConfig, place: Place) -> Row:
+    """Train, and measure on what was set aside to choose by, and on nothing of the test."""
+    return _run(config, place, validation=True)
+
+
 def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
     data = place.data.get(config.data) if isinstance(place.data, dict) else place.data
     train, held, test = split_by_word(read_glosses(None if data is None else Path(data)))
