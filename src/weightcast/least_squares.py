@@ -19,7 +19,7 @@ from weightcast.dictionaries import Atoms, Base
 _ACCURACY = 1e-7  # of the normal equations, relative to their right side
 _REFINEMENTS = 4  # after which a unit is solved by a decomposition
 _ROUNDING = 1e-11  # of an atom that others explain may be left by rounding
-_HELD = 2**24  # numbers of the matrices that are solved at once
+_HELD = 2**22  # numbers of the matrices that are solved at once
 
 
 class Metric:
@@ -197,7 +197,8 @@ class _Inverses:
     def of(self, part: slice) -> Callable[[Tensor], Tensor]:
         """What solves for right sides at the places of some rows, (rows, n_atoms)."""
         at, own = self.at[part], self.places[part]
-        root, _ = torch.linalg.cholesky_ex(self.matrix[at.unsqueeze(2), at.unsqueeze(1)])
+        parts = [self.matrix.index_select(0, row).index_select(1, row) for row in at]
+        root, _ = torch.linalg.cholesky_ex(torch.stack(parts))
 
         def direct(right: Tensor) -> Tensor:
             return torch.cholesky_solve(right.unsqueeze(2), root).squeeze(2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary, check_enough
@@ -32,32 +34,44 @@ class SparseAtoms(Dictionary):
     per_unit: ClassVar[bool] = True
     rebuildable: ClassVar[bool] = True
 
+    @override
     def build(self, site: Site) -> Atoms:
         """Choose every column's inputs for the site's weight; see :meth:`Dictionary.build`."""
-        n_visible = site.n_visible
-        check_enough(self, site.n_atoms, n_visible)
-        base = site.shared_base((IdentityBase, n_visible), lambda: IdentityBase(n_visible))
-        return Atoms(base, site.choose(lambda: self._choose(site)))
+        if site.indices is None:
+            return self.build_each(site, [site.n_atoms])[0]
+        check_enough(self, site.n_atoms, site.n_visible)
+        return self._atoms(site, site.indices)
 
-    def _choose(self, site: Site) -> Tensor:
+    @override
+    def build_each(self, site: Site, counts: Sequence[int]) -> list[Atoms]:
+        check_enough(self, max(counts), site.n_visible)
         W = site.require_weight(self)
         given = site.statistics is not None and site.statistics.covariance is not None
         C = site.require(self, "covariance") if given else None
-        return sparse_choice(W, C, site.n_atoms, site.columns)
+        chosen = sparse_choices(W, C, counts, site.columns)
+        return [self._atoms(site, indices) for indices in chosen]
+
+    def _atoms(self, site: Site, indices: Tensor) -> Atoms:
+        n_visible = site.n_visible
+        base = site.shared_base((IdentityBase, n_visible), lambda: IdentityBase(n_visible))
+        return Atoms(base, indices)
 
 
-def sparse_choice(W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None = None) -> Tensor:
-    """The inputs that every column keeps, (columns, n_atoms) int64, in ascending order.
+def sparse_choices(
+    W: Tensor, C: Tensor | None, counts: Sequence[int], columns: int | None = None
+) -> list[Tensor]:
+    """The inputs that every column keeps, (columns, n_atoms) int64 for each n_atoms, ascending.
 
     It looks for the W' with n_atoms inputs for each unit, the same for all units of a column, that
     minimises E|x W - x W'|^2, by the alternating directions method of multipliers: the least
     squares of the outputs plus a penalty, and the largest entries, in turn, with every input scaled
-    to variance 1. In float32, which suffices to compare entries.
+    to variance 1. In float32, which suffices to compare entries. Several numbers of inputs are
+    looked at side by side: the equations are the same.
 
     Args:
         W: (n_visible, n_units).
         C: (n_visible, n_visible), the second moment of x; None is the identity.
-        n_atoms: inputs to keep.
+        counts: numbers of inputs to keep.
         columns: groups of neighbouring units; None makes each unit one.
 
     References: Boyd et al. 2011, section 9.1; Boza 2024, who prunes language models so.
@@ -65,6 +79,7 @@ def sparse_choice(W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None
     rows = W.t().float().contiguous()
     n_units, columns = len(rows), columns or len(rows)
     owner = torch.arange(n_units) * columns // n_units
+    parts = [rows] * len(counts)
     if C is not None:
         level = float(C.diagonal().mean()) or 1.0
         scales = (C.diagonal() + 1e-9 * level).sqrt()
@@ -72,15 +87,23 @@ def sparse_choice(W: Tensor, C: Tensor | None, n_atoms: int, columns: int | None
         identity = torch.eye(len(K), dtype=K.dtype)
         root = torch.linalg.cholesky(K + _PENALTY * identity)
         inverse = torch.cholesky_solve(identity, root)
-        rows = rows * scales.float()
+
+        def kept(near: Tensor) -> Tensor:
+            each = zip(near.split(n_units), counts, strict=True)
+            return torch.cat([part * _largest(part, n, columns)[owner] for part, n in each])
+
+        rows = (rows * scales.float()).repeat(len(counts), 1)
         wanted = rows @ K
-        sparse, debt = rows * _largest(rows, n_atoms, columns)[owner], torch.zeros_like(rows)
+        near, sparse, debt = rows, kept(rows), torch.zeros_like(rows)
         for _ in range(_STEPS):
             near = (wanted + _PENALTY * (sparse - debt)) @ inverse + debt
-            sparse = near * _largest(near, n_atoms, columns)[owner]
+            sparse = kept(near)
             debt = near - sparse
-        rows = near
-    return _energies(rows, columns).topk(n_atoms, dim=1).indices.sort(dim=1).values
+        parts = near.split(n_units)
+    return [
+        _energies(part, columns).topk(n_atoms, dim=1).indices.sort(dim=1).values
+        for part, n_atoms in zip(parts, counts, strict=True)
+    ]
 
 
 def _energies(rows: Tensor, columns: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weightcast.inputs.batches import InputsError
 
-KEPT_BYTES = 2**30
+KEPT_BYTES = 2**26
 """Bytes of tensors that are kept in memory; more are kept in temporary files."""
 
 

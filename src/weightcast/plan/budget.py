@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from weightcast.dictionaries import Atoms, Dictionary, InputStatistics
+from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, Site
 from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.moments import MOST_INPUTS
@@ -194,7 +194,7 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
         if dictionary.from_weight:  # a matrix has no more singular vectors
             most = min(most, site.n_units)
         n_atoms = min(site.n_visible - 1, max(1, most))
-        atoms = _build(site, dictionary, n_atoms, seed)
+        (atoms,) = _build(site, dictionary, [n_atoms], seed)
         fixed = atoms.base.n_static if held and dictionary.factored else 0
         # Where a file names its atoms, those that explain most may be taken.
         order = None if count == "stored" else atoms.indices[0].tolist()
@@ -215,8 +215,7 @@ def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]
     some = replace(site, filters=site.filters[by_group[:, ::step].flatten()])
     counts = sorted({max(1, round(share * site.n_visible)) for share in KNOTS})
     losses = []
-    for n_atoms in counts:
-        atoms = _build(some, dictionary, n_atoms, 0)
+    for atoms in _build(some, dictionary, counts, 0):
         units = (slice(unit, unit + 1) for unit in range(some.n_units))
         losses.append(fit_columns(atoms, units, some.W, some.metric)[1])
     numbers = np.arange(1, site.n_visible)
@@ -233,15 +232,22 @@ def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]
     yield Offer(dictionary, 1, curve, site.n_units, mask)
 
 
-def _build(site: ProbeSite, dictionary: Dictionary, n_atoms: int, seed: int) -> Atoms:
+def _build(
+    site: ProbeSite, dictionary: Dictionary, counts: Sequence[int], seed: int
+) -> list[Atoms]:
+    """The atoms at several numbers of them, of one column, or of every unit's own."""
     statistics = site.statistics
     if dictionary.from_weight:
         C = None if site.metric is None else site.metric.moments.mean(dim=0)
         statistics = InputStatistics(0, covariance=C)
-    return Rule(dictionary, n_atoms / site.n_visible, 1, site.grid).build(
+    asked = Site(
         site.n_visible,
-        site.n_units,
+        counts[0],
+        columns=site.n_units if dictionary.per_unit else 1,
+        grid=site.grid,
         statistics=statistics,
         generator=torch.Generator().manual_seed(seed),
         weight=site.W.t(),
     )
+    with torch.device("cpu"):  # whatever the default device is
+        return dictionary.build_each(asked, counts)

@@ -12,6 +12,7 @@ from weightcast.layers import view
 from weightcast.layers.rule import Rule
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
+from weightcast.serialization import plain
 
 MIN_WEIGHTS = 1_000
 """Layers with fewer weights stay as they are."""
@@ -32,7 +33,7 @@ def share_learned(
     Raises:
         ValueError: no layer to adapt, or fewer weights than one atom of one layer.
     """
-    sizes = _sizes(model, batches)
+    sizes, learned = _sizes(model, batches), plain(learned)
     if type(learned) is not int or learned < min(n_units for _, n_units in sizes.values()):
         least = min(sizes, key=lambda name: sizes[name][1])
         raise ValueError(

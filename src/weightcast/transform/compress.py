@@ -67,8 +67,8 @@ def compress(
     Cost: each module runs about once on each batch in each of the two networks, whatever the depth
     (each block is begun as often as it has layers of different inputs). Only second moments of x
     are kept, n_visible^2 numbers (twice) for one layer at a time, and outputs of modules, up to
-    1 GiB of them in memory and more in temporary files (:mod:`weightcast.inputs.replay`). The dense
-    weights are those of ``model``, not copied.
+    64 MiB of them in memory and more in temporary files (:mod:`weightcast.inputs.replay`). The
+    dense weights are those of ``model``, not copied.
 
     Args:
         model: trained, dense; it is left as it is.

@@ -70,7 +70,7 @@ def shrink(
 
     Cost: each block runs a few times over the inputs, whatever the number of evaluations; each of
     these solves the least squares of every layer. The moments of all layers are kept, n_visible^2
-    numbers each, up to 1 GiB in memory and more in temporary files, and two compressed networks.
+    numbers each, up to 64 MiB in memory and more in temporary files, and two compressed networks.
 
     Args:
         model: trained, dense; it is left as it is.

@@ -90,9 +90,7 @@ class Study:
 
     def __init__(self, task: Task) -> None:
         self.task, self._draw, self._seen, self._pass_seconds = task, None, [], 0.0
-        found = matrices(task.model, task.modules)
-        self._dense = [matrix.W for matrix in found]
-        self.n_weights = sum(W.numel() for W in self._dense)
+        self.n_weights = sum(m.W.numel() for m in matrices(task.model, task.modules))
 
     def seen(self, draw: int) -> list[Matrix]:
         """The matrices with their moments, of one draw at a time."""
@@ -116,7 +114,7 @@ class Study:
     def _peer(self, cell: Cell) -> Row:
         peer = PEERS[cell.method]
         found = self.seen(cell.draw) if peer.looks else matrices(self.task.model, self.task.modules)
-        stored = Stored(0)
+        stored, dense = Stored(0), [matrix.W for matrix in found]
         start_peak()
         started = time.perf_counter()
         try:
@@ -130,7 +128,7 @@ class Study:
                 costs["pass_seconds"] = self._pass_seconds
             metrics = self.task.evaluate(self.task.model)
         finally:
-            for matrix, W in zip(found, self._dense, strict=True):
+            for matrix, W in zip(found, dense, strict=True):
                 matrix.put(W)
         return self._made(cell, metrics | costs, stored)
 

@@ -7,7 +7,7 @@ import torch
 
 import weightcast as wc
 from weightcast import dictionaries as d
-from weightcast.dictionaries.sparse import sparse_choice
+from weightcast.dictionaries.sparse import sparse_choices
 from weightcast.least_squares import Metric
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -31,7 +31,7 @@ def loss(indices: torch.Tensor, w: torch.Tensor, K: torch.Tensor) -> float:
 
 
 def test_without_inputs_the_largest_weights_stay():
-    indices = sparse_choice(W, None, 3)
+    indices = sparse_choices(W, None, [3])[0]
     assert indices.shape == (12, 3)
     for unit, own in enumerate(indices):
         assert set(own.tolist()) == set(W[:, unit].abs().topk(3).indices.tolist())
@@ -43,13 +43,21 @@ def test_with_inputs_the_choice_is_better_than_the_largest_weights(share):
     w, K = correlated(48)
     n_atoms = int(48 * share)
     largest = (w * K.diagonal().sqrt().unsqueeze(1)).abs().topk(n_atoms, dim=0).indices.t()
-    assert loss(sparse_choice(w, K, n_atoms), w, K) < 0.9 * loss(largest, w, K)
+    assert loss(sparse_choices(w, K, [n_atoms])[0], w, K) < 0.9 * loss(largest, w, K)
+
+
+def test_several_numbers_of_inputs_are_looked_at_side_by_side():
+    w, K = correlated(48)
+    for columns in (None, 5):
+        together = sparse_choices(w, K, [5, 30, 12], columns)
+        for n_atoms, chosen in zip((5, 30, 12), together, strict=True):
+            assert torch.equal(chosen, sparse_choices(w, K, [n_atoms], columns)[0])
 
 
 def test_inputs_that_never_vary_are_dropped():
     flat = C.clone()
     flat[5:] = flat[:, 5:] = 0
-    assert bool((sparse_choice(W, flat, 5) < 5).all())
+    assert bool((sparse_choices(W, flat, [5])[0] < 5).all())
 
 
 def test_units_of_a_column_keep_the_same_inputs():
@@ -82,7 +90,7 @@ def test_weights_are_asked_for_and_inputs_are_not():
 def test_at_equal_bytes_the_output_is_nearer_than_by_singular_vectors():
     n, share = 96, 0.6  # of the weights' bytes, the mask counted
     w, K = correlated(n)
-    sparse = loss(sparse_choice(w, K, int((share - 1 / 32) * n)), w, K)
+    sparse = loss(sparse_choices(w, K, [int((share - 1 / 32) * n)])[0], w, K)
     statistics = d.InputStatistics(0, covariance=K, weight=w)
     atoms = d.SingularVectors().atoms(n, int(share * n / 2), statistics=statistics)
     assert sparse < 0.5 * wc.PredictedWeight(atoms, n).fit(w.t(), Metric(K[None]))

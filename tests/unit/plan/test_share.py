@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,3 +77,13 @@ def test_what_cannot_be_shared_is_an_error():
         wc.suggest(model, 0.5, learned=100, purpose="adapt")
     with pytest.raises(ValueError, match="no layer to adapt: of 1 that multiply inputs"):
         wc.suggest(nn.Sequential(nn.Linear(50, 50)), learned=100, purpose="adapt")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor, np.array])
+def test_a_whole_number_of_another_library_is_one(kind):
+    model = Network()
+    plan = wc.suggest(model, learned=kind(500), columns=kind(4), seed=kind(1), purpose="adapt")
+    assert plan == wc.suggest(model, learned=500, columns=4, seed=1, purpose="adapt")
+    assert wc.suggest(model, budget=kind(9000)) == wc.suggest(model, budget=9000)
+    with pytest.raises(ValueError, match="learned is True, and one atom"):
+        wc.suggest(model, learned=np.bool_(True), purpose="adapt")
