@@ -321,6 +321,7 @@ TESTED_ELSEWHERE = {
     "layers/parameter.py": "a row",
     "layers/recurrent.py": "a row for each kind",
     "layers/transposed.py": "a row for each number of axes",
+    "least_squares/": "tests/unit/test_least_squares.py, by what the package offers",
     "storage/export.py": "tests/integration/test_export.py runs what is exported",
     "testing/": "tests/unit/testing breaks what each check must catch",
     "transform/distil/": "tests/unit/transform/test_distil.py, by its one public function",
@@ -366,7 +367,7 @@ def test_the_library_has_few_entries():
 
 def test_the_library_is_small():
     n_lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in LIBRARY.items()}
-    assert sum(n_lines.values()) <= 20_920
+    assert sum(n_lines.values()) <= 21_030
 
 
 def test_functions_are_short():

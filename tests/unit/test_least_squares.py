@@ -11,6 +11,7 @@ from tests.contract.table import make_atoms
 from weightcast import dictionaries as d
 from weightcast.least_squares import (
     Metric,
+    at_places,
     by_group,
     choose_atoms,
     fit_columns,
@@ -140,6 +141,32 @@ def test_equations_at_places_are_solved_for_few_and_for_most(n_atoms):
     for row, own in enumerate(places):
         exact = torch.linalg.solve(gram[own][:, own], products[row, own])
         torch.testing.assert_close(x[row], exact, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("n_atoms", [5, 12, 20])
+def test_many_places_are_solved_step_by_step(n_atoms, monkeypatch):
+    monkeypatch.setattr(at_places, "_WIDE", 2)
+    gram, products = _metric().moments[0], _weight()
+    places = torch.stack([torch.randperm(24, generator=_generator())[:n_atoms] for _ in range(8)])
+    found, failed = solve_at(gram, products, places)
+    assert not bool(failed.any())
+    for x, own, product in zip(found, places, products, strict=True):
+        exact = torch.linalg.solve(gram[own][:, own], product[own])
+        assert float((x - exact).norm()) < 1e-3 * float(exact.norm())
+        excess = (x - exact) @ gram[own][:, own] @ (x - exact)
+        assert float(excess) < 1e-6 * float(exact @ product[own])
+
+
+def test_units_that_do_not_settle_step_by_step_are_told_too(monkeypatch):
+    monkeypatch.setattr(at_places, "_WIDE", 2)
+    places = torch.tensor([[0, 1, 2, 3], [5, 5, 6, 7]])
+    gram = _metric(n=10).moments[0]
+    assert solve_at(gram, _weight(2, 10), places)[1].tolist() == [False, True]
+    gram[9] = gram[:, 9] = 0.0  # no inverse of the whole: by the factors of each row's places
+    found, failed = solve_at(gram, _weight(2, 10), places)
+    exact = torch.linalg.solve(gram[:4, :4], _weight(2, 10)[0, :4])
+    assert not bool(failed[0])
+    assert torch.allclose(found[0], exact, rtol=1e-5)
 
 
 def test_a_unit_that_does_not_settle_is_told():
