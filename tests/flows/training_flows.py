@@ -58,6 +58,48 @@ def lightning(folder: Path) -> None:
     assert torch.equal(loaded.network(images), whole.network(images))
 
 
+@flow("Lightning trains an adapted network, resumes bit-equal; what it adds is saved alone",
+      "pytorch-lightning")  # fmt: skip
+def adapted_in_lightning(folder: Path) -> None:
+    images, labels = digits()
+    torch.manual_seed(0)
+    pretrained = classifier()
+    plan = wc.suggest(pretrained, learned=600, purpose="adapt", inputs=[images[:256]])
+
+    class Adapted(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = wc.adapt(pretrained, plan, inputs=[images[:256]], heads=["5"])
+
+        def training_step(self, batch, _):
+            images, labels = batch
+            return nn.functional.cross_entropy(self.network(images), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(wc.parameter_groups(self.network, 1e-2))
+
+    loader = DataLoader(TensorDataset(images, labels), batch_size=256)
+
+    def fit(epochs: int, ckpt_path: Path | None = None) -> nn.Module:
+        module = Adapted()
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[ModelCheckpoint(folder, save_last=True)],
+        )  # fmt: skip
+        trainer.fit(module, loader, ckpt_path=ckpt_path)
+        return module.network.eval()
+
+    whole = fit(2)
+    fit(1)
+    resumed = fit(2, folder / "last.ckpt")
+    with torch.no_grad():
+        expected = whole(images)
+        assert torch.equal(resumed(images), expected)
+        assert not torch.equal(pretrained(images), expected)
+        wc.save(whole, folder / "adapter")
+        assert torch.equal(wc.load(folder / "adapter", pretrained)(images), expected)
+
+
 @flow(
     "scikit-learn: a fitted estimator as a dictionary; a trained network's features in a pipeline",
     "scikit-learn",
