@@ -65,7 +65,7 @@ def _sized(method):
 def test_each_method_trains_as_many_weights_as_its_size_says(small, method):
     size = _sized(method)
     encoder, tokenizer = small_encoder()
-    examples = [x for _, x in glosses._Encoder(tokenizer).batches(glosses.read_glosses(None)[:32])]
+    examples = [x for _, x in glosses.Encoder(tokenizer).batches(glosses.read_glosses(None)[:32])]
     adapted = METHODS[method].adapt(encoder, METHODS[method].settings[size], examples, 0)
     learned = {n: p.numel() for n, p in adapted.named_parameters() if p.requires_grad}
     if method == "LoRA-FA":  # whose optimiser leaves A as it is
@@ -96,7 +96,7 @@ def test_lora_fa_leaves_a_as_it_was_drawn(small):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     config = AdaptConfig("LoRA-FA", SIZES[1], 0.01, steps=2)
     found = glosses.read_glosses(None)
-    glosses._train(model, method, config, glosses._Encoder(tokenizer), found)
+    glosses._train(model, method, config, glosses.Encoder(tokenizer), found)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert all("lora_B" in name or name.startswith("head") for name in moved)
     assert any("lora_B" in name for name in moved)

@@ -104,7 +104,7 @@ def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
     measured = draw_glosses(held, N_VALIDATION, 0) if validation else draw_glosses(test, N_TEST, 0)
     encoder, tokenizer = minilm()
     method = METHODS[config.method]
-    encode = _Encoder(tokenizer)
+    encode = Encoder(tokenizer)
     examples = [x for _, x in encode.batches(draw_glosses(train, N_INPUTS, config.seed))]
     started = time.perf_counter()
     setting = method.settings[config.learned]
@@ -113,7 +113,7 @@ def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
     model = Classifier(adapted, config.seed)
     seconds = _train(model, method, config, encode, train)
     n_learned = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    error, nats = _measure(model, encode, measured)
+    error, nats = measure(model, encode, measured)
     split = "validation" if validation else "test"
     row = make_row(
         experiment=config.experiment,
@@ -130,7 +130,7 @@ def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
     return row | {"labels": config.labels}
 
 
-class _Encoder:
+class Encoder:
     """Glosses as tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -152,7 +152,7 @@ class _Encoder:
 
 
 def _train(
-    model: Classifier, method: Any, config: AdaptConfig, encode: _Encoder, train: list[Gloss]
+    model: Classifier, method: Any, config: AdaptConfig, encode: Encoder, train: list[Gloss]
 ) -> float:
     """Train in evaluation mode (no dropout, as with all methods); the median seconds of a step."""
     groups = parameter_groups(model.encoder, config.rate)
@@ -181,7 +181,7 @@ def _shape(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _measure(model: Classifier, encode: _Encoder, glosses: list[Gloss]) -> tuple[float, float]:
+def measure(model: Classifier, encode: Encoder, glosses: list[Gloss]) -> tuple[float, float]:
     """Error in percent, and nats."""
     labels, wrong, nats = torch.tensor([gloss.label for gloss in glosses]), 0, 0.0
     for places, tokens in encode.batches(glosses):
