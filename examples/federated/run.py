@@ -30,6 +30,7 @@ from flwr.simulation import run_simulation
 
 from weightcast_lab.studies.adapting.federated import (
     NAMES,
+    RATES,
     FederatedConfig,
     Member,
     client_member,
@@ -122,11 +123,7 @@ def agree_on(member: Member, texts: Sequence[str], grid: Grid) -> dict[str, floa
     sent = [Message(content, dst_node_id=node, message_type="query") for node in nodes]
     replies = answered(grid.send_and_receive(sent), n)
     for reply in replies:
-        if reply.content["agreed"]["fingerprint"] != member.fingerprint():
-            raise RuntimeError(
-                f"client {reply.metadata.src_node_id} has another network or another U: averages "
-                "would not be exact. Send it U itself, in the folder that wc.save writes."
-            )
+        member.check_same(reply.metadata.src_node_id, reply.content["agreed"]["fingerprint"])
     return {"bytes_down": n_bytes(sent), "bytes_up": n_bytes(replies)}
 
 
@@ -143,10 +140,12 @@ def run(config: FederatedConfig) -> list[Row]:
         measured = measured_glosses(config)
 
         def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
-            member.take(arrays.to_torch_state_dict())
-            error, nats = measure(member.model, member.encode, measured)
-            split = "validation" if config.validation else "test"
-            metrics = {f"{split}_error": error, f"{split}_loss": nats, **strategy.metrics}
+            metrics = dict(strategy.metrics)
+            if number:  # before, the head is as it was drawn
+                member.take(arrays.to_torch_state_dict())
+                error, nats = measure(member.model, member.encode, measured)
+                split = "validation" if config.validation else "test"
+                metrics |= {f"{split}_error": error, f"{split}_loss": nats}
             rows.append(as_row(config, member, number, metrics))
             return MetricRecord(metrics)
 
@@ -163,9 +162,7 @@ def run(config: FederatedConfig) -> list[Row]:
     return rows
 
 
-def as_row(
-    config: FederatedConfig, member: Member, number: int, metrics: dict[str, float]
-) -> Row:
+def as_row(config: FederatedConfig, member: Member, number: int, metrics: dict[str, float]) -> Row:
     """What one round came to."""
     return make_row(
         experiment="federated",
@@ -185,18 +182,21 @@ def main() -> None:
     )
     default = FederatedConfig()
     parser.add_argument("--method", nargs="+", choices=[*NAMES], default=[*NAMES])
-    parser.add_argument("--rate", type=float, default=default.rate)
+    parser.add_argument("--rate", type=float, help="default: the method's own")
     parser.add_argument("--n_clients", type=int, default=default.n_clients)
     parser.add_argument("--rounds", type=int, default=default.rounds)
     parser.add_argument("--steps", type=int, default=default.steps, help="of a client in a round")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--validation", action="store_true", help="measure what rates are chosen by")
+    parser.add_argument(
+        "--validation", action="store_true", help="measure what rates are chosen by"
+    )
     parser.add_argument("--rows", default="federated.jsonl", help="a file to append rows to")
     chosen = vars(parser.parse_args())
-    methods, seeds, file = (chosen.pop(name) for name in ("method", "seeds", "rows"))
+    methods, seeds, rate, file = map(chosen.pop, ("method", "seeds", "rate", "rows"))
     for seed in seeds:
         for method in methods:
-            for row in run(FederatedConfig(method=method, seed=seed, **chosen)):
+            own = {"method": method, "rate": rate or RATES[method], "seed": seed}
+            for row in run(FederatedConfig(**chosen, **own)):
                 append_row(file, row)
 
 

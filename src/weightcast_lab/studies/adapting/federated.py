@@ -1,9 +1,11 @@
 """MiniLM learns WordNet's classes from clients that keep their glosses; what learns travels alone.
 
+    python -m weightcast_lab.studies.adapting.federated --method LoRA --rates 0.005 0.01
     python examples/federated/run.py --method weightcast LoRA --rows results/federated.jsonl
 
 The engine, Flower's, stands in that example; here is what it moves: clients' parts, what learns as
 named tensors, a client's steps, and how far an average is from the average of what clients learned.
+The first command tries rates without it, on validation data.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from torch.nn import functional as F
 from weightcast.layers import adapted_layers
 from weightcast.optim import parameter_groups
 from weightcast.serialization import Configuration
+from weightcast_lab.bench.scripts import make_parser
 from weightcast_lab.data.glosses import Gloss, draw_glosses, read_glosses, split_by_word
 from weightcast_lab.networks.pretrained.language import minilm
 from weightcast_lab.studies.adapting.methods import METHODS, OURS, SIZES
-from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, Classifier, Encoder
+from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, Classifier, Encoder, measure
 
-N_PUBLIC, N_MEASURED = 512, 2_000
+N_PUBLIC, N_MEASURED, LENGTH = 256, 1_000, 24
 LORA, FIXED = "LoRA", "LoRA-FA"
 NAMES = {OURS: OURS, LORA: "LoRA, A and B averaged", FIXED: "LoRA, A fixed"}
 """The methods, as tables name them."""
+RATES = {OURS: 0.01, LORA: 0.005, FIXED: 0.01}
 
 State = dict[str, Tensor]
 
@@ -53,10 +57,10 @@ class FederatedConfig(Configuration):
     """
 
     method: str = OURS
-    rate: float = 0.005
+    rate: float = 0.01
     learned: int = SIZES[2]
     n_clients: int = 8
-    rounds: int = 10
+    rounds: int = 5
     steps: int = 4
     n_examples: int = 4_000
     concentration: float = 0.5
@@ -136,8 +140,9 @@ class Member:
     def __init__(self, config: FederatedConfig, texts: Sequence[str]) -> None:
         self.config = config
         network, tokenizer = minilm()
-        self.encode, method = Encoder(tokenizer), METHODS[config.method]
-        inputs = [tokens for _, tokens in self.encode.batches([Gloss(text, 0) for text in texts])]
+        self.encode, method = Encoder(tokenizer, LENGTH), METHODS[config.method]
+        glosses = [Gloss(text, 0) for text in texts]
+        inputs = [tokens for _, tokens in self.encode.batches(glosses)] if texts else []
         setting = method.settings[config.learned]
         adapted = method.adapt(network, setting, inputs, config.seed)
         if config.method == FIXED:
@@ -164,12 +169,20 @@ class Member:
             p.copy_(state[name])
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that does not travel: W0 and U. Averages are exact where it is the same."""
+        """SHA-256 of all that does not travel, W0 and U: averages of the same are exact."""
         digest, travels = hashlib.sha256(), self.state().keys()
         for name, tensor in sorted(self.model.state_dict().items()):
             if name not in travels:
                 digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def check_same(self, client: int, fingerprint: str) -> None:
+        """Refuse a client with another fingerprint, by a ValueError."""
+        if fingerprint != self.fingerprint():
+            raise ValueError(
+                f"client {client} has another network or another U, and an average would not be "
+                "exact: send it U itself, in the folder that wc.save writes"
+            )
 
     def learn(self, glosses: Sequence[Gloss], client: int, round_number: int) -> float:
         """Take a client's steps of one round; the mean loss in nats."""
@@ -177,9 +190,7 @@ class Member:
         groups = [g for g in parameter_groups(self.model.encoder, config.rate) if g["params"]]
         groups.append({"params": list(head.parameters()), "lr": HEAD_RATE})
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-        draw = torch.Generator().manual_seed(
-            (config.seed * 1_000 + client) * 10_000 + round_number
-        )
+        draw = torch.Generator().manual_seed((config.seed * 1_000 + client) * 10_000 + round_number)
         total = 0.0
         for places in torch.randint(len(glosses), (config.steps, 32), generator=draw).tolist():
             part = [glosses[place] for place in places]
@@ -231,3 +242,42 @@ def client_member(config: FederatedConfig, texts: tuple[str, ...]) -> Member:
     """One network for all clients of a process, in turn: each takes what the server sends first."""
     return Member(config, texts)
 
+
+def average(states: Sequence[State], weights: Sequence[float]) -> State:
+    """The weighted mean of what clients learned, as an engine takes it."""
+    shares = [weight / sum(weights) for weight in weights]
+    pairs = [*zip(shares, states, strict=True)]
+    return {name: sum(share * state[name] for share, state in pairs) for name in states[0]}  # pyright: ignore
+
+
+def rehearse(member: Member) -> State:
+    """All rounds without an engine, clients in turn in one network; what the server ends with."""
+    config, state = member.config, member.state()
+    parts = clients_glosses(config)
+    for number in range(1, config.rounds + 1):
+        states = []
+        for client, mine in enumerate(parts):
+            member.take(state)
+            member.learn(mine, client, number)
+            states.append(member.state())
+        state = average(states, [len(mine) for mine in parts])
+    return state
+
+
+def main() -> None:
+    """Print the validation error at each rate."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--method", nargs="+", choices=[*NAMES], default=[*NAMES])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.005, 0.01, 0.02])
+    options = parser.parse_args()
+    for method in options.method:
+        for rate in options.rates:
+            config = FederatedConfig(method, rate, validation=True)
+            member = Member(config, public_texts(config))
+            member.take(rehearse(member))
+            error, nats = measure(member.model, member.encode, measured_glosses(config))
+            print(f"{NAMES[method]}, rate {rate}: {error:.1f} %, {nats:.3f} nats", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -131,23 +131,23 @@ def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
 
 
 class Encoder:
-    """Glosses as tokens."""
+    """Glosses as tokens, at most ``length`` of them."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, length: int = 64) -> None:
+        self._tokenizer, self._length = tokenizer, length
 
     def padded(self, glosses: Sequence[Gloss]) -> tuple[Tensor, Tensor]:
         """Tokens and mask, (n, length)."""
         texts = [gloss.text for gloss in glosses]
         found = self._tokenizer(
-            texts, truncation=True, max_length=64, padding=True, return_tensors="pt"
+            texts, truncation=True, max_length=self._length, padding=True, return_tensors="pt"
         )
         return found["input_ids"], found["attention_mask"]
 
     def batches(self, glosses: Sequence[Gloss]) -> list[tuple[list[int], Tensor]]:
         """Batches of one length each, without padding, and which glosses they hold."""
         texts = [gloss.text for gloss in glosses]
-        tokens = self._tokenizer(texts, truncation=True, max_length=64)["input_ids"]
+        tokens = self._tokenizer(texts, truncation=True, max_length=self._length)["input_ids"]
         return equal_lengths(tokens, 1_024)
 
 
