@@ -17,7 +17,6 @@ from weightcast_lab.studies.adapting import federated
 from weightcast_lab.studies.adapting.federated import (
     FIXED,
     LORA,
-    NAMES,
     RATES,
     FederatedConfig,
     Member,
