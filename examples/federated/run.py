@@ -140,13 +140,14 @@ def run(config: FederatedConfig) -> Row:
         strategy.metrics = agree_on(member, texts, grid)
         measured = measured_glosses(config)
 
-        def evaluate(number: int, arrays: ArrayRecord) -> None:
+        def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
             if number:  # before, the head is as it was drawn
                 member.take(arrays.to_torch_state_dict())
                 error, nats = measure(member.model, member.encode, measured)
                 split = "validation" if config.validation else "test"
                 strategy.metrics |= {f"{split}_error": error, f"{split}_loss": nats}
             rounds[str(number)] = strategy.metrics
+            return MetricRecord(strategy.metrics)
 
         strategy.start(
             grid, ArrayRecord(member.state()), num_rounds=config.rounds, evaluate_fn=evaluate
