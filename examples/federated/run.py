@@ -162,7 +162,7 @@ def run(config: FederatedConfig) -> Row:
     sums = {way: sum(one[way] for one in rounds.values()) for way in ("bytes_down", "bytes_up")}
     row = make_row(
         experiment="federated",
-        variant=NAMES[config.method],
+        variant=f"{NAMES[config.method]}, rate {config.rate:g}",
         dataset="WordNet glosses, 45 classes, parted by word",
         seed=config.seed,
         config=config.to_dict(),
