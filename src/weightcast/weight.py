@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class PredictedWeight(nn.Module):
     """
 
     V: nn.Parameter
+    product: Callable[[PredictedWeight, Tensor, Tensor | None], Tensor] | None = None
+    """A kernel for all of :meth:`forward`: layer, rows and bias to x W + b; not saved."""
 
     def __init__(
         self, atoms: Atoms, n_units: int, *, path: ExecutionPath = "auto", V: Tensor | None = None
@@ -150,9 +152,12 @@ class PredictedWeight(nn.Module):
                 f"{self.n_visible} inputs"
             )
         rows = x if x.dim() == 2 else x.reshape(-1, self.n_visible)
-        if self.choose_path(rows.shape[0]) == "materialised":
+        if self.product is not None:
+            y = self.product(self, rows, bias)
+        elif self.choose_path(rows.shape[0]) == "materialised":
             return nn.functional.linear(x, self._weight_rows(self._mixed()), bias)
-        y = self._predict(self.atoms.project(rows), bias)
+        else:
+            y = self._predict(self.atoms.project(rows), bias)
         if x.dim() == 2 and 1 < self.atoms.columns < self.n_units and surely(x.shape[0] > 1):
             return y
         # No view, as from nn.functional.linear: fully_shard hooks into the output's gradient, which
