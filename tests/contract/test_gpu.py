@@ -15,7 +15,10 @@ import weightcast as wc
 from tests.contract.table import DICTIONARIES, LAYERS
 from weightcast import dictionaries as d
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU"),
+]
 
 DEVICE = torch.device("cuda")
 

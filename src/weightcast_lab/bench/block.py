@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from weightcast.storage import checkpoint_bytes
 from weightcast.transform.convert import merge
 from weightcast_lab.bench.cases import Case, find_case
-from weightcast_lab.bench.contenders import DENSE, PREDICTED, Contender, build, force_path
+from weightcast_lab.bench.contenders import (
+    DENSE,
+    PREDICTED,
+    Contender,
+    build,
+    counted_path,
+    force_path,
+)
 from weightcast_lab.bench.counts import count
-from weightcast_lab.bench.memory import can_measure, peak_in_child
+from weightcast_lab.bench.memory import OPTIONS, can_measure, peak_in_child
 from weightcast_lab.bench.peers import learned_weights
 from weightcast_lab.bench.protocol import Protocol, TrainingStep, forward_pass, training_step
 from weightcast_lab.bench.timing import Spread, alternate, ratios
@@ -56,10 +63,9 @@ class BenchBlock:
 
     def config(self, contender: Contender, protocol: Protocol) -> dict[str, Any]:
         """A contender's row's configuration: all that decides what is measured."""
-        measured = dataclasses.asdict(protocol) | {"device": protocol.device_name}
         against = {} if self.rival is None else {"rival": self.rival.label}
         own = contender.to_dict()
-        return {"layer": self.case.name, "batch": self.batch, **own, **against, **measured}
+        return {"layer": self.case.name, "batch": self.batch, **own, **against, **protocol.to_dict()}
 
     def variant(self, contender: Contender) -> str:
         """What a contender's row is called."""
@@ -97,8 +103,9 @@ def measure(
     try:
         x = block.case.inputs(block.batch, protocol.device, seed)
         built = _build(block, protocol, x, seed)
-        training = _time_training(block, built, protocol)
-        inference = _time_inference(built, x, protocol)
+        with protocol.compiling():
+            training = _time_training(block, built, protocol)
+        inference = {} if protocol.compiled else _time_inference(built, x, protocol)
         peaks = _peaks(block, protocol, say)
         rows = []
         for contender in block.contenders:
@@ -106,7 +113,7 @@ def measure(
             peak = {
                 "peak_mebibytes": peaks.get(name), "dense_peak_mebibytes": peaks.get(DENSE)
             }  # fmt: skip
-            metrics = inference[name] | training[name] | peak
+            metrics = inference.get(name, {}) | training[name] | peak
             rows.append(_row(block, protocol, contender, built, metrics, x, seed))
         return rows
     finally:
@@ -125,7 +132,10 @@ def _build(block: BenchBlock, protocol: Protocol, x: Tensor, seed: int) -> dict[
             force_path(model, contender.path or "auto")
         else:
             model, seconds = build(block.case, contender, protocol.device, seed)
-        step = training_step(block.case, model, x, fused=protocol.fused)
+        step = training_step(
+            block.case, model, x, fused=protocol.fused, bf16=protocol.bf16,
+            compiled=protocol.compiled,
+        )  # fmt: skip
         one = built[contender.label] = Built(model, seconds, step)
         if contender.kind == PREDICTED:
             first = first or one
@@ -184,9 +194,12 @@ def _peaks(block: BenchBlock, protocol: Protocol, say: Say) -> dict[str, float]:
     """MiB by label; of a predicted network's paths only ``auto``, the one that users get."""
     if not (protocol.memory and can_measure(protocol.device)):
         return {}
+    if protocol.compiled and protocol.device == "cpu":
+        say("no peak memory on the CPU: the compiler's own would be in it")
+        return {}
     found = {}
     for contender in (Contender(), *block.contenders):
-        if contender.path in ("factored", "materialised"):
+        if contender.path not in (None, "auto"):
             continue
         try:
             found[contender.label] = _peak(block.case.name, block.batch, contender, protocol)
@@ -197,11 +210,12 @@ def _peaks(block: BenchBlock, protocol: Protocol, say: Say) -> dict[str, float]:
 
 def _peak(case: str, batch: int, contender: Contender, protocol: Protocol) -> float:
     """MiB in a process of its own; the dense network's is measured once."""
-    key = (case, batch, contender, protocol.device, protocol.threads, protocol.fused)
+    key = (case, batch, contender, *protocol.to_dict().items())
     if key in _dense_peaks:
         return _dense_peaks[key]
     arguments = [case, str(batch), contender.to_json(), "--device", protocol.device]
-    arguments += ["--threads", str(protocol.threads), *(["--fused"] if protocol.fused else [])]
+    arguments += ["--threads", str(protocol.threads)]
+    arguments += [f"--{name}" for name in OPTIONS if getattr(protocol, name)]
     peak = peak_in_child(arguments)
     if contender.kind == DENSE:
         _dense_peaks[key] = peak
@@ -229,7 +243,7 @@ def _row(
     }
     more: dict[str, Any] = {"cores": os.cpu_count()}
     if contender.kind == PREDICTED:
-        counted = count(one.model, x, contender.path or "auto")
+        counted = count(one.model, x, counted_path(contender.path or "auto"))
         counts |= {"multiply_adds": counted.total, "dense_multiply_adds": counted.dense}
         metrics["build_seconds"] = one.build_seconds
     if contender.path == "auto":

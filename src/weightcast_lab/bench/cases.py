@@ -35,6 +35,7 @@ class Case:
         n_classes: of a network that is trained by cross-entropy; None is the mean square of the
             outputs.
         batches: that presets measure, examples per step.
+        sequence: tokens that belong together, at most; the batch counts tokens then.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     inner: bool = True
     n_classes: int | None = None
     batches: tuple[int, ...] = (1, 32, 256)
+    sequence: int | None = None
 
     def make(self, seed: int = 0, width: float = 1.0) -> nn.Module:
         """The dense network, with weights drawn from ``seed`` whatever the global random state.
@@ -64,16 +66,35 @@ class Case:
         weights = {name: getattr(model.get_submodule(name), "weight") for name in self.grids}  # noqa: B009
         return {name: (w[0].numel(), w.shape[0]) for name, w in weights.items()}
 
+    @property
+    def only_linear(self) -> bool:
+        """Whether all layers that are predicted are linear."""
+        with torch.device("meta"):
+            model = self.make_width(1.0)
+        return all(type(model.get_submodule(name)) is nn.Linear for name in self.grids)
+
     def inputs(self, batch: int, device: torch.device | str = "cpu", seed: int = 0) -> Tensor:
         """(batch, *input_shape) noise; it takes a gradient where layers lie below.
+
+        Of sequences (batch / length, length, *input_shape).
 
         Args:
             batch: number of examples.
             device: where the inputs are wanted.
             seed: of the noise.
+
+        Raises:
+            ValueError: tokens that are no whole number of sequences.
         """
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(batch, *self.input_shape, generator=generator).to(device)
+        length = min(batch, self.sequence or 1)
+        if batch % length:
+            raise ValueError(
+                f"{batch} tokens are no whole number of sequences of {length}: take a multiple"
+            )
+        several = () if self.sequence is None else (length,)
+        shape = (batch // length, *several, *self.input_shape)
+        x = torch.randn(shape, generator=generator).to(device)
         return x.requires_grad_(self.inner)
 
     def loss(self, y: Tensor) -> Tensor:
@@ -103,7 +124,10 @@ def cases() -> Mapping[str, Case]:
 
 
 def find_case(name: str) -> Case:
-    """The case of this name; ``N-M`` is a linear layer of N inputs, without a grid, and M units.
+    """The case of this name.
+
+    ``N-M`` is a linear layer of N inputs, without a grid, and M units; ``llama-N`` two blocks of
+    width N, of which 2048 is that of the Llama with a billion weights.
 
     Raises:
         ValueError: there is none; the message has the nearest one.
@@ -113,9 +137,11 @@ def find_case(name: str) -> Case:
         return known[name]
     if found := re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", name):
         return _linear(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"llama-([1-9]\d*)", name):
+        return _llama(int(found[1]))
     raise ValueError(
         f"there is no layer {name!r}{nearest(name, known)}; N-M is a linear layer of N inputs and "
-        "M units"
+        "M units, llama-N are two blocks of width N"
     )
 
 
@@ -180,6 +206,23 @@ def _convnet() -> Case:
         inner=False,
         n_classes=10,
     )
+
+
+def _llama(width: int) -> Case:
+    """Heads of 64, four to a key, and four times as many hidden units, as the billion's."""
+    if width % 256:
+        raise ValueError(f"a Llama of width {width}: it has 4 heads of 64 to a key, so N of llama-N "
+                         "must be a multiple of 256")  # fmt: skip
+
+    def make(factor: float) -> nn.Module:
+        from weightcast_lab.networks.llama import LlamaBlocks
+
+        return LlamaBlocks(width, _units(width // 256, factor), _units(4 * width, factor))
+
+    with torch.device("meta"):
+        names = [n for n, layer in make(1.0).named_modules() if isinstance(layer, nn.Linear)]
+    grids = dict.fromkeys(names)
+    return Case(f"llama-{width}", make, (width,), grids, _ANYWHERE, sequence=2048)
 
 
 def _units(n_units: int, width: float) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,9 @@ from weightcast_lab.bench.peers import build_peer, find_peer
 from weightcast_lab.bench.recipes import make_plan
 
 DENSE, PREDICTED = "dense", "predicted"
+
+BenchPath = ExecutionPath | Literal["fused"]
+"""``fused`` is the factored path by the kernel in ``bench/fused.py``."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Contender:
     fraction: float | None = None
     dictionary: str | None = None
     columns: int | None = None
-    path: ExecutionPath | None = None
+    path: BenchPath | None = None
 
     @property
     def label(self) -> str:
@@ -91,20 +96,40 @@ def build(
         model = build_peer(case, find_peer(contender.kind), fraction, seed)
         return model.to(device), 0.0
     columns, path = contender.columns or 1, contender.path or "auto"
-    plan = make_plan(case, str(contender.dictionary), fraction, columns, path)
+    plan = make_plan(case, str(contender.dictionary), fraction, columns)
     model = case.make(seed)
     inputs = example_inputs(case, plan)
     start = time.perf_counter()
     convert(model, plan, inputs=inputs, seed=seed, inplace=True)
     seconds = time.perf_counter() - start
-    return model.to(device), seconds
+    return force_path(model.to(device), path), seconds
 
 
-def force_path(model: nn.Module, path: ExecutionPath) -> nn.Module:
+def force_path(model: nn.Module, path: BenchPath) -> nn.Module:
     """Let all predicted layers of a model compute along one path; the model is returned."""
     for layer in predicted_layers(model).values():
-        layer.path = path
+        layer.path, layer.product = counted_path(path), None
+    if path == "fused":
+        from weightcast_lab.bench.fused import use_kernel  # imports Triton
+
+        use_kernel(model)
     return model
+
+
+def counted_path(path: BenchPath) -> ExecutionPath:
+    """The path whose multiply-adds these are."""
+    return "factored" if path == "fused" else path
+
+
+def no_kernel(case: Case, device: str) -> str | None:
+    """Why ``fused`` cannot be measured; None where it can."""
+    if find_spec("triton") is None:
+        return "path fused needs triton: pip install 'weightcast[gpu]'"
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "path fused needs a GPU, or TRITON_INTERPRET=1 to be checked slowly"
+    if not case.only_linear:
+        return f"path fused does not know the convolutions of {case.name}"
+    return None
 
 
 def example_inputs(case: Case, plan: Plan) -> list[Tensor] | None:

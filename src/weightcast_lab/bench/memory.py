@@ -21,11 +21,14 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 MEBIBYTE = 2**20
 
+OPTIONS = ("fused", "bf16", "compiled")
+"""Of a training step, as options without a value."""
+
 
 def peak_mebibytes(
     make: Callable[[], Callable[[], Any]], device: torch.device | str = "cpu"
 ) -> float:
-    """MiB that a network and two of its training steps add to what this process holds.
+    """MiB that a network and two of its training steps (on CUDA three) add to this process.
 
     Inputs, weights, static parts, gradients, optimiser state and activations count; building does
     not, for it is over before. On the CPU this is resident memory (Linux), on CUDA what torch
@@ -41,13 +44,14 @@ def peak_mebibytes(
     """
     if torch.device(device).type == "cuda":
         make()()
+        torch.compiler.reset()  # a graph keeps its memory
         gc.collect()
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         step = make()
         torch.cuda.reset_peak_memory_stats()
-        step()
-        step()
+        for _ in range(3):  # compiled: it warms up, is captured as a graph, is replayed
+            step()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MEBIBYTE
     if not can_measure(device):
@@ -104,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("contender", type=Contender.from_json, help="JSON, as Contender.to_json()")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fused", action="store_true")
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     case = find_case(options.case)
@@ -112,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def make() -> Callable[[], Any]:
         model, _ = build(case, options.contender, options.device)
         x = case.inputs(options.batch, options.device)
-        return training_step(case, model, x, fused=options.fused).step
+        chosen = {name: getattr(options, name) for name in OPTIONS}
+        return training_step(case, model, x, **chosen).step
 
     print(peak_mebibytes(make, options.device))
 

@@ -50,7 +50,7 @@ class Peer:
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
             return f"{self.name} needs {' and '.join(missing)}: {INSTALL}"
-        if not self.convolutions and not set(_kinds(case)) <= {nn.Linear}:
+        if not self.convolutions and not case.only_linear:
             return f"{self.name} does not know the convolutions of {case.name}"
         return None
 
@@ -164,9 +164,3 @@ def _count(case: Case, width: float) -> int:
     """Parameters of the case at another width; nothing is allocated."""
     with torch.device("meta"):
         return learned_weights(case.make_width(width))
-
-
-def _kinds(case: Case) -> list[type[nn.Module]]:
-    with torch.device("meta"):
-        model = case.make_width(1.0)
-    return [type(model.get_submodule(name)) for name in case.grids]

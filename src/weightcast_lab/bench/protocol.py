@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,8 @@ class Protocol:
         fused: AdamW's fused kernel in place of the default one.
         memory: whether peak memory is measured too, each in a process of its own.
         min_seconds: of one timing.
+        bf16: autocast to bfloat16; weights and optimiser state stay as they are.
+        compiled: training steps by ``torch.compile``, on CUDA with graphs in place of launches.
 
     Raises:
         ValueError: a number below 1, or an unknown device.
@@ -38,6 +42,8 @@ class Protocol:
     fused: bool = False
     memory: bool = True
     min_seconds: float = MIN_SECONDS
+    bf16: bool = False
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -53,6 +59,27 @@ class Protocol:
     def device_name(self) -> str:
         """What rows call the device."""
         return torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+
+
+    def to_dict(self) -> dict[str, Any]:
+        """What rows say; what came later is left out where it is off, as in earlier rows."""
+        later = {name for name in ("bf16", "compiled") if not getattr(self, name)}
+        own = dataclasses.asdict(self) | {"device": self.device_name}
+        return {name: value for name, value in own.items() if name not in later}
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Compilers forget what others had compiled, and never give up without a word."""
+        if not self.compiled:
+            yield
+            return
+        torch.compiler.reset()
+        limits = {"recompile_limit": 64, "fail_on_recompile_limit_hit": True}
+        try:
+            with torch._dynamo.config.patch(limits):
+                yield
+        finally:
+            torch.compiler.reset()
 
 
 @dataclass(frozen=True)
@@ -74,7 +101,15 @@ class TrainingStep:
         return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
 
 
-def training_step(case: Case, model: nn.Module, x: Tensor, *, fused: bool = False) -> TrainingStep:
+def training_step(
+    case: Case,
+    model: nn.Module,
+    x: Tensor,
+    *,
+    fused: bool = False,
+    bf16: bool = False,
+    compiled: bool = False,
+) -> TrainingStep:
     """Make a training step of a network on the same inputs again and again.
 
     Args:
@@ -82,15 +117,26 @@ def training_step(case: Case, model: nn.Module, x: Tensor, *, fused: bool = Fals
         model: dense, predicted or a peer.
         x: inputs; where they take a gradient, as inner layers' do, it is computed too.
         fused: AdamW's fused kernel.
+        bf16: forward and loss under autocast.
+        compiled: forward and backward by ``torch.compile``, at the first step.
     """
     model.train()
     groups = parameter_groups(model, LEARNING_RATE, WEIGHT_DECAY)
     optimiser = torch.optim.AdamW(groups, fused=fused)
+    autocast = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16)
+    run: Any = model
+    if compiled:
+        run = torch.compile(model, mode="reduce-overhead", dynamic=False)
+        torch._dynamo.mark_static_address(x)  # as activations are: no copy into the graph's memory
 
     def step() -> None:
         optimiser.zero_grad()
         x.grad = None
-        case.loss(model(x)).backward()
+        if compiled:
+            torch.compiler.cudagraph_mark_step_begin()
+        with autocast:
+            loss = case.loss(run(x))
+        loss.backward()
         optimiser.step()
 
     return TrainingStep(step, optimiser)

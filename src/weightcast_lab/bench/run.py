@@ -62,6 +62,9 @@ def _measure(block: BenchBlock, protocol: Protocol, say: Say) -> list[Row]:
     except (RuntimeError, MemoryError, torch.OutOfMemoryError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     say(f"failed: {block.label}: {first}")
+    without = tuple(one for one in block.contenders if one.path != "fused")
+    if 0 < len(without) < len(block.contenders):  # the kernel is on trial itself
+        return _measure(dataclasses.replace(block, contenders=without), protocol, say)
     if len(block.contenders) == 1 or block.contenders[0].kind == PREDICTED:
         return []  # of predicted networks the paths are compared: not one without the others
     alone = [dataclasses.replace(block, contenders=(one,)) for one in block.contenders]

@@ -17,7 +17,8 @@ Table = list[list[str]]
 TOLERANCE = 1.1
 """``auto`` is wrong where the better path is more than a tenth faster."""
 
-_SHARED = ("layer", "batch", "device", "threads", "fused")
+_SHARED = ("layer", "batch", "device", "threads", "fused", "bf16", "compiled")
+_MORE = ("fused AdamW", "bfloat16", "compiled")
 
 
 @dataclass
@@ -64,14 +65,14 @@ def render(rows: Sequence[Row], markdown: bool = False) -> str:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row["config"][name] for name in _SHARED), []).append(row)
+        groups.setdefault(tuple(row["config"].get(name) for name in _SHARED), []).append(row)
     draw = scripts.markdown if markdown else partial(aligned, n_names=3)
     parts = []
-    for (layer, batch, device, threads, fused), group in groups.items():
+    for (layer, batch, device, threads, *more), group in groups.items():
         where = (
             device if device != "cpu" else f"{threads} {'thread' if threads == 1 else 'threads'}"
         )
-        extra = ", fused AdamW" if fused else ""
+        extra = "".join(f", {what}" for what, on in zip(_MORE, more, strict=True) if on)
         parts.append(f"{layer}, batch {batch}, {where}{extra}")
         found = settings(group)
         rivals = [row for row in group if row["config"]["kind"] != PREDICTED]
@@ -97,14 +98,17 @@ def steps(found: Sequence[PathComparison]) -> Table:
     if not found:
         return []
     head = ["dictionary", "learned", "columns", "step / dense", "factored", "materialised"]
-    head += ["counted: factored", "counted: materialised", "auto chose", "faster was"]
+    kernel = any("fused" in one.rows for one in found)
+    head += [*(["fused"] if kernel else []), "counted: factored", "counted: materialised"]
+    head += ["auto chose", "faster was"]
+    timed = (*_FORCED, *(["fused"] if kernel else []))
     return [
         head,
         *(
             [
                 *one.names,
                 _range(one.rows.get("auto"), ""),
-                *(_range(one.rows.get(path), "") for path in _FORCED),
+                *(_range(one.rows.get(path), "") for path in timed),
                 *(_counted(one.rows.get(path)) for path in _FORCED),
                 str(one.rows.get("auto", {}).get("chosen", "")),
                 (one.faster or "") + (" (!)" if (one.loss or 0) > TOLERANCE else ""),

@@ -11,22 +11,23 @@ from weightcast.files import user_path
 
 SUMMARY = "Measure predicted layers in turn with dense ones and their peers; print tables."
 HELP = """Options name what is measured, all combinations; a preset says what they leave open:
-smoke (one layer, half a minute), cpu (all but the largest layer), full (hours). Rows in FILE are
-not measured again, so that a run that was stopped goes on and tables can be printed anew."""
+smoke (one layer, half a minute), cpu (all but the largest layer), full (hours), gpu (large layers,
+16,384 rows, bfloat16, compiled into CUDA graphs, fused AdamW). Rows in FILE are not measured again,
+so that a run that was stopped goes on and tables can be printed anew."""
 
 
-_SELECTED = ("layers", "fractions", "columns", "batches", "dictionaries", "peers")
+_SELECTED = ("layers", "fractions", "columns", "batches", "dictionaries", "peers", "paths")
 """Options that a preset gives where they are left out."""
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--preset", default="smoke", help="smoke, cpu or full")
+    parser.add_argument("--preset", default="smoke", help="smoke, cpu, full or gpu")
     many: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     parser.add_argument(
         "--layers",
         help="784-500, 1024-1024, 4096-4096, 25088-4096, conv5x5-64-64, conv3x3-256-256, mlp, "
-        "convnet; any N-M is a linear layer without a grid",
+        "convnet; any N-M is a linear layer without a grid, llama-N two blocks of width N",
         **many,
     )
     numbers: dict[str, Any] = {"nargs": "+", "metavar": "NUMBER"}
@@ -45,10 +46,20 @@ def add_options(parser: ArgumentParser) -> None:
         "fourierft, which need pip install 'weightcast[bench]'; or none",
         **many,
     )
+    parser.add_argument(
+        "--paths",
+        help="auto, factored, materialised; fused is the factored one by a Triton kernel, which "
+        "needs pip install 'weightcast[gpu]'",
+        **many,
+    )
     parser.add_argument("--rounds", type=int, help="alternations; 11, and 3 for smoke, by default")
     parser.add_argument("--threads", type=int, help="of torch; its own number by default")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--fused", action="store_true", help="AdamW's fused kernel")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument(
+        "--compiled", action="store_true", help="training by torch.compile, on CUDA with graphs"
+    )
     parser.add_argument(
         "--memory", type=bool, default=True, help="peak memory, each in a process of its own"
     )
@@ -70,7 +81,8 @@ def run(options: Namespace) -> None:
 
     file = None if options.rows is None else user_path(options.rows)
     check_rows(file)
-    found = measure(_select(options).blocks(_say), _protocol(options), file, _say)
+    selected, protocol = _select(options), _protocol(options)
+    found = measure(selected.blocks(_say, protocol.device), protocol, file, _say)
     if not found:
         raise ValueError("nothing could be measured: the lines above say why")
     print(render(found, options.markdown))
@@ -102,12 +114,20 @@ def _protocol(options: Namespace) -> Any:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    whole = options.layers is None or options.batches is None
+    if options.preset == "gpu" and device == "cpu" and (whole or options.device == "auto"):
+        raise ValueError(
+            "preset gpu takes 16,384 rows through layers of up to 8192 inputs, and torch finds no "
+            "GPU: --device cpu --layers 64-64 --batches 32 runs the same code small on the CPU"
+        )
     rounds = ROUNDS[check_preset(options.preset)] if options.rounds is None else options.rounds
     return Protocol(
         rounds=rounds,
         threads=torch.get_num_threads() if options.threads is None else options.threads,
         device=device,
-        fused=options.fused,
+        fused=options.fused or options.preset == "gpu",
+        bf16=options.bf16 or options.preset == "gpu",
+        compiled=options.compiled or options.preset == "gpu",
         memory=options.memory,
         min_seconds=options.min_seconds,
     )
