@@ -1,6 +1,6 @@
 """Compare the kernel with the plain path; run in Triton's interpreter, or on a GPU.
 
-    TRITON_INTERPRET=1 python tests/lab/fused_product.py cpu
+TRITON_INTERPRET=1 python tests/lab/fused_product.py cpu
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ RULES = {
     "stacked": Rule(dictionaries.RandomGaussian(), 0.25, columns=3),
     "cosines": Rule(dictionaries.DCT(), 0.8, columns=5, grid=Grid((6, 8))),
     "mixed": Rule(dictionaries.Kernel(KERNEL), 0.75, columns=7, grid=Grid((6, 8))),
-    "scaled": Rule(dictionaries.Kernel(KERNEL, selection="leading"), 0.9, columns=2, grid=Grid((6, 8))),
-}  # fmt: skip
+    "scaled": Rule(
+        dictionaries.Kernel(KERNEL, selection="leading"), 0.9, columns=2, grid=Grid((6, 8))
+    ),
+}
 """48 and 12 atoms, and the first columns of 301 units have one unit more: blocks do not fit."""
 
 
@@ -62,7 +64,9 @@ def under_compilers(device):
     indices = torch.randint(8, (2, 5), device=device)
     torch.library.opcheck(gathered_product, (z, indices, C, bias, False))
     assert torch.autograd.gradcheck(
-        lambda z, C, bias: gathered_product(z, indices, C, bias, False), (z, C, bias), nondet_tol=1e-9
+        lambda z, C, bias: gathered_product(z, indices, C, bias, False),
+        (z, C, bias),
+        nondet_tol=1e-9,
     )
     layer = PredictedLinear(N_VISIBLE, 301, rule=RULES["mixed"], device=device)
     x, fused = torch.randn(40, N_VISIBLE, device=device), use_kernel(copy.deepcopy(layer))

@@ -1,4 +1,4 @@
-"""The kernel of the benchmark's path ``fused``, in Triton's interpreter and off unless asked for."""
+"""The kernel of the benchmark's path ``fused``: in Triton's interpreter, and off by default."""
 
 import importlib.util
 import os

@@ -64,7 +64,7 @@ class BenchGrid:
         for recipe in self.dictionaries or ():
             find_recipe(recipe)
         for path in self.paths:
-            if path not in (known := get_args(ExecutionPath) + ("fused",)):
+            if path not in (known := (*get_args(ExecutionPath), "fused")):
                 raise ValueError(f"there is no path {path!r}{nearest(path, known)}")
         for peer in self.peers:
             if self.peers != NO_PEERS:
@@ -79,10 +79,10 @@ class BenchGrid:
         """
         for case in map(find_case, self.layers):
             known = self._known_peers(case, say)
-            paths = self.paths
+            paths: tuple[BenchPath, ...] = self.paths
             if "fused" in paths and (obstacle := no_kernel(case, device)):
                 say(f"left out: {obstacle}")
-                paths = tuple(path for path in paths if path != "fused")
+                paths = tuple(path for path in self.paths if path != "fused")
             for fraction in self.fractions:
                 found = list(self._predicted(case, fraction, paths, say))
                 for batch in self.batches or case.batches:

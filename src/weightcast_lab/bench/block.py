@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +64,13 @@ class BenchBlock:
         """A contender's row's configuration: all that decides what is measured."""
         against = {} if self.rival is None else {"rival": self.rival.label}
         own = contender.to_dict()
-        return {"layer": self.case.name, "batch": self.batch, **own, **against, **protocol.to_dict()}
+        return {
+            "layer": self.case.name,
+            "batch": self.batch,
+            **own,
+            **against,
+            **protocol.to_dict(),
+        }
 
     def variant(self, contender: Contender) -> str:
         """What a contender's row is called."""

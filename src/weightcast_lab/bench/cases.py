@@ -211,8 +211,10 @@ def _convnet() -> Case:
 def _llama(width: int) -> Case:
     """Heads of 64, four to a key, and four times as many hidden units, as the billion's."""
     if width % 256:
-        raise ValueError(f"a Llama of width {width}: it has 4 heads of 64 to a key, so N of llama-N "
-                         "must be a multiple of 256")  # fmt: skip
+        raise ValueError(
+            f"a Llama of width {width}: it has 4 heads of 64 to a key, so N of llama-N must be a "
+            "multiple of 256"
+        )
 
     def make(factor: float) -> nn.Module:
         from weightcast_lab.networks.llama import LlamaBlocks

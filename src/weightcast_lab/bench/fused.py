@@ -8,18 +8,22 @@ Not measured: no GPU has run it. It is off unless :func:`use_kernel` switches it
 benchmark's path ``fused`` does. Triton is imported here and nowhere else.
 """
 
+# pyright: reportInvalidTypeForm=false
+# Triton's constexpr, which pyright cannot see.
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor, nn
 
 from weightcast.layers import predicted_layers
 from weightcast.weight import PredictedWeight
+
+triton: Any = importlib.import_module("triton")  # which is not there where only a CPU is
+tl: Any = importlib.import_module("triton.language")
 
 ROWS, ATOMS, UNITS = 128, 32, 128
 """Of a tile; the atoms of a tile are doubled where they are not summed over."""

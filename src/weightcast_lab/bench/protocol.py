@@ -60,7 +60,6 @@ class Protocol:
         """What rows call the device."""
         return torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
 
-
     def to_dict(self) -> dict[str, Any]:
         """What rows say; what came later is left out where it is off, as in earlier rows."""
         later = {name for name in ("bf16", "compiled") if not getattr(self, name)}

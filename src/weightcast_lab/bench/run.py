@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from weightcast_lab.bench.block import EXPERIMENT, BenchBlock, Say, measure
 from weightcast_lab.bench.contenders import PREDICTED, Contender
 from weightcast_lab.bench.protocol import Protocol
@@ -56,14 +54,20 @@ def run(
 
 
 def _measure(block: BenchBlock, protocol: Protocol, say: Say) -> list[Row]:
-    """A block's rows; where that fails, those of each contender that can be measured alone."""
+    """A block's rows; where that fails, those of each contender that can be measured alone.
+
+    A kernel that fails, in whatever way, does so alone.
+    """
+    without = tuple(one for one in block.contenders if one.path != "fused")
+    has_kernel = len(without) < len(block.contenders)
     try:
         return measure(block, protocol, say)
-    except (RuntimeError, MemoryError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        if not has_kernel and not isinstance(error, (RuntimeError, MemoryError)):
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     say(f"failed: {block.label}: {first}")
-    without = tuple(one for one in block.contenders if one.path != "fused")
-    if 0 < len(without) < len(block.contenders):  # the kernel is on trial itself
+    if without and has_kernel:
         return _measure(dataclasses.replace(block, contenders=without), protocol, say)
     if len(block.contenders) == 1 or block.contenders[0].kind == PREDICTED:
         return []  # of predicted networks the paths are compared: not one without the others
