@@ -34,6 +34,7 @@ EXTRAS = {
     "adapt": "networks from the Hub, for weightcast adapt",
     "bench": "peers that weightcast bench measures beside",
     "data": "data by name or folder, and the demo's digits",
+    "gpu": "a kernel that weightcast bench --preset gpu times",
     "hub": "save_pretrained, from_pretrained, push_to_hub",
     "onnx": "weightcast export to ONNX files",
     "ray": "sweeps beyond one machine",
