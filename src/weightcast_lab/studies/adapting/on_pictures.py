@@ -1,8 +1,7 @@
 """EfficientNet-Lite0's convolutions, trained on ImageNet's classes, learn those of CIFAR-10.
 
     python -m weightcast_lab.studies.evidence --minutes 60 --data "CIFAR-10 (JPEG copy)=CIFAR10"
-    python -m weightcast_lab.studies.adapting.on_pictures --table \\
-        --rows results/evidence_adapt_pictures.jsonl
+    python -m weightcast_lab.studies.adapting.on_pictures --table
 
 Images are blown up to 64 pixels. All methods adapt the 31 pointwise convolutions of the blocks; one
 of ours the depthwise ones too, which PEFT takes at ranks that are multiples of their groups alone.
