@@ -56,7 +56,8 @@ def cells() -> list[Cell]:
         _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
-        *(_adapt(*point) for point in (*_adapted(), *_untaken())),
+        *(_adapt(*point) for point in _adapted()),
+        *(_adapt(*point) for point in _untaken()),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
         *(

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import weightcast as wc
 from weightcast_lab.data.image_sources import load_images
-from weightcast_lab.networks.pretrained.efficientnet import efficientnet_lite0
+from weightcast_lab.networks.pretrained.efficientnet import EfficientNetLite0, efficientnet_lite0
 from weightcast_lab.studies.adapting.methods import (
     FULL,
     HEAD,
@@ -121,7 +121,7 @@ def task(config: PicturesConfig, place: Place, *, validation: bool = False) -> T
     )
 
 
-def features_of(network: nn.Module) -> nn.Module:
+def features_of(network: EfficientNetLite0) -> nn.Module:
     """EfficientNet without its classifier: images to (n, 1280)."""
     parts = (network.stem, network.blocks, network.head)
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
