@@ -117,7 +117,7 @@ def task(config: PicturesConfig, place: Place, *, validation: bool = False) -> T
         classify=lambda adapted: Classifier(adapted, 1280, 10, config.seed),
         examples=[enlarged(part) for part in x[order[:N_INPUTS]].split(32)],
         batches=map(_enlarged, drawn(x, labels, config)),
-        measured=map(_enlarged, whole(*(part[:N_TEST] for part in measured))),
+        measured=map(_enlarged, whole(measured[0][:N_TEST], measured[1][:N_TEST])),
     )
 
 
