@@ -38,7 +38,7 @@ from weightcast_lab.studies.adapting.federated import (
     measured_glosses,
     public_texts,
 )
-from weightcast_lab.studies.adapting.on_glosses import measure
+from weightcast_lab.studies.adapting.trained import measure
 from weightcast_lab.sweeps.rows import Row, append_row, make_row
 
 client = ClientApp()
@@ -143,7 +143,7 @@ def run(config: FederatedConfig) -> Row:
         def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
             if number:  # before, the head is as it was drawn
                 member.take(arrays.to_torch_state_dict())
-                error, nats = measure(member.model, member.encode, measured)
+                error, nats = measure(member.model, member.encode.whole(measured))
                 split = "validation" if config.validation else "test"
                 strategy.metrics |= {f"{split}_error": error, f"{split}_loss": nats}
             rounds[str(number)] = strategy.metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ def tone(hertz, n_samples, rate, generator):
     return ((wave + noise) * 2**15).astype(np.int16)
 
 
-def write_digits(folder: Path, n_per_pair: int = 7, seed: int = 0) -> Path:
+def write_digits(
+    folder: Path, n_per_pair: int = 7, seed: int = 0, speakers: Sequence[str] = SPEAKERS
+) -> Path:
     """DIGIT_SPEAKER_INDEX.wav, three tones each, which differ from digit to digit."""
     generator = np.random.default_rng(seed)
     recordings = folder / "recordings"
     recordings.mkdir(parents=True)
     for digit in range(10):
-        for speaker in SPEAKERS:
+        for speaker in speakers:
             for index in range(n_per_pair):
                 n = int(generator.integers(500, 700))
                 pitches = (300 + 300 * digit, 3500 - 300 * digit, 500 + 250 * digit)

@@ -7,7 +7,8 @@ from transformers import BertConfig, BertModel
 from weightcast_lab.data.glosses import Gloss, read_glosses, split_by_word
 from weightcast_lab.studies.adapting import on_glosses as glosses
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, SIZES
-from weightcast_lab.studies.adapting.on_glosses import AdaptConfig, table
+from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
+from weightcast_lab.studies.adapting.trained import table, train
 from weightcast_lab.sweeps.trial import Place
 
 WORDS = ["a", "the", "of", "used", "made", "small", "plant", "person"]
@@ -95,8 +96,8 @@ def test_lora_fa_leaves_a_as_it_was_drawn(small):
     model = glosses.Classifier(method.adapt(encoder, method.settings[SIZES[1]], [], 0), 0)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     config = AdaptConfig("LoRA-FA", SIZES[1], 0.01, steps=2)
-    found = glosses.read_glosses(None)
-    glosses._train(model, method, config, glosses.Encoder(tokenizer), found)
+    batches = glosses.Encoder(tokenizer).drawn(glosses.read_glosses(None)[:64])
+    train(model, method, config, batches)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert all("lora_B" in name or name.startswith("head") for name in moved)
     assert any("lora_B" in name for name in moved)
@@ -130,6 +131,6 @@ def test_the_table_pairs_seeds_with_loras():
          "metrics": {"test_error": error + seed}}
         for method, error in (("LoRA", 30.0), (OURS, 29.0)) for seed in (0, 1)
     ]  # fmt: skip
-    lines = table(rows).splitlines()
+    lines = table(rows, METHODS).splitlines()
     assert lines[2] == f"| {OURS} | 29.50 ± 0.71 (-1.00) |"
     assert lines[3] == "| LoRA | 30.50 ± 0.71 |"

@@ -27,7 +27,7 @@ from weightcast_lab.studies.adapting.federated import (
     rehearse,
 )
 from weightcast_lab.studies.adapting.methods import OURS
-from weightcast_lab.studies.adapting.on_glosses import measure
+from weightcast_lab.studies.adapting.trained import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of what PEFT asks
 
@@ -178,5 +178,5 @@ def test_a_round_on_flowers_engine(tmp_path):
     torch.set_num_threads(1)
     own = Member(config, public_texts(config))
     own.take(rehearse(own))
-    _, nats = measure(own.model, own.encode, measured_glosses(config))
+    _, nats = measure(own.model, own.encode.whole(measured_glosses(config)))
     assert row["metrics"]["test_loss"] == pytest.approx(nats, rel=1e-4)

@@ -25,10 +25,13 @@ import torch
 from weightcast_lab.bench.scripts import make_parser, say
 from weightcast_lab.studies import figure4, figure5, modern
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
-from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, AdaptConfig
+from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
+from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
+from weightcast_lab.studies.adapting.on_voices import VoicesConfig
+from weightcast_lab.studies.adapting.trained import RunConfig
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
 from weightcast_lab.sweeps.backlog import Backlog, work
-from weightcast_lab.sweeps.cells import ADAPT_CHOICE, CHOICE, Cell
+from weightcast_lab.sweeps.cells import CHOICE, Cell
 from weightcast_lab.sweeps.curves import DENSE, NARROW
 from weightcast_lab.sweeps.listing import listing
 from weightcast_lab.sweeps.rows import OWN_RATE
@@ -37,7 +40,7 @@ from weightcast_lab.sweeps.trial import Place, Trial
 from weightcast_lab.training import PretrainingSettings, TrainConfig, TrainingSettings
 
 MNIST, CIFAR10, PLAYS = "mnist", "CIFAR-10 (JPEG copy)", "tinyshakespeare"
-GLOSSES, IMAGES = "wordnet", (MNIST, CIFAR10)
+IMAGES = (MNIST, CIFAR10)
 """What the rows call the data."""
 
 SEEDS = range(3)
@@ -54,6 +57,7 @@ def cells() -> list[Cell]:
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
         *(_adapt(*point) for point in _adapted()),
+        *(_adapt(*point) for point in _untaken()),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
         *(
@@ -143,30 +147,39 @@ def _adapted() -> list[tuple[str, int | None]]:
     return list(dict.fromkeys([*first, (HEAD, None), (FULL, None), *rest]))
 
 
-def _adapt(method: str, learned: int | None) -> Cell:
-    """A way to adapt MiniLM at a size: its rate is chosen on validation glosses, with seed 0."""
+def _untaken() -> Iterator[tuple[str, int | None, str]]:
+    """What PEFT does not take as it is: every method at every size that it has."""
+    for kind in ("adapt-voices", "adapt-pictures"):
+        for name, method in _ADAPTED[kind][0].methods.items():
+            yield from ((name, size, kind) for size in method.settings)
 
-    def trial(kind: str, experiment: str, rate: float, seed: int) -> Trial:
+
+_ADAPTED: dict[str, tuple[type[RunConfig], str]] = {
+    "adapt": (AdaptConfig, "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?"),
+    "adapt-voices": (VoicesConfig, "How far do few learned weights take another task's LSTM?"),
+    "adapt-pictures": (PicturesConfig, "Do few learned weights adapt convolutions like LoRA's?"),
+}
+
+
+def _adapt(method: str, learned: int | None, kind: str = "adapt") -> Cell:
+    """A way to adapt a network at a size: its rate is chosen on validation data, with seed 0."""
+    make, why = _ADAPTED[kind]
+
+    def trial(rate: float, seed: int, *, chooses: bool = False) -> Trial:
         name = method if learned is None else f"{method}, {learned:,}"
-        labels = {"method": method, "learned": learned}
-        config = AdaptConfig(
-            method, learned, rate, data=GLOSSES, seed=seed, experiment=experiment,
-            variant=f"{name}, rate {rate:g}", labels=labels,
+        config = make(
+            method, learned, rate, seed=seed,
+            experiment=f"evidence-{kind}{'-validation' * chooses}",
+            variant=f"{name}, rate {rate:g}", labels={"method": method, "learned": learned},
         )  # fmt: skip
-        return Trial(kind, config)
-
-    def runs(rate: float | None) -> list[Trial]:
-        return [trial("adapt", "evidence-adapt", rate or HEAD_RATE, seed) for seed in range(5)]
+        return Trial(f"{kind}-choice" if chooses else kind, config)
 
     return Cell(
-        f"adapt, {method}" + ("" if learned is None else f", {learned:,}"),
-        "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?",
-        "evidence_adapt.jsonl",
-        runs,
-        {
-            rate: trial(ADAPT_CHOICE, "evidence-adapt-validation", rate, 0)
-            for rate in METHODS[method].rates
-        },
+        f"{kind}, {method}" + ("" if learned is None else f", {learned:,}"),
+        why,
+        f"evidence_{kind.replace('-', '_')}.jsonl",
+        lambda rate: [trial(rate or make.head_rate, seed) for seed in range(5)],
+        {rate: trial(rate, 0, chooses=True) for rate in make.methods[method].rates},
         criterion="validation_loss",
     )
 

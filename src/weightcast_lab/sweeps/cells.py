@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from weightcast_lab.sweeps.rows import Row
-from weightcast_lab.sweeps.trial import Trial
+from weightcast_lab.sweeps.trial import STUDIES, Trial
 
-CHOICE, ADAPT_CHOICE = KINDS_THAT_CHOOSE = ("choice", "adapt-choice")
+CHOICE = "choice"
+KINDS_THAT_CHOOSE = tuple(kind for kind in STUDIES if kind.endswith(CHOICE))
 """The kinds of the trials that choose: their rows have nothing of the test split."""
 
 

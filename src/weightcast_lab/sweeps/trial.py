@@ -22,6 +22,10 @@ STUDIES = {
     "choice": "weightcast_lab.studies.choice",
     "adapt": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
+    "adapt-voices": "weightcast_lab.studies.adapting.on_voices",
+    "adapt-voices-choice": "weightcast_lab.studies.adapting.on_voices",
+    "adapt-pictures": "weightcast_lab.studies.adapting.on_pictures",
+    "adapt-pictures-choice": "weightcast_lab.studies.adapting.on_pictures",
 }
 """The study that runs each kind of trial. A trial's file can name these kinds and nothing else."""
 

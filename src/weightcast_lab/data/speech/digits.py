@@ -80,6 +80,7 @@ def read_digits(
 class Voice:
     """One recording as it was made: samples (n,) float32 in [-1, 1), at ``rate`` a second."""
 
+    digit: int
     speaker: str
     rate: int
     samples: np.ndarray
@@ -92,7 +93,7 @@ def read_voices(folder: str | Path, indices: range) -> list[Voice]:
         ValueError: no such folder, files of other names, or unreadable recordings.
     """
     files = [file for file in _find_files(user_path(folder)) if file.index in indices]
-    return [Voice(file.speaker, *read_audio(file.path)) for file in files]
+    return [Voice(file.digit, file.speaker, *read_audio(file.path)) for file in files]
 
 
 def _find_files(folder: Path) -> list[_File]:

@@ -32,22 +32,24 @@ _STAGES = (
 )
 
 
-class _Padded(nn.Conv2d):
-    """A convolution that pads as TensorFlow does: what is odd goes below and to the right."""
+class _Padded(nn.Module):
+    """Pads as TensorFlow does before a convolution: what is odd goes below and to the right."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        (width, _), (stride, _) = self.kernel_size, self.stride
-        needed = [max((-(-n // stride) - 1) * stride + width - n, 0) for n in input.shape[-2:]]
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.width, self.stride = width, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        width, stride = self.width, self.stride
+        needed = [max((-(-n // stride) - 1) * stride + width - n, 0) for n in x.shape[-2:]]
         low, high = needed[0] // 2, needed[1] // 2
-        return super().forward(F.pad(input, (high, needed[1] - high, low, needed[0] - low)))
+        return F.pad(x, (high, needed[1] - high, low, needed[0] - low))
 
 
 def _normalised(n_in: int, n_out: int, width: int, stride: int = 1, groups: int = 1):
-    make = nn.Conv2d if width == 1 else _Padded
-    return [
-        make(n_in, n_out, width, stride, groups=groups, bias=False),
-        nn.BatchNorm2d(n_out, eps=1e-3),
-    ]
+    taps = nn.Conv2d(n_in, n_out, width, stride, groups=groups, bias=False)
+    padded = taps if width == 1 else nn.Sequential(_Padded(width, stride), taps)
+    return [padded, nn.BatchNorm2d(n_out, eps=1e-3)]
 
 
 class _Block(nn.Module):

@@ -27,7 +27,8 @@ from weightcast_lab.bench.scripts import make_parser
 from weightcast_lab.data.glosses import Gloss, draw_glosses, read_glosses, split_by_word
 from weightcast_lab.networks.pretrained.language import minilm
 from weightcast_lab.studies.adapting.methods import METHODS, OURS, SIZES
-from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, Classifier, Encoder, measure
+from weightcast_lab.studies.adapting.on_glosses import AdaptConfig, Classifier, Encoder
+from weightcast_lab.studies.adapting.trained import measure
 
 N_PUBLIC, N_MEASURED, LENGTH = 256, 1_000, 24
 LORA, FIXED = "LoRA", "LoRA-FA"
@@ -192,14 +193,13 @@ class Member:
         """Take a client's steps of one round; the mean loss in nats."""
         config, head = self.config, self.model.head
         groups = [g for g in parameter_groups(self.model.encoder, config.rate) if g["params"]]
-        groups.append({"params": list(head.parameters()), "lr": HEAD_RATE})
+        groups.append({"params": list(head.parameters()), "lr": AdaptConfig.head_rate})
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         draw = torch.Generator().manual_seed((config.seed * 1_000 + client) * 10_000 + round_number)
         total = 0.0
         for places in torch.randint(len(glosses), (config.steps, 32), generator=draw).tolist():
-            part = [glosses[place] for place in places]
-            labels = torch.tensor([gloss.label for gloss in part])
-            loss = F.cross_entropy(self.model(*self.encode.padded(part)), labels)
+            [(x, labels)] = self.encode.drawn([glosses[place] for place in places])
+            loss = F.cross_entropy(self.model(*x), labels)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -279,7 +279,7 @@ def main() -> None:
             config = FederatedConfig(method, rate, validation=True)
             member = Member(config, public_texts(config))
             member.take(rehearse(member))
-            error, nats = measure(member.model, member.encode, measured_glosses(config))
+            error, nats = measure(member.model, member.encode.whole(measured_glosses(config)))
             print(f"{NAMES[method]}, rate {rate}: {error:.1f} %, {nats:.3f} nats", flush=True)
 
 

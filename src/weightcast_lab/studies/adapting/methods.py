@@ -7,6 +7,7 @@ stands in a column only if that is within a tenth. Heads are not counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import weightcast as wc
+from weightcast.layers import view
+from weightcast.plan.eligibility import convertible_layers
 
 SIZES = (20_736, 41_472, 82_944, 165_888)
 LAYERS = (
@@ -23,7 +26,7 @@ LAYERS = (
 )
 LAST_BLOCKS = LAYERS.replace(r"\d+", "[345]")
 OURS, OURS_WIDE, RANDOM = "weightcast", "weightcast, 32 columns", "random U, 16 columns"
-FULL, HEAD = "full fine-tuning", "head only"
+LORA, FULL, HEAD = "LoRA", "full fine-tuning", "head only"
 
 Groups = list[dict[str, Any]]
 
@@ -46,16 +49,32 @@ class Method:
     )
 
 
-def _ours(dictionary: Any, columns: int) -> Callable[..., nn.Module]:
+def rules(
+    model: nn.Module, layers: str, dictionary: Any, n_atoms: int, columns: int
+) -> dict[str, wc.Rule]:
+    """Rules of the layers whose names fit; fewer columns where inputs or units are few."""
+    found = {}
+    for name, layer in convertible_layers(model).items():
+        if re.fullmatch(layers, name):
+            n_visible, n_units = view(layer).sizes
+            groups = min(columns, n_units, n_visible // n_atoms)
+            found[name] = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups)
+    return found
+
+
+def ours(dictionary: Any, columns: int, layers: str = LAYERS) -> Callable[..., nn.Module]:
+    """U V; the setting is n_atoms."""
+
     def adapt(model: nn.Module, n_atoms: int, inputs: list[Tensor], seed: int) -> nn.Module:
-        groups = min(columns, 384 // n_atoms)
-        rule = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups)
-        return wc.adapt(model, {f"re:{LAYERS}": rule}, inputs=inputs, seed=seed)
+        plan = rules(model, layers, dictionary, n_atoms, columns)
+        return wc.adapt(model, plan, inputs=inputs, seed=seed)
 
     return adapt
 
 
-def _peft(config: str, **options: Any) -> Callable[..., nn.Module]:
+def pefts(config: str, **options: Any) -> Callable[..., nn.Module]:
+    """A method of PEFT's on MiniLM's layers, unless told otherwise; the setting is more options."""
+
     def adapt(model: nn.Module, setting: dict[str, Any], _: Any, seed: int) -> nn.Module:
         import peft
 
@@ -94,11 +113,13 @@ def _lora_fa(model: nn.Module, groups: Groups, setting: dict[str, Any]) -> torch
     return made
 
 
-def _full(model: nn.Module, *_: Any) -> nn.Module:
+def full(model: nn.Module, *_: Any) -> nn.Module:
+    """All weights learn."""
     return model.requires_grad_(True)
 
 
-def _head(model: nn.Module, *_: Any) -> nn.Module:
+def head(model: nn.Module, *_: Any) -> nn.Module:
+    """No weight of the network does."""
     return model.requires_grad_(False)
 
 
@@ -115,31 +136,31 @@ def _each(key: str, *values: Any) -> dict[int | None, Any]:
 
 
 _ATOMS: dict[int | None, Any] = dict(zip(SIZES, (1, 2, 4, 8), strict=True))
-_WHITENED = wc.dictionaries.PCA(whiten=True)
-_LORA, _LARGE = (0.0025, 0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)
+WHITENED = wc.dictionaries.PCA(whiten=True)
+RATES, _LARGE = (0.0025, 0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)
 
 METHODS: dict[str, Method] = {
-    OURS: Method(_ATOMS, _LORA, _ours(_WHITENED, 16)),
-    OURS_WIDE: Method(_ATOMS, _LORA, _ours(_WHITENED, 32)),
-    RANDOM: Method(_ATOMS, _LORA, _ours(wc.dictionaries.RandomGaussian(), 16)),
-    "LoRA": Method(_ranks(), _LORA, _peft("LoraConfig")),
-    "rsLoRA": Method(_ranks(), _LORA, _peft("LoraConfig", use_rslora=True)),
-    "LoRA-FA": Method(_each("r", 1, 2, 4, 8), _LORA, _peft("LoraConfig"), _lora_fa),
-    "LoRA, EVA": Method(_each("r", None, 1, 2, 4), _LORA, _eva),
-    "LoRA, PiSSA": Method(_ranks(), (0.0005, 0.001, 0.0025, 0.005), _peft(
+    OURS: Method(_ATOMS, RATES, ours(WHITENED, 16)),
+    OURS_WIDE: Method(_ATOMS, RATES, ours(WHITENED, 32)),
+    RANDOM: Method(_ATOMS, RATES, ours(wc.dictionaries.RandomGaussian(), 16)),
+    LORA: Method(_ranks(), RATES, pefts("LoraConfig")),
+    "rsLoRA": Method(_ranks(), RATES, pefts("LoraConfig", use_rslora=True)),
+    "LoRA-FA": Method(_each("r", 1, 2, 4, 8), RATES, pefts("LoraConfig"), _lora_fa),
+    "LoRA, EVA": Method(_each("r", None, 1, 2, 4), RATES, _eva),
+    "LoRA, PiSSA": Method(_ranks(), (0.0005, 0.001, 0.0025, 0.005), pefts(
         "LoraConfig", init_lora_weights="pissa")),
-    "VeRA": Method(_each("r", 16, 576, 1728, 4032), (0.005, 0.01, 0.02, 0.05), _peft("VeraConfig")),
-    "RandLoRA": Method(_each("r", None, 192, None, 32), _LORA, _peft("RandLoraConfig")),
+    "VeRA": Method(_each("r", 16, 576, 1728, 4032), (0.005, 0.01, 0.02, 0.05), pefts("VeraConfig")),
+    "RandLoRA": Method(_each("r", None, 192, None, 32), RATES, pefts("RandLoraConfig")),
     "FourierFT": Method(
-        _each("n_frequency", 576, 1152, 2304, 4608), _LARGE, _peft("FourierFTConfig")
+        _each("n_frequency", 576, 1152, 2304, 4608), _LARGE, pefts("FourierFTConfig")
     ),
-    "WaveFT": Method(_each("n_frequency", 576, 1152, 2304, 4608), _LARGE, _peft("WaveFTConfig")),
-    "MiSS": Method(_each("r", 1, 2, 4, 8), _LORA, _peft("MissConfig")),
-    "C3A": Method(_each("block_size", None, None, 128, 64), _LARGE, _peft("C3AConfig")),
-    "PSOFT": Method(_each("r", 32, 46, 66, 94), _LORA, _peft("PsoftConfig")),
-    "HiRA": Method(_ranks(), _LARGE, _peft("HiraConfig")),
-    "Lily": Method(_each("r", None, None, 3, 6), _LORA, _peft("LilyConfig")),
-    FULL: Method({None: None}, (0.0001, 0.0002, 0.0005, 0.001), _full),
-    HEAD: Method({None: None}, (), _head),
+    "WaveFT": Method(_each("n_frequency", 576, 1152, 2304, 4608), _LARGE, pefts("WaveFTConfig")),
+    "MiSS": Method(_each("r", 1, 2, 4, 8), RATES, pefts("MissConfig")),
+    "C3A": Method(_each("block_size", None, None, 128, 64), _LARGE, pefts("C3AConfig")),
+    "PSOFT": Method(_each("r", 32, 46, 66, 94), RATES, pefts("PsoftConfig")),
+    "HiRA": Method(_ranks(), _LARGE, pefts("HiraConfig")),
+    "Lily": Method(_each("r", None, None, 3, 6), RATES, pefts("LilyConfig")),
+    FULL: Method({None: None}, (0.0001, 0.0002, 0.0005, 0.001), full),
+    HEAD: Method({None: None}, (), head),
 }  # fmt: skip
 """By the name in tables. IA3 (27,648, no other count) and FRoD (206,508 at least) fit no size."""

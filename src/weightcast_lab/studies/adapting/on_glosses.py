@@ -3,131 +3,91 @@
     python -m weightcast_lab.studies.evidence --minutes 60 --data wordnet=WORDNET
     python -m weightcast_lab.studies.adapting.on_glosses --table --rows results/evidence_adapt.jsonl
 
-The encoder's mean over tokens goes to a linear head, whose rate is the same for all methods.
-Glosses are parted by word: none of a word that is tested or that chooses was trained on. 120 steps
-of 32; the rate rises for 12 steps, and falls to nothing in a straight line.
+The encoder's mean over tokens goes to the head. Glosses are parted by word: none of a word that is
+tested or that chooses was trained on. 120 steps.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from typing_extensions import override
 
-from weightcast.optim import parameter_groups
-from weightcast.serialization import Configuration
-from weightcast_lab.bench.scripts import make_parser, markdown
 from weightcast_lab.data.glosses import N_CLASSES, Gloss, draw_glosses, read_glosses, split_by_word
 from weightcast_lab.networks.pretrained.language import minilm
-from weightcast_lab.studies.adapting.methods import HEAD, METHODS, SIZES
+from weightcast_lab.studies.adapting import trained
+from weightcast_lab.studies.adapting.methods import METHODS, Method
+from weightcast_lab.studies.adapting.trained import (
+    BATCH,
+    Batch,
+    RunConfig,
+    Task,
+    adapt_and_measure,
+    print_table,
+)
 from weightcast_lab.studies.real.task import equal_lengths
-from weightcast_lab.sweeps.rows import Row, make_row, read_rows
+from weightcast_lab.sweeps.rows import Row
 from weightcast_lab.sweeps.trial import Place, runs_trials
 
-HEAD_RATE, RISE = 0.005, 0.1
 N_INPUTS, N_VALIDATION, N_TEST = 512, 2_000, 4_000
 
 
 @dataclass(frozen=True)
-class AdaptConfig(Configuration):
-    """One run.
+class AdaptConfig(RunConfig):
+    """One run, of 32 glosses a step."""
 
-    Args:
-        method: of ``METHODS``.
-        learned: the size, of those the method has; None for methods without.
-        rate: the largest learning rate.
-        steps: of 32 glosses.
-        data: the data's name.
-        seed: of the head, of draws, of the order of glosses.
-        experiment: which experiment the row belongs to.
-        variant: what tells the row from the others.
-        labels: what tables sort the row by.
-    """
-
-    method: str = HEAD
-    learned: int | None = None
-    rate: float = 0.005
-    steps: int = 120
+    methods: ClassVar[Mapping[str, Method]] = METHODS
     data: str = "wordnet"
-    seed: int = 0
-    experiment: str = "adapt"
-    variant: str | None = None
-    labels: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS or self.learned not in METHODS[self.method].settings:
-            raise ValueError(f"no method {self.method!r} with {self.learned} learned weights")
-        if not self.rate > 0 or self.steps < 1:
-            raise ValueError(f"rate is {self.rate} and steps {self.steps}: take more than 0")
 
 
-class Classifier(nn.Module):
+class Classifier(trained.Classifier):
     """The mean of an encoder's states, and a linear head."""
 
     def __init__(self, encoder: nn.Module, seed: int) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(384, N_CLASSES)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.randn(N_CLASSES, 384, generator=generator) * 0.02)
-            self.head.bias.zero_()
+        super().__init__(encoder, 384, N_CLASSES, seed)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Logits (n, 45) of padded tokens (n, length)."""
+    @override
+    def features(self, *inputs: Tensor) -> Tensor:
+        """The mean (n, 384) of padded tokens (n, length)."""
+        tokens, mask = inputs
         states = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         kept = mask.unsqueeze(2).to(states.dtype)
-        return self.head((states * kept).sum(1) / kept.sum(1))
+        return (states * kept).sum(1) / kept.sum(1)
 
 
 @runs_trials("adapt", AdaptConfig)
 def run(config: AdaptConfig, place: Place) -> Row:
     """Train, and measure on the test glosses once."""
-    return _run(config, place, validation=False)
+    return adapt_and_measure(config, task(config, place), "test")
 
 
 @runs_trials("adapt-choice", AdaptConfig)
 def choose(config: AdaptConfig, place: Place) -> Row:
     """Train, and measure on what was set aside to choose by, and on nothing of the test."""
-    return _run(config, place, validation=True)
+    return adapt_and_measure(config, task(config, place, validation=True), "validation")
 
 
-def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
+def task(config: AdaptConfig, place: Place, *, validation: bool = False) -> Task:
+    """The glosses of a run."""
     data = place.data.get(config.data) if isinstance(place.data, dict) else place.data
     train, held, test = split_by_word(read_glosses(None if data is None else Path(data)))
     measured = draw_glosses(held, N_VALIDATION, 0) if validation else draw_glosses(test, N_TEST, 0)
     encoder, tokenizer = minilm()
-    method = METHODS[config.method]
     encode = Encoder(tokenizer)
-    examples = [x for _, x in encode.batches(draw_glosses(train, N_INPUTS, config.seed))]
-    started = time.perf_counter()
-    setting = method.settings[config.learned]
-    adapted = method.adapt(encoder, setting, examples, config.seed)
-    ready = time.perf_counter() - started
-    model = Classifier(adapted, config.seed)
-    seconds = _train(model, method, config, encode, train)
-    n_learned = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    error, nats = measure(model, encode, measured)
-    split = "validation" if validation else "test"
-    row = make_row(
-        experiment=config.experiment,
-        variant=config.variant or config.method,
+    drawn = draw_glosses(train, BATCH * config.steps, 1_000 + config.seed)
+    return Task(
         dataset="WordNet glosses, 45 classes, parted by word",
-        seed=config.seed,
-        config=config.to_dict(),
-        counts={"dense": sum(p.numel() for p in encoder.parameters()), "learned": n_learned},
-        metrics={
-            f"{split}_error": error, f"{split}_loss": nats,
-            "step_seconds": seconds, "preparing_seconds": ready,
-        },
-    )  # fmt: skip
-    return row | {"labels": config.labels}
+        encoder=encoder,
+        classify=lambda adapted: Classifier(adapted, config.seed),
+        examples=[x for _, x in encode.batches(draw_glosses(train, N_INPUTS, config.seed))],
+        batches=encode.drawn(drawn),
+        measured=encode.whole(measured),
+    )
 
 
 class Encoder:
@@ -136,93 +96,33 @@ class Encoder:
     def __init__(self, tokenizer: Any, length: int = 64) -> None:
         self._tokenizer, self._length = tokenizer, length
 
-    def padded(self, glosses: Sequence[Gloss]) -> tuple[Tensor, Tensor]:
-        """Tokens and mask, (n, length)."""
-        texts = [gloss.text for gloss in glosses]
-        found = self._tokenizer(
-            texts, truncation=True, max_length=self._length, padding=True, return_tensors="pt"
-        )
-        return found["input_ids"], found["attention_mask"]
-
     def batches(self, glosses: Sequence[Gloss]) -> list[tuple[list[int], Tensor]]:
         """Batches of one length each, without padding, and which glosses they hold."""
         texts = [gloss.text for gloss in glosses]
         tokens = self._tokenizer(texts, truncation=True, max_length=self._length)["input_ids"]
         return equal_lengths(tokens, 1_024)
 
+    def whole(self, glosses: Sequence[Gloss]) -> Iterator[Batch]:
+        """The same with masks and labels."""
+        labels = torch.tensor([gloss.label for gloss in glosses])
+        for places, tokens in self.batches(glosses):
+            yield (tokens, torch.ones_like(tokens)), labels[places]
 
-def _train(
-    model: Classifier, method: Any, config: AdaptConfig, encode: Encoder, train: list[Gloss]
-) -> float:
-    """Train in evaluation mode (no dropout, as with all methods); the median seconds of a step."""
-    groups = parameter_groups(model.encoder, config.rate)
-    groups = [group for group in groups if group["params"]]
-    groups.append({"params": list(model.head.parameters()), "lr": HEAD_RATE})
-    optimiser = method.optimiser(model, groups, method.settings[config.learned])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _shape(step, config.steps))
-    drawn = draw_glosses(train, 32 * config.steps, 1_000 + config.seed)
-    taken = []
-    for step in range(config.steps):
-        part = drawn[32 * step : 32 * step + 32]
-        tokens, mask = encode.padded(part)
-        started = time.perf_counter()
-        loss = F.cross_entropy(model(tokens, mask), torch.tensor([gloss.label for gloss in part]))
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        taken.append(time.perf_counter() - started)
-        schedule.step()
-    return statistics.median(taken)
-
-
-def _shape(step: int, steps: int) -> float:
-    rise = max(1, round(RISE * steps))
-    return min((step + 1) / rise, (steps - step) / max(1, steps - rise), 1.0)
-
-
-@torch.no_grad()
-def measure(model: Classifier, encode: Encoder, glosses: list[Gloss]) -> tuple[float, float]:
-    """Error in percent, and nats."""
-    labels, wrong, nats = torch.tensor([gloss.label for gloss in glosses]), 0, 0.0
-    for places, tokens in encode.batches(glosses):
-        logits, own = model(tokens, torch.ones_like(tokens)), labels[places]
-        wrong += int((logits.argmax(1) != own).sum())
-        nats += float(F.cross_entropy(logits, own, reduction="sum"))
-    return 100 * wrong / len(glosses), nats / len(glosses)
-
-
-def table(rows: Sequence[Row], metric: str = "test_error") -> str:
-    """Mean and spread over seeds by method and size, and the mean paired difference to LoRA's."""
-    found: dict[tuple[str, int | None], dict[int, float]] = {}
-    for row in rows:
-        key = row["labels"]["method"], row["labels"]["learned"]
-        found.setdefault(key, {})[row["seed"]] = row["metrics"][metric]
-    columns = [size for size in (*SIZES, None) if any(key[1] == size for key in found)]
-    heads = ["no size" if size is None else f"{size:,}" for size in columns]
-    lines = [[f"{metric}, by learned weights", *heads]]
-    for method in METHODS:
-        cells = []
-        for size in columns:
-            own, lora = found.get((method, size), {}), found.get(("LoRA", size), {})
-            paired = [own[seed] - lora[seed] for seed in own if seed in lora]
-            shown = f"{statistics.fmean(own.values()):.2f}" if own else ""
-            if len(own) > 1:
-                shown += f" ± {statistics.stdev(own.values()):.2f}"
-            if paired and method != "LoRA":
-                shown += f" ({statistics.fmean(paired):+.2f})"
-            cells.append(shown)
-        if any(cells):
-            lines.append([method, *cells])
-    return markdown(lines)
+    def drawn(self, glosses: Sequence[Gloss]) -> Iterator[Batch]:
+        """Batches in the order of the glosses, padded."""
+        for start in range(0, len(glosses), BATCH):
+            part = glosses[start : start + BATCH]
+            texts = [gloss.text for gloss in part]
+            found = self._tokenizer(
+                texts, truncation=True, max_length=self._length, padding=True, return_tensors="pt"
+            )
+            labels = torch.tensor([gloss.label for gloss in part])
+            yield (found["input_ids"], found["attention_mask"]), labels
 
 
 def main() -> None:
     """Print the rows as a table."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=Path, default=Path("results/evidence_adapt.jsonl"))
-    parser.add_argument("--table", action="store_true", help="print the table, the only thing done")
-    options = parser.parse_args()
-    print(table(read_rows(options.rows)))
+    print_table(__doc__, METHODS, "results/evidence_adapt.jsonl")
 
 
 if __name__ == "__main__":

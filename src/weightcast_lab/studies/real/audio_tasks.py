@@ -114,13 +114,14 @@ def _draw(rows: Tensor, n: int, seed: int) -> Tensor:
     return rows[order[:n]]
 
 
-def _resampled(voice: Voice) -> np.ndarray:
+def resampled(voice: Voice) -> np.ndarray:
+    """Its samples (n,) at 16 kHz."""
     return np.asarray(resample_poly(voice.samples, crepe.RATE, voice.rate), dtype=np.float32)
 
 
 def _frames(found: list[Voice]) -> Tensor:
     """All frames of 1,024 samples, side by side."""
-    signals = [torch.from_numpy(_resampled(voice)) for voice in found]
+    signals = [torch.from_numpy(resampled(voice)) for voice in found]
     long = [signal for signal in signals if len(signal) >= crepe.FRAME]
     return torch.cat([crepe.frames_of(signal, crepe.FRAME) for signal in long])
 
@@ -131,7 +132,7 @@ def _utterances(found: list[Voice], most: int = 10_000) -> tuple[Tensor, list[st
     for speaker, group in groupby(sorted(found, key=lambda v: v.speaker), lambda v: v.speaker):
         recordings = list(group)
         order = np.random.default_rng(0).permutation(len(recordings))
-        signal = np.concatenate([_resampled(recordings[i]) for i in order])
+        signal = np.concatenate([resampled(recordings[i]) for i in order])
         for start in range(0, len(signal) - length, length)[:most]:
             mels.append(voices.mel_powers(signal[start : start + length]))
             speakers.append(speaker)
