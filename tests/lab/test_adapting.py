@@ -96,7 +96,7 @@ def test_lora_fa_leaves_a_as_it_was_drawn(small):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     config = AdaptConfig("LoRA-FA", SIZES[1], 0.01, steps=2)
     found = glosses.read_glosses(None)
-    glosses._train(model, method, config, glosses.Encoder(tokenizer), found)
+    glosses._train(model, config, glosses.Encoder(tokenizer), found)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert all("lora_B" in name or name.startswith("head") for name in moved)
     assert any("lora_B" in name for name in moved)

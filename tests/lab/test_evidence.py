@@ -6,13 +6,16 @@ import sys
 import pytest
 
 from weightcast_lab.studies import evidence
-from weightcast_lab.studies.adapting.methods import METHODS
+from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
+from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.sweeps.backlog import CHOICES
+from weightcast_lab.sweeps.cells import KINDS_THAT_CHOOSE
 
 CELLS = evidence.cells()
 NAMES = [cell.name for cell in CELLS]
 TRAINED = [cell for cell in CELLS if not cell.name.startswith("adapt")]
 ADAPTED = [cell for cell in CELLS if cell.name.startswith("adapt")]
+N_SEEDS = {"adapt": 5, "adapt-plays": 3}
 FILES = {CHOICES, *(cell.file for cell in CELLS)}
 
 
@@ -98,12 +101,13 @@ def test_figure_4_is_trained_as_the_issue_says():
 
 @pytest.mark.parametrize("cell", ADAPTED, ids=lambda c: c.name)
 def test_adapters_are_chosen_and_run_alike(cell):
-    method = METHODS[runs(cell)[0].config.method]
-    assert sorted(cell.choices) == list(method.rates)
-    assert [trial.config.seed for trial in runs(cell)] == [0, 1, 2, 3, 4]
+    kind = runs(cell)[0].kind
+    assert sorted(cell.choices) == list(runs(cell)[0].config.chosen.rates)
+    assert [trial.config.seed for trial in runs(cell)] == [0, 1, 2, 3, 4][: N_SEEDS[kind]]
     for rate, trial in cell.choices.items():
         run = runs(cell)[0]
-        assert (trial.kind, run.kind) == ("adapt-choice", "adapt")
+        assert (trial.kind, run.kind) == (f"{kind}-choice", kind)
+        assert trial.kind in KINDS_THAT_CHOOSE
         assert (trial.config.rate, trial.config.seed) == (rate, 0)
         assert trial.config.method == run.config.method
         assert trial.config.learned == run.config.learned
@@ -112,9 +116,15 @@ def test_adapters_are_chosen_and_run_alike(cell):
 
 
 def test_every_method_is_adapted_at_every_size_that_it_has():
-    found = [(runs(cell)[0].config.method, runs(cell)[0].config.learned) for cell in ADAPTED]
+    configs = [runs(cell)[0].config for cell in ADAPTED]
+    found = [(type(config), config.method, config.learned) for config in configs]
     assert len(set(found)) == len(found)
-    assert set(found) == {(name, size) for name, m in METHODS.items() for size in m.settings}
+    assert set(found) == {
+        (kind, name, size)
+        for kind in (AdaptConfig, PlaysConfig)
+        for name, method in kind.methods.items()
+        for size in method.settings
+    }
 
 
 def test_modern_networks_are_trained_longer():
@@ -131,7 +141,8 @@ def test_no_two_trials_are_told_apart_by_nothing():
     choices = {t.key for cell in CELLS for t in cell.choices.values()}
     all_runs = [trial for cell in CELLS for trial in runs(cell)]
     assert len({trial.key for trial in all_runs}) == len(all_runs)
-    adapted = sum(len(METHODS[name].settings) * len(METHODS[name].rates) for name in METHODS)
+    methods = [*AdaptConfig.methods.values(), *PlaysConfig.methods.values()]
+    adapted = sum(len(method.settings) * len(method.rates) for method in methods)
     assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)

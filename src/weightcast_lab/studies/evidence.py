@@ -26,9 +26,10 @@ from weightcast_lab.bench.scripts import make_parser, say
 from weightcast_lab.studies import figure4, figure5, modern
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
 from weightcast_lab.studies.adapting.on_glosses import HEAD_RATE, AdaptConfig
+from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
 from weightcast_lab.sweeps.backlog import Backlog, work
-from weightcast_lab.sweeps.cells import ADAPT_CHOICE, CHOICE, Cell
+from weightcast_lab.sweeps.cells import CHOICE, Cell
 from weightcast_lab.sweeps.curves import DENSE, NARROW
 from weightcast_lab.sweeps.listing import listing
 from weightcast_lab.sweeps.rows import OWN_RATE
@@ -37,7 +38,7 @@ from weightcast_lab.sweeps.trial import Place, Trial
 from weightcast_lab.training import PretrainingSettings, TrainConfig, TrainingSettings
 
 MNIST, CIFAR10, PLAYS = "mnist", "CIFAR-10 (JPEG copy)", "tinyshakespeare"
-GLOSSES, IMAGES = "wordnet", (MNIST, CIFAR10)
+IMAGES = (MNIST, CIFAR10)
 """What the rows call the data."""
 
 SEEDS = range(3)
@@ -53,7 +54,8 @@ def cells() -> list[Cell]:
         _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
-        *(_adapt(*point) for point in _adapted()),
+        *(_adapt("adapt", AdaptConfig, 5, _MINILM, *point) for point in _adapted()),
+        *(_adapt("adapt-plays", PlaysConfig, 3, _SMOLLM2, *point) for point in _adapted_to_plays()),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
         *(
@@ -143,29 +145,41 @@ def _adapted() -> list[tuple[str, int | None]]:
     return list(dict.fromkeys([*first, (HEAD, None), (FULL, None), *rest]))
 
 
-def _adapt(method: str, learned: int | None) -> Cell:
-    """A way to adapt MiniLM at a size: its rate is chosen on validation glosses, with seed 0."""
+def _adapted_to_plays() -> list[tuple[str, int | None]]:
+    """The same for SmolLM2: LoRA and ours first."""
+    points = [(name, size) for size in PlaysConfig.sizes for name in PlaysConfig.methods]
+    return sorted(points, key=lambda point: point[0] not in ("LoRA", OURS, OURS_WIDE))
+
+
+_MINILM = "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?"
+_SMOLLM2 = "Does a language model learn another kind of text from fewer weights than LoRA's?"
+
+
+def _adapt(
+    kind: str, made: type[AdaptConfig], n_seeds: int, why: str, method: str, learned: int | None
+) -> Cell:
+    """A way to adapt a network at a size: its rate is chosen on validation data, with seed 0."""
 
     def trial(kind: str, experiment: str, rate: float, seed: int) -> Trial:
         name = method if learned is None else f"{method}, {learned:,}"
         labels = {"method": method, "learned": learned}
-        config = AdaptConfig(
-            method, learned, rate, data=GLOSSES, seed=seed, experiment=experiment,
+        config = made(
+            method, learned, rate, seed=seed, experiment=experiment,
             variant=f"{name}, rate {rate:g}", labels=labels,
         )  # fmt: skip
         return Trial(kind, config)
 
     def runs(rate: float | None) -> list[Trial]:
-        return [trial("adapt", "evidence-adapt", rate or HEAD_RATE, seed) for seed in range(5)]
+        return [trial(kind, f"evidence-{kind}", rate or HEAD_RATE, seed) for seed in range(n_seeds)]
 
     return Cell(
-        f"adapt, {method}" + ("" if learned is None else f", {learned:,}"),
-        "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?",
-        "evidence_adapt.jsonl",
+        f"{kind}, {method}" + ("" if learned is None else f", {learned:,}"),
+        why,
+        f"evidence_{kind.replace('-', '_')}.jsonl",
         runs,
         {
-            rate: trial(ADAPT_CHOICE, "evidence-adapt-validation", rate, 0)
-            for rate in METHODS[method].rates
+            rate: trial(f"{kind}-choice", f"evidence-{kind}-validation", rate, 0)
+            for rate in made.methods[method].rates
         },
         criterion="validation_loss",
     )

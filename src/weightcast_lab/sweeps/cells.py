@@ -9,7 +9,8 @@ from functools import cached_property
 from weightcast_lab.sweeps.rows import Row
 from weightcast_lab.sweeps.trial import Trial
 
-CHOICE, ADAPT_CHOICE = KINDS_THAT_CHOOSE = ("choice", "adapt-choice")
+CHOICE = "choice"
+KINDS_THAT_CHOOSE = (CHOICE, "adapt-choice", "adapt-plays-choice")
 """The kinds of the trials that choose: their rows have nothing of the test split."""
 
 

@@ -22,6 +22,8 @@ STUDIES = {
     "choice": "weightcast_lab.studies.choice",
     "adapt": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
+    "adapt-plays": "weightcast_lab.studies.adapting.on_plays",
+    "adapt-plays-choice": "weightcast_lab.studies.adapting.on_plays",
 }
 """The study that runs each kind of trial. A trial's file can name these kinds and nothing else."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,16 +47,24 @@ class Method:
     )
 
 
-def _ours(dictionary: Any, columns: int) -> Callable[..., nn.Module]:
+def ours(
+    dictionary: Any, columns: int, layers: Mapping[str, float] = MappingProxyType({LAYERS: 1.0})
+) -> Callable[..., nn.Module]:
+    """Ours in layers by their expressions, each with a share of the setting's atoms."""
+
     def adapt(model: nn.Module, n_atoms: int, inputs: list[Tensor], seed: int) -> nn.Module:
-        groups = min(columns, 384 // n_atoms)
-        rule = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups)
-        return wc.adapt(model, {f"re:{LAYERS}": rule}, inputs=inputs, seed=seed)
+        plan = {
+            f"re:{names}": wc.Rule(dictionary, n_atoms=round(share * n_atoms), columns=columns)
+            for names, share in layers.items()
+        }
+        return wc.adapt(model, plan, inputs=inputs, seed=seed)
 
     return adapt
 
 
-def _peft(config: str, **options: Any) -> Callable[..., nn.Module]:
+def by_peft(config: str, **options: Any) -> Callable[..., nn.Module]:
+    """A configuration of PEFT's by its class; of MiniLM's layers unless options say others."""
+
     def adapt(model: nn.Module, setting: dict[str, Any], _: Any, seed: int) -> nn.Module:
         import peft
 
@@ -80,17 +89,16 @@ def _eva(model: nn.Module, setting: dict[str, Any], inputs: list[Tensor], seed: 
     return adapted
 
 
-def _lora_fa(model: nn.Module, groups: Groups, setting: dict[str, Any]) -> torch.optim.Optimizer:
-    """A stays as it was drawn, and B's gradient is corrected for it."""
+def lora_fa(model: nn.Module, groups: Groups, setting: dict[str, Any]) -> torch.optim.Optimizer:
+    """A stays as it was drawn, and B's gradient is corrected for it; a head learns as ever."""
     from peft.optimizers import create_lorafa_optimizer
 
-    head = groups.pop()
-    adapted: Any = model.encoder
-    made = create_lorafa_optimizer(
-        adapted, r=setting["r"], lora_alpha=setting.get("lora_alpha", 8), lr=groups[0]["lr"]
-    )
-    named = {"names": ["head.weight", "head.bias"], "scaling_factors": [1.0, 1.0]}
-    made.add_param_group(head | named)
+    adapter, *heads = groups
+    adapted: Any = getattr(model, "encoder", model)
+    made = create_lorafa_optimizer(adapted, r=setting["r"], lora_alpha=8, lr=adapter["lr"])
+    for head in heads:
+        names = [f"head.{place}" for place, _ in enumerate(head["params"])]
+        made.add_param_group(head | {"names": names, "scaling_factors": [1.0] * len(names)})
     return made
 
 
@@ -115,30 +123,32 @@ def _each(key: str, *values: Any) -> dict[int | None, Any]:
 
 
 _ATOMS: dict[int | None, Any] = dict(zip(SIZES, (1, 2, 4, 8), strict=True))
-_WHITENED = wc.dictionaries.PCA(whiten=True)
+WHITENED = wc.dictionaries.PCA(whiten=True)
 _LORA, _LARGE = (0.0025, 0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)
 
 METHODS: dict[str, Method] = {
-    OURS: Method(_ATOMS, _LORA, _ours(_WHITENED, 16)),
-    OURS_WIDE: Method(_ATOMS, _LORA, _ours(_WHITENED, 32)),
-    RANDOM: Method(_ATOMS, _LORA, _ours(wc.dictionaries.RandomGaussian(), 16)),
-    "LoRA": Method(_ranks(), _LORA, _peft("LoraConfig")),
-    "rsLoRA": Method(_ranks(), _LORA, _peft("LoraConfig", use_rslora=True)),
-    "LoRA-FA": Method(_each("r", 1, 2, 4, 8), _LORA, _peft("LoraConfig"), _lora_fa),
+    OURS: Method(_ATOMS, _LORA, ours(WHITENED, 16)),
+    OURS_WIDE: Method(_ATOMS, _LORA, ours(WHITENED, 32)),
+    RANDOM: Method(_ATOMS, _LORA, ours(wc.dictionaries.RandomGaussian(), 16)),
+    "LoRA": Method(_ranks(), _LORA, by_peft("LoraConfig")),
+    "rsLoRA": Method(_ranks(), _LORA, by_peft("LoraConfig", use_rslora=True)),
+    "LoRA-FA": Method(_each("r", 1, 2, 4, 8), _LORA, by_peft("LoraConfig"), lora_fa),
     "LoRA, EVA": Method(_each("r", None, 1, 2, 4), _LORA, _eva),
-    "LoRA, PiSSA": Method(_ranks(), (0.0005, 0.001, 0.0025, 0.005), _peft(
+    "LoRA, PiSSA": Method(_ranks(), (0.0005, 0.001, 0.0025, 0.005), by_peft(
         "LoraConfig", init_lora_weights="pissa")),
-    "VeRA": Method(_each("r", 16, 576, 1728, 4032), (0.005, 0.01, 0.02, 0.05), _peft("VeraConfig")),
-    "RandLoRA": Method(_each("r", None, 192, None, 32), _LORA, _peft("RandLoraConfig")),
-    "FourierFT": Method(
-        _each("n_frequency", 576, 1152, 2304, 4608), _LARGE, _peft("FourierFTConfig")
+    "VeRA": Method(
+        _each("r", 16, 576, 1728, 4032), (0.005, 0.01, 0.02, 0.05), by_peft("VeraConfig")
     ),
-    "WaveFT": Method(_each("n_frequency", 576, 1152, 2304, 4608), _LARGE, _peft("WaveFTConfig")),
-    "MiSS": Method(_each("r", 1, 2, 4, 8), _LORA, _peft("MissConfig")),
-    "C3A": Method(_each("block_size", None, None, 128, 64), _LARGE, _peft("C3AConfig")),
-    "PSOFT": Method(_each("r", 32, 46, 66, 94), _LORA, _peft("PsoftConfig")),
-    "HiRA": Method(_ranks(), _LARGE, _peft("HiraConfig")),
-    "Lily": Method(_each("r", None, None, 3, 6), _LORA, _peft("LilyConfig")),
+    "RandLoRA": Method(_each("r", None, 192, None, 32), _LORA, by_peft("RandLoraConfig")),
+    "FourierFT": Method(
+        _each("n_frequency", 576, 1152, 2304, 4608), _LARGE, by_peft("FourierFTConfig")
+    ),
+    "WaveFT": Method(_each("n_frequency", 576, 1152, 2304, 4608), _LARGE, by_peft("WaveFTConfig")),
+    "MiSS": Method(_each("r", 1, 2, 4, 8), _LORA, by_peft("MissConfig")),
+    "C3A": Method(_each("block_size", None, None, 128, 64), _LARGE, by_peft("C3AConfig")),
+    "PSOFT": Method(_each("r", 32, 46, 66, 94), _LORA, by_peft("PsoftConfig")),
+    "HiRA": Method(_ranks(), _LARGE, by_peft("HiraConfig")),
+    "Lily": Method(_each("r", None, None, 3, 6), _LORA, by_peft("LilyConfig")),
     FULL: Method({None: None}, (0.0001, 0.0002, 0.0005, 0.001), _full),
     HEAD: Method({None: None}, (), _head),
 }  # fmt: skip

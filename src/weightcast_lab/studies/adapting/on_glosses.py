@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from weightcast.optim import parameter_groups
 from weightcast.serialization import Configuration
-from weightcast_lab.bench.scripts import make_parser, markdown
+from weightcast_lab.bench.scripts import make_parser, markdown, mean_and_spread
 from weightcast_lab.data.glosses import N_CLASSES, Gloss, draw_glosses, read_glosses, split_by_word
 from weightcast_lab.networks.pretrained.language import minilm
-from weightcast_lab.studies.adapting.methods import HEAD, METHODS, SIZES
+from weightcast_lab.studies.adapting.methods import HEAD, METHODS, SIZES, Method
 from weightcast_lab.studies.real.task import equal_lengths
 from weightcast_lab.sweeps.rows import Row, make_row, read_rows
 from weightcast_lab.sweeps.trial import Place, runs_trials
@@ -61,11 +61,24 @@ class AdaptConfig(Configuration):
     variant: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
 
+    methods: ClassVar[Mapping[str, Method]] = METHODS
+    sizes: ClassVar[Sequence[int]] = SIZES
+
     def __post_init__(self) -> None:
-        if self.method not in METHODS or self.learned not in METHODS[self.method].settings:
+        if self.method not in self.methods or self.learned not in self.chosen.settings:
             raise ValueError(f"no method {self.method!r} with {self.learned} learned weights")
         if not self.rate > 0 or self.steps < 1:
             raise ValueError(f"rate is {self.rate} and steps {self.steps}: take more than 0")
+
+    @property
+    def chosen(self) -> Method:
+        """The method itself."""
+        return self.methods[self.method]
+
+    @property
+    def setting(self) -> Any:
+        """What it takes for this size."""
+        return self.chosen.settings[self.learned]
 
 
 class Classifier(nn.Module):
@@ -103,30 +116,39 @@ def _run(config: AdaptConfig, place: Place, *, validation: bool) -> Row:
     train, held, test = split_by_word(read_glosses(None if data is None else Path(data)))
     measured = draw_glosses(held, N_VALIDATION, 0) if validation else draw_glosses(test, N_TEST, 0)
     encoder, tokenizer = minilm()
-    method = METHODS[config.method]
     encode = Encoder(tokenizer)
     examples = [x for _, x in encode.batches(draw_glosses(train, N_INPUTS, config.seed))]
     started = time.perf_counter()
-    setting = method.settings[config.learned]
-    adapted = method.adapt(encoder, setting, examples, config.seed)
+    adapted = config.chosen.adapt(encoder, config.setting, examples, config.seed)
     ready = time.perf_counter() - started
     model = Classifier(adapted, config.seed)
-    seconds = _train(model, method, config, encode, train)
-    n_learned = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    seconds = _train(model, config, encode, train)
+    counts = {"dense": n_weights(encoder), "learned": n_weights(adapted, learned=True)}
     error, nats = measure(model, encode, measured)
     split = "validation" if validation else "test"
+    metrics = {f"{split}_error": error, f"{split}_loss": nats}
+    metrics |= {"step_seconds": seconds, "preparing_seconds": ready}
+    return row_of(config, "WordNet glosses, 45 classes, parted by word", counts, metrics)
+
+
+def n_weights(model: nn.Module, *, learned: bool = False) -> int:
+    """All of a model's weights, or those that learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not learned)
+
+
+def row_of(
+    config: AdaptConfig, dataset: str, counts: dict[str, int], metrics: dict[str, float]
+) -> Row:
+    """The row of a run."""
     row = make_row(
         experiment=config.experiment,
         variant=config.variant or config.method,
-        dataset="WordNet glosses, 45 classes, parted by word",
+        dataset=dataset,
         seed=config.seed,
         config=config.to_dict(),
-        counts={"dense": sum(p.numel() for p in encoder.parameters()), "learned": n_learned},
-        metrics={
-            f"{split}_error": error, f"{split}_loss": nats,
-            "step_seconds": seconds, "preparing_seconds": ready,
-        },
-    )  # fmt: skip
+        counts=counts,
+        metrics=metrics,
+    )
     return row | {"labels": config.labels}
 
 
@@ -151,23 +173,36 @@ class Encoder:
         return equal_lengths(tokens, 1_024)
 
 
-def _train(
-    model: Classifier, method: Any, config: AdaptConfig, encode: Encoder, train: list[Gloss]
-) -> float:
+def _train(model: Classifier, config: AdaptConfig, encode: Encoder, train: list[Gloss]) -> float:
     """Train in evaluation mode (no dropout, as with all methods); the median seconds of a step."""
-    groups = parameter_groups(model.encoder, config.rate)
-    groups = [group for group in groups if group["params"]]
-    groups.append({"params": list(model.head.parameters()), "lr": HEAD_RATE})
-    optimiser = method.optimiser(model, groups, method.settings[config.learned])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _shape(step, config.steps))
     drawn = draw_glosses(train, 32 * config.steps, 1_000 + config.seed)
-    taken = []
-    for step in range(config.steps):
-        part = drawn[32 * step : 32 * step + 32]
-        tokens, mask = encode.padded(part)
+    parts = [drawn[start : start + 32] for start in range(0, len(drawn), 32)]
+    batches = [
+        (*encode.padded(part), torch.tensor([gloss.label for gloss in part])) for part in parts
+    ]
+    head = {"params": list(model.head.parameters()), "lr": HEAD_RATE}
+    groups = [*learning_groups(model.encoder, config.rate), head]
+
+    def loss(tokens: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(tokens, mask), labels)
+
+    return take_steps(config.chosen.optimiser(model, groups, config.setting), loss, batches)
+
+
+def learning_groups(model: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """What learns, with its rates; nothing for a model in which nothing does."""
+    return [group for group in parameter_groups(model, rate) if group["params"]]
+
+
+def take_steps(
+    optimiser: torch.optim.Optimizer, loss: Callable[..., Tensor], batches: Sequence[Any]
+) -> float:
+    """A step on each batch, its rate as the module says; the median seconds of one."""
+    n, taken = len(batches), []
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _shape(step, n))
+    for batch in batches:
         started = time.perf_counter()
-        loss = F.cross_entropy(model(tokens, mask), torch.tensor([gloss.label for gloss in part]))
-        loss.backward()
+        loss(*batch).backward()
         optimiser.step()
         optimiser.zero_grad()
         taken.append(time.perf_counter() - started)
@@ -191,25 +226,26 @@ def measure(model: Classifier, encode: Encoder, glosses: list[Gloss]) -> tuple[f
     return 100 * wrong / len(glosses), nats / len(glosses)
 
 
-def table(rows: Sequence[Row], metric: str = "test_error") -> str:
+def table(
+    rows: Sequence[Row], metric: str = "test_error", kind: type[AdaptConfig] = AdaptConfig,
+    digits: int = 2,
+) -> str:  # fmt: skip
     """Mean and spread over seeds by method and size, and the mean paired difference to LoRA's."""
     found: dict[tuple[str, int | None], dict[int, float]] = {}
     for row in rows:
         key = row["labels"]["method"], row["labels"]["learned"]
         found.setdefault(key, {})[row["seed"]] = row["metrics"][metric]
-    columns = [size for size in (*SIZES, None) if any(key[1] == size for key in found)]
+    columns = [size for size in (*kind.sizes, None) if any(key[1] == size for key in found)]
     heads = ["no size" if size is None else f"{size:,}" for size in columns]
     lines = [[f"{metric}, by learned weights", *heads]]
-    for method in METHODS:
+    for method in kind.methods:
         cells = []
         for size in columns:
             own, lora = found.get((method, size), {}), found.get(("LoRA", size), {})
             paired = [own[seed] - lora[seed] for seed in own if seed in lora]
-            shown = f"{statistics.fmean(own.values()):.2f}" if own else ""
-            if len(own) > 1:
-                shown += f" ± {statistics.stdev(own.values()):.2f}"
+            shown = mean_and_spread(list(own.values()), digits)
             if paired and method != "LoRA":
-                shown += f" ({statistics.fmean(paired):+.2f})"
+                shown += f" ({statistics.fmean(paired):+.{digits}f})"
             cells.append(shown)
         if any(cells):
             lines.append([method, *cells])
