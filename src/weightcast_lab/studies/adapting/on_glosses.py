@@ -147,7 +147,7 @@ def row_of(
         seed=config.seed,
         config=config.to_dict(),
         counts=counts,
-        metrics=metrics,
+        metrics={**metrics},
     )
     return row | {"labels": config.labels}
 

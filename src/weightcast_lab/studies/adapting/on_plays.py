@@ -108,9 +108,9 @@ def choose(config: PlaysConfig, place: Place) -> Row:
 def _run(config: PlaysConfig, place: Place, *, validation: bool) -> Row:
     network, tokenizer = smollm2()
     source = find_source(place.data, config.data)
-    _, *texts = read_source(source)
+    _, text, end = read_source(source)
     train, aside, test = windows_of(
-        source, *texts, lambda text: tokenizer(text)["input_ids"], LENGTH, N_ASIDE, "tokens"
+        source, text, end, lambda part: tokenizer(part)["input_ids"], LENGTH, N_ASIDE, "tokens"
     )
     assert aside is not None
     measured = _apart(aside, N_VALIDATION) if validation else _apart(test, N_TEST)

@@ -5,9 +5,9 @@
 
 The change is W1 - W0 of the 72 linear layers in 12 blocks; V is fitted to it in closed form. The
 share that is met is that of the weights' sum of squares, and that of the variance of x (W1 - W0)
-over the tokens of the package's one text, a reaction in its description. The 1,000 reactions that
-U is made from are drawn by the pretrained network's own head for masked tokens: they look like
-reactions, and few of them are possible.
+over the tokens of the package's one text, a reaction in its description. The 200 reactions that
+U is made from, about 10,000 tokens, are drawn by the pretrained network's own head for masked
+tokens: they look like reactions, and few of them are possible.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from weightcast_lab.networks.pretrained.language import rxnfp, rxnfp_for_masked_
 from weightcast_lab.studies.adapting.methods import WHITENED
 from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
 
-N_INPUTS, PER_BATCH, ROUNDS, SHORTEST, LONGEST = 1_000, 20, 8, 24, 80
+N_INPUTS, PER_BATCH, ROUNDS, SHORTEST, LONGEST = 200, 20, 8, 24, 80
 SETTINGS = ((4, 1), (4, 16), (8, 16))
 """Atoms and columns."""
 
@@ -213,16 +214,19 @@ def run(path: Path) -> None:
                     say(f"{which}, {name}, {n_atoms} atoms, {columns} columns: {metrics}")
 
 
-def table(rows: Sequence[Row], key: str) -> str:
-    """Shares in percent of the weights or the outputs, by fine-tune, atoms and columns."""
-    lines = [[f"{key}: fine-tune, atoms, columns, U", *TYPES, "all"]]
-    cells: dict[str, list[Row]] = {}
-    for row in rows:
-        name = "{fine_tune}, {n_atoms}, {columns}".format(**row["config"])
-        cells.setdefault(f"{name}, {row['variant']}", []).append(row["metrics"])
-    for name, own in cells.items():
-        shown = ([100 * one[f"{key}, {kind}"] for one in own] for kind in lines[0][1:])
-        lines.append([name, *(mean_and_spread(values, digits=1) for values in shown)])
+def table(
+    rows: Sequence[Row], kinds: Sequence[str], settings: Sequence[tuple[int, int]] = SETTINGS
+) -> str:
+    """Shares in percent, of the outputs and of the weights: layers by ways to make U."""
+    lines = [["fine-tune, atoms, columns: layers", *DICTIONARIES, LARGEST]]
+    for which, (n_atoms, columns), kind in product(FINE_TUNES, settings, kinds):
+        config = {"fine_tune": which, "n_atoms": n_atoms, "columns": columns}
+        cells = []
+        for name in lines[0][1:]:
+            own = [r["metrics"] for r in rows if r["variant"] == name and r["config"] == config]
+            both = ([100 * one[f"{key}, {kind}"] for one in own] for key in ("outputs", "weights"))
+            cells.append(" / ".join(mean_and_spread(values, digits=1) for values in both))
+        lines.append([f"{which}, {n_atoms}, {columns}: {kind}", *cells])
     return markdown(lines)
 
 
@@ -236,7 +240,7 @@ def main() -> None:
         torch.set_num_threads(1)
         run(options.rows)
     rows = read_rows(options.rows)
-    print(table(rows, "outputs"), table(rows, "weights"), sep="\n\n")
+    print(table(rows, ["all"]), table(rows, list(TYPES), [(4, 16)]), sep="\n\n")
 
 
 if __name__ == "__main__":
