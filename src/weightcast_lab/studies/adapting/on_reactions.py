@@ -7,7 +7,7 @@ The change is W1 - W0 of the 72 linear layers in 12 blocks; V is fitted to it in
 share that is met is that of the weights' sum of squares, and that of the variance of x (W1 - W0)
 over the tokens of the package's one text, a reaction in its description. The 200 reactions that
 U is made from, about 10,000 tokens, are drawn by the pretrained network's own head for masked
-tokens: they look like reactions, and few of them are possible.
+tokens: they look like reactions, but whether they are possible was not checked.
 """
 
 from __future__ import annotations
