@@ -8,6 +8,7 @@ import pytest
 from weightcast_lab.studies import evidence
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
+from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.sweeps.backlog import CHOICES
 
@@ -100,9 +101,10 @@ def test_figure_4_is_trained_as_the_issue_says():
 
 @pytest.mark.parametrize("cell", ADAPTED, ids=lambda c: c.name)
 def test_adapters_are_chosen_and_run_alike(cell):
-    kind, method = runs(cell)[0].kind, runs(cell)[0].config.methods[runs(cell)[0].config.method]
+    kind, config = runs(cell)[0].kind, runs(cell)[0].config
+    method = config.methods[config.method]
     assert sorted(cell.choices) == list(method.rates)
-    assert [trial.config.seed for trial in runs(cell)] == [0, 1, 2, 3, 4]
+    assert [trial.config.seed for trial in runs(cell)] == list(range(config.n_seeds))
     for rate, trial in cell.choices.items():
         run = runs(cell)[0]
         assert (trial.kind, run.kind) == (f"{kind}-choice", kind)
@@ -119,7 +121,7 @@ def test_every_method_is_adapted_at_every_size_that_it_has():
     assert len(set(found)) == len(found)
     assert set(found) == {
         (kind, name, size)
-        for kind in (AdaptConfig, VoicesConfig, PicturesConfig)
+        for kind in (AdaptConfig, PlaysConfig, VoicesConfig, PicturesConfig)
         for name, method in kind.methods.items()
         for size in method.settings
     }
@@ -139,7 +141,7 @@ def test_no_two_trials_are_told_apart_by_nothing():
     choices = {t.key for cell in CELLS for t in cell.choices.values()}
     all_runs = [trial for cell in CELLS for trial in runs(cell)]
     assert len({trial.key for trial in all_runs}) == len(all_runs)
-    kinds = (AdaptConfig, VoicesConfig, PicturesConfig)
+    kinds = (AdaptConfig, PlaysConfig, VoicesConfig, PicturesConfig)
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
     assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted

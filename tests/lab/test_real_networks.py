@@ -9,6 +9,7 @@ from weightcast_lab.data.photographs import CALIBRATION, TEST, crops, photograph
 from weightcast_lab.networks.pretrained import crepe, efficientnet, language, voices
 from weightcast_lab.networks.pretrained.stored_order import load_in_order
 from weightcast_lab.packages import Package
+from weightcast_lab.studies.adapting.on_reactions import numbers
 
 
 def needs(*packages: Package):
@@ -113,3 +114,16 @@ def test_fine_tunes_are_near_what_they_were_tuned_from():
     name = "encoder.layer.3.intermediate.dense.weight"
     change = (tuned[name] - first[name]).norm() / first[name].norm()
     assert 0 < change < 1
+
+
+@needs(language.RXNFP)
+def test_masked_tokens_of_the_packages_reaction_are_guessed():
+    network, tokens, reaction = language.rxnfp_for_masked_tokens()
+    own = numbers(reaction, tokens)
+    assert "".join(tokens[n] for n in own[0, 1:-1]) == reaction
+    places = torch.arange(3, own.shape[1] - 1, 10)
+    masked = own.clone()
+    masked[0, places] = tokens.index("[MASK]")
+    with torch.no_grad():
+        guessed = network(masked).logits[0, places].argmax(1)
+    assert (guessed == own[0, places]).float().mean() > 0.8

@@ -27,6 +27,7 @@ from weightcast_lab.studies import figure4, figure5, modern
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
+from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.studies.adapting.trained import RunConfig
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
@@ -57,7 +58,7 @@ def cells() -> list[Cell]:
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
         *(_adapt(*point) for point in _adapted()),
-        *(_adapt(*point) for point in _untaken()),
+        *(_adapt(*point) for point in _adapted_elsewhere()),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
         *(
@@ -147,15 +148,16 @@ def _adapted() -> list[tuple[str, int | None]]:
     return list(dict.fromkeys([*first, (HEAD, None), (FULL, None), *rest]))
 
 
-def _untaken() -> Iterator[tuple[str, int | None, str]]:
-    """What PEFT does not take as it is: every method at every size that it has."""
-    for kind in ("adapt-voices", "adapt-pictures"):
+def _adapted_elsewhere() -> Iterator[tuple[str, int | None, str]]:
+    """The other tasks, and of each every method at every size that it has."""
+    for kind in ("adapt-plays", "adapt-voices", "adapt-pictures"):
         for name, method in _ADAPTED[kind][0].methods.items():
             yield from ((name, size, kind) for size in method.settings)
 
 
 _ADAPTED: dict[str, tuple[type[RunConfig], str]] = {
     "adapt": (AdaptConfig, "Do fewer learned weights adapt MiniLM to a task as well as LoRA's?"),
+    "adapt-plays": (PlaysConfig, "Does a language model learn other text from as few weights?"),
     "adapt-voices": (VoicesConfig, "How far do few learned weights take another task's LSTM?"),
     "adapt-pictures": (PicturesConfig, "Do few learned weights adapt convolutions like LoRA's?"),
 }
@@ -178,7 +180,7 @@ def _adapt(method: str, learned: int | None, kind: str = "adapt") -> Cell:
         f"{kind}, {method}" + ("" if learned is None else f", {learned:,}"),
         why,
         f"evidence_{kind.replace('-', '_')}.jsonl",
-        lambda rate: [trial(rate or make.head_rate, seed) for seed in range(5)],
+        lambda rate: [trial(rate or make.head_rate, seed) for seed in range(make.n_seeds)],
         {rate: trial(rate, 0, chooses=True) for rate in make.methods[method].rates},
         criterion="validation_loss",
     )

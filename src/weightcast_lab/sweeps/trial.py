@@ -22,6 +22,8 @@ STUDIES = {
     "choice": "weightcast_lab.studies.choice",
     "adapt": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
+    "adapt-plays": "weightcast_lab.studies.adapting.on_plays",
+    "adapt-plays-choice": "weightcast_lab.studies.adapting.on_plays",
     "adapt-voices": "weightcast_lab.studies.adapting.on_voices",
     "adapt-voices-choice": "weightcast_lab.studies.adapting.on_voices",
     "adapt-pictures": "weightcast_lab.studies.adapting.on_pictures",

@@ -84,5 +84,24 @@ def rxnfp(which: str = "pretrained") -> nn.Module:
     """
     from transformers import BertModel
 
-    folder = RXNFP.fetch() / "rxnfp" / "models" / "transformers" / f"bert_{which}"
-    return BertModel.from_pretrained(folder, dtype=torch.float32).eval()
+    return BertModel.from_pretrained(_rxnfp_folder(which), dtype=torch.float32).eval()
+
+
+def rxnfp_for_masked_tokens() -> tuple[nn.Module, list[str], str]:
+    """The pretrained one with its head, which says what masked tokens may have been.
+
+    Returns:
+        The network in evaluation mode, which gives `logits`; its 591 tokens in their order; and the
+        one reaction that the package has, in its description.
+    """
+    from transformers import BertForMaskedLM
+
+    folder = _rxnfp_folder("pretrained")
+    tokens = (folder / "vocab.txt").read_text("utf-8").splitlines()
+    about = (RXNFP.fetch() / "rxnfp-0.1.0.dist-info" / "METADATA").read_text("utf-8")
+    reaction = about.partition('example_rxn = "')[2].partition('"')[0]
+    return BertForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval(), tokens, reaction
+
+
+def _rxnfp_folder(which: str) -> Path:
+    return RXNFP.fetch() / "rxnfp" / "models" / "transformers" / f"bert_{which}"

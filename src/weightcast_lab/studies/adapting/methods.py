@@ -99,17 +99,18 @@ def _eva(model: nn.Module, setting: dict[str, Any], inputs: list[Tensor], seed: 
     return adapted
 
 
-def _lora_fa(model: nn.Module, groups: Groups, setting: dict[str, Any]) -> torch.optim.Optimizer:
-    """A stays as it was drawn, and B's gradient is corrected for it."""
+def lora_fa(model: nn.Module, groups: Groups, setting: dict[str, Any]) -> torch.optim.Optimizer:
+    """A stays as it was drawn, and B's gradient is corrected for it; a head learns as ever."""
     from peft.optimizers import create_lorafa_optimizer
 
-    head = groups.pop()
+    adapter, *heads = groups
     adapted: Any = model.encoder
     made = create_lorafa_optimizer(
-        adapted, r=setting["r"], lora_alpha=setting.get("lora_alpha", 8), lr=groups[0]["lr"]
+        adapted, r=setting["r"], lora_alpha=setting.get("lora_alpha", 8), lr=adapter["lr"]
     )
-    named = {"names": ["head.weight", "head.bias"], "scaling_factors": [1.0, 1.0]}
-    made.add_param_group(head | named)
+    for head in heads:
+        names = [f"head.{place}" for place, _ in enumerate(head["params"])]
+        made.add_param_group(head | {"names": names, "scaling_factors": [1.0] * len(names)})
     return made
 
 
@@ -145,7 +146,7 @@ METHODS: dict[str, Method] = {
     RANDOM: Method(_ATOMS, RATES, ours(wc.dictionaries.RandomGaussian(), 16)),
     LORA: Method(_ranks(), RATES, pefts("LoraConfig")),
     "rsLoRA": Method(_ranks(), RATES, pefts("LoraConfig", use_rslora=True)),
-    "LoRA-FA": Method(_each("r", 1, 2, 4, 8), RATES, pefts("LoraConfig"), _lora_fa),
+    "LoRA-FA": Method(_each("r", 1, 2, 4, 8), RATES, pefts("LoraConfig"), lora_fa),
     "LoRA, EVA": Method(_each("r", None, 1, 2, 4), RATES, _eva),
     "LoRA, PiSSA": Method(_ranks(), (0.0005, 0.001, 0.0025, 0.005), pefts(
         "LoraConfig", init_lora_weights="pissa")),

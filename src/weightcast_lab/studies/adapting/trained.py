@@ -1,7 +1,7 @@
 """What all studies of adapting share: a run's config, its training, its row, and the table.
 
-A network's features go to a linear head, whose rate is the same for all methods. Batches of 32; the
-rate rises for a tenth of the steps, and falls to nothing in a straight line.
+A network's features go to a linear head, whose rate is the same for all methods, if the task has
+one. The rate rises for a tenth of the steps, and falls to nothing in a straight line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from weightcast.optim import parameter_groups
 from weightcast.serialization import Configuration
-from weightcast_lab.bench.scripts import make_parser, markdown
+from weightcast_lab.bench.scripts import make_parser, markdown, mean_and_spread
 from weightcast_lab.studies.adapting.methods import HEAD, LORA, Method
 from weightcast_lab.sweeps.rows import Row, make_row, read_rows
 
@@ -47,6 +47,7 @@ class RunConfig(Configuration):
 
     methods: ClassVar[Mapping[str, Method]]
     head_rate: ClassVar[float] = 0.005
+    n_seeds: ClassVar[int] = 5
 
     method: str = HEAD
     learned: int | None = None
@@ -93,7 +94,7 @@ class Task:
     Args:
         dataset: as rows name it.
         encoder: the network that others trained.
-        classify: an encoder with the head.
+        classify: an encoder with the head, or what else gives logits; it holds it as ``encoder``.
         examples: batches for the methods that look at inputs.
         batches: to train on, one a step.
         measured: validation or test batches.
@@ -101,7 +102,7 @@ class Task:
 
     dataset: str
     encoder: nn.Module
-    classify: Callable[[nn.Module], Classifier]
+    classify: Callable[[nn.Module], nn.Module]
     examples: list[Any]
     batches: Iterable[Batch]
     measured: Iterable[Batch]
@@ -150,11 +151,12 @@ def adapt_and_measure(config: RunConfig, task: Task, split: str) -> Row:
     return row | {"labels": config.labels}
 
 
-def train(model: Classifier, method: Method, config: RunConfig, batches: Iterable[Batch]) -> float:
+def train(model: Any, method: Method, config: RunConfig, batches: Iterable[Batch]) -> float:
     """Train in evaluation mode (no dropout, as with all methods); the median seconds of a step."""
     groups = parameter_groups(model.encoder, config.rate)
     groups = [group for group in groups if group["params"]]
-    groups.append({"params": list(model.head.parameters()), "lr": config.head_rate})
+    if hasattr(model, "head"):
+        groups.append({"params": list(model.head.parameters()), "lr": config.head_rate})
     optimiser = method.optimiser(model, groups, method.settings[config.learned])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _shape(step, config.steps))
     taken = []
@@ -174,7 +176,7 @@ def _shape(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def measure(model: Classifier, batches: Iterable[Batch]) -> tuple[float, float]:
+def measure(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
     """Error in percent, and nats."""
     n, wrong, nats = 0, 0, 0.0
     for inputs, labels in batches:
@@ -185,7 +187,12 @@ def measure(model: Classifier, batches: Iterable[Batch]) -> tuple[float, float]:
     return 100 * wrong / n, nats / n
 
 
-def table(rows: Sequence[Row], methods: Mapping[str, Method], metric: str = "test_error") -> str:
+def table(
+    rows: Sequence[Row],
+    methods: Mapping[str, Method],
+    metric: str = "test_error",
+    digits: int = 2,
+) -> str:
     """Mean and spread over seeds by method and size, and the mean paired difference to LoRA's."""
     found: dict[tuple[str, int | None], dict[int, float]] = {}
     for row in rows:
@@ -200,20 +207,24 @@ def table(rows: Sequence[Row], methods: Mapping[str, Method], metric: str = "tes
         for size in columns:
             own, lora = found.get((method, size), {}), found.get((LORA, size), {})
             paired = [own[seed] - lora[seed] for seed in own if seed in lora]
-            shown = f"{statistics.fmean(own.values()):.2f}" if own else ""
-            if len(own) > 1:
-                shown += f" ± {statistics.stdev(own.values()):.2f}"
+            shown = mean_and_spread(list(own.values()), digits)
             if paired and method != LORA:
-                shown += f" ({statistics.fmean(paired):+.2f})"
+                shown += f" ({statistics.fmean(paired):+.{digits}f})"
             cells.append(shown)
         if any(cells):
             lines.append([method, *cells])
     return markdown(lines)
 
 
-def print_table(about: str | None, methods: Mapping[str, Method], rows: str) -> None:
+def print_table(
+    about: str | None,
+    methods: Mapping[str, Method],
+    rows: str,
+    metric: str = "test_error",
+    digits: int = 2,
+) -> None:
     """A study's command: its rows as a table."""
     parser = make_parser(about)
     parser.add_argument("--rows", type=Path, default=Path(rows))
     parser.add_argument("--table", action="store_true", help="print the table, the only thing done")
-    print(table(read_rows(parser.parse_args().rows), methods))
+    print(table(read_rows(parser.parse_args().rows), methods, metric, digits))
