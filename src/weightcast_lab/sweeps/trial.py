@@ -22,6 +22,7 @@ STUDIES = {
     "choice": "weightcast_lab.studies.choice",
     "adapt": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
+    "adapt-idea": "weightcast_lab.studies.adapting.ideas",
     "adapt-voices": "weightcast_lab.studies.adapting.on_voices",
     "adapt-voices-choice": "weightcast_lab.studies.adapting.on_voices",
     "adapt-pictures": "weightcast_lab.studies.adapting.on_pictures",
