@@ -65,8 +65,8 @@ def _sized(method):
 )
 def test_each_method_trains_as_many_weights_as_its_size_says(small, method):
     size = _sized(method)
-    encoder, tokenizer = small_encoder()
-    examples = [x for _, x in glosses.Encoder(tokenizer).batches(glosses.read_glosses(None)[:32])]
+    encoder, _ = small_encoder()
+    examples = glosses.task(AdaptConfig(steps=1), Place()).examples
     adapted = METHODS[method].adapt(encoder, METHODS[method].settings[size], examples, 0)
     learned = {n: p.numel() for n, p in adapted.named_parameters() if p.requires_grad}
     if method == "LoRA-FA":  # whose optimiser leaves A as it is
@@ -97,7 +97,7 @@ def test_lora_fa_leaves_a_as_it_was_drawn(small):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     config = AdaptConfig("LoRA-FA", SIZES[1], 0.01, steps=2)
     batches = glosses.Encoder(tokenizer).drawn(glosses.read_glosses(None)[:64])
-    train(model, method, config, batches)
+    train(model, method, config, batches, [])
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert all("lora_B" in name or name.startswith("head") for name in moved)
     assert any("lora_B" in name for name in moved)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from weightcast_lab.studies import evidence
+from weightcast_lab.studies.adapting.ideas import BEST, DEFAULT, IDEAS
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
@@ -14,8 +15,9 @@ from weightcast_lab.sweeps.backlog import CHOICES
 
 CELLS = evidence.cells()
 NAMES = [cell.name for cell in CELLS]
-TRAINED = [cell for cell in CELLS if not cell.name.startswith("adapt")]
+TRAINED = [cell for cell in CELLS if not cell.name.startswith(("adapt", "idea"))]
 ADAPTED = [cell for cell in CELLS if cell.name.startswith("adapt")]
+TRIED = [cell for cell in CELLS if cell.name.startswith("idea")]
 FILES = {CHOICES, *(cell.file for cell in CELLS)}
 
 
@@ -127,6 +129,26 @@ def test_every_method_is_adapted_at_every_size_that_it_has():
     }
 
 
+@pytest.mark.parametrize("cell", TRIED, ids=lambda c: c.name)
+def test_ideas_are_tried_at_each_rate_and_the_best_with_three_seeds(cell):
+    trials = cell.trials(rows_that_choose(cell, 0.01))
+    name = trials[0].config.method
+    more = [(0.01, 1), (0.01, 2)] if name in (DEFAULT, *BEST) else []
+    assert [(t.config.rate, t.config.seed) for t in trials] == [
+        *((rate, 0) for rate in (0.005, 0.01, 0.02)), *more
+    ]  # fmt: skip
+    assert {(t.kind, t.config.learned) for t in trials} == {("adapt-idea", 82_944)}
+    assert all(t.config.labels == {"idea": name, "rate": t.config.rate} for t in trials)
+
+
+def test_ideas_come_between_what_is_compared_most_often_and_the_rest():
+    assert [cell.name for cell in TRIED] == [f"idea, {name}" for name in IDEAS]
+    start = NAMES.index(TRIED[0].name)
+    assert NAMES[start - 1] == "adapt, full fine-tuning"
+    assert NAMES[start + len(TRIED)] == "adapt, random U, 16 columns, 20,736"
+    assert set(BEST) < set(IDEAS)
+
+
 def test_modern_networks_are_trained_longer():
     for cell in TRAINED:
         for trial in runs(cell):
@@ -144,7 +166,7 @@ def test_no_two_trials_are_told_apart_by_nothing():
     kinds = (AdaptConfig, PlaysConfig, VoicesConfig, PicturesConfig)
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
-    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted
+    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted + 3 * len(IDEAS)
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)
         for t in itertools.chain(

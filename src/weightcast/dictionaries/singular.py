@@ -58,7 +58,11 @@ def leading_filters(W: Tensor, kept: int, C: Tensor | None = None) -> Tensor:
     if C is None:
         return eigenvectors(W @ W.t())[1][:, :kept]
     variance = float(C.diagonal().mean()) or 1.0
-    S = torch.linalg.cholesky(C + _RIDGE * variance * torch.eye(len(C), dtype=C.dtype)).mT
+    ridge = variance * torch.eye(len(C), dtype=C.dtype)
+    root, failed = torch.linalg.cholesky_ex(C + _RIDGE * ridge)
+    if failed:  # a few inputs outweigh the rest, of which rounding is left: less than this
+        root = torch.linalg.cholesky(C + (_RIDGE + len(C) * 2**-23) * ridge)
+    S = root.mT
     SW = S @ W
     leading = eigenvectors(SW @ SW.t())[1][:, :kept]
     return torch.linalg.qr(torch.linalg.solve_triangular(S, leading, upper=True)).Q

@@ -177,7 +177,7 @@ class View(Generic[Layer]):
         columns = range(min(atoms.columns, 64))
         U = torch.cat([atoms.dictionary(column) for column in columns], dim=1).double().cpu()
         CU = U if covariance is None else covariance @ U
-        return float((U * CU).sum(dim=0).mean().sqrt())
+        return float((U * CU).sum(dim=0).mean().clamp_min(0).sqrt())  # rounding, where x U is 0
 
     @property
     def blindness(self) -> Refusal | None:

@@ -91,6 +91,9 @@ SENTENCES = {
     "int4 by groups": "Whole numbers of 4 bits, a scale and an offset for 64 weights of a unit.",
     "singular vectors": "The input directions that matter most to a trained layer's outputs.",
     "sparse atoms": "Every unit keeps the inputs that it can do without least.",
+    "directions of the inputs": "Leading directions of the inputs' covariance.",
+    "most that any U can": "The best U for the change that is known.",
+    "steepest directions of each column": "Where the loss of a column's own units falls most.",
     "merged": "Made a dense network again by `merge`.",
     # Benchmarks: peers and paths.
     "predicted": "Weights predicted from a dictionary, the way of this package.",

@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 import torch
 
 from weightcast_lab.bench.scripts import make_parser, say
 from weightcast_lab.studies import figure4, figure5, modern
+from weightcast_lab.studies.adapting.ideas import BEST, DEFAULT, IDEAS, IdeaConfig
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
@@ -57,7 +59,7 @@ def cells() -> list[Cell]:
         _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
-        *(_adapt(*point) for point in _adapted()),
+        *_adapted(),
         *(_adapt(*point) for point in _adapted_elsewhere()),
         *_figure5(epochs=60, seeds=3, gpu=True),
         *_figure5(epochs=10, seeds=1, gpu=False),
@@ -141,11 +143,13 @@ def _figure5(*, epochs: int, seeds: int, gpu: bool) -> Iterator[Cell]:
         )
 
 
-def _adapted() -> list[tuple[str, int | None]]:
-    """Methods and sizes: what is compared most often first, then size by size."""
-    first = [(name, size) for size in (82_944, *SIZES) for name in ("LoRA", OURS, OURS_WIDE)]
+def _adapted() -> list[Cell]:
+    """What is compared most often first, then what was tried for ours, then size by size."""
+    most = [(name, size) for size in (82_944, *SIZES) for name in ("LoRA", OURS, OURS_WIDE)]
+    first = dict.fromkeys([*most, (HEAD, None), (FULL, None)])
     rest = [(name, size) for size in SIZES for name in METHODS if size in METHODS[name].settings]
-    return list(dict.fromkeys([*first, (HEAD, None), (FULL, None), *rest]))
+    later = [point for point in rest if point not in first]
+    return [*starmap(_adapt, first), *map(_idea, IDEAS), *starmap(_adapt, later)]
 
 
 def _adapted_elsewhere() -> Iterator[tuple[str, int | None, str]]:
@@ -182,6 +186,27 @@ def _adapt(method: str, learned: int | None, kind: str = "adapt") -> Cell:
         f"evidence_{kind.replace('-', '_')}.jsonl",
         lambda rate: [trial(rate or make.head_rate, seed) for seed in range(make.n_seeds)],
         {rate: trial(rate, 0, chooses=True) for rate in make.methods[method].rates},
+        criterion="validation_loss",
+    )
+
+
+def _idea(name: str) -> Cell:
+    """An idea for the adapters' dictionary: its rates with seed 0; other seeds of the best."""
+
+    def trial(rate: float | None, seed: int) -> Trial:
+        assert rate is not None
+        config = IdeaConfig(
+            name, rate=rate, seed=seed, experiment="evidence-adapt-ideas",
+            variant=f"{name}, rate {rate:g}", labels={"idea": name, "rate": rate},
+        )  # fmt: skip
+        return Trial("adapt-idea", config)
+
+    return Cell(
+        f"idea, {name}",
+        IDEAS[name].expected,
+        "evidence_adapt_ideas.jsonl",
+        lambda rate: [trial(rate, seed) for seed in (1, 2) if name in (DEFAULT, *BEST)],
+        {rate: trial(rate, 0) for rate in IDEAS[name].rates},
         criterion="validation_loss",
     )
 

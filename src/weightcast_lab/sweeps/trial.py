@@ -24,6 +24,7 @@ STUDIES = {
     "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-plays": "weightcast_lab.studies.adapting.on_plays",
     "adapt-plays-choice": "weightcast_lab.studies.adapting.on_plays",
+    "adapt-idea": "weightcast_lab.studies.adapting.ideas",
     "adapt-voices": "weightcast_lab.studies.adapting.on_voices",
     "adapt-voices-choice": "weightcast_lab.studies.adapting.on_voices",
     "adapt-pictures": "weightcast_lab.studies.adapting.on_pictures",

@@ -39,6 +39,17 @@ def test_inputs_that_never_vary_divide_nothing_by_zero():
         assert bool(leading_filters(W, len(W), metric).isfinite().all())
 
 
+def test_inputs_of_which_one_outweighs_all_keep_no_digits_of_the_others():
+    """Products in single precision: the moments of the rest are rounding, below zero perhaps."""
+    rows = torch.randn(64, 24, generator=GENERATOR)
+    rows = rows[:, torch.arange(24) % 8] + 1e4 * torch.randn(64, 1, generator=GENERATOR)
+    moments = (rows.t() @ rows / 64).double()
+    assert float(torch.linalg.eigvalsh(moments)[0]) < -1e-6 * float(moments.diagonal().mean())
+    weight = torch.randn(24, 30, dtype=torch.float64, generator=GENERATOR)
+    basis = leading_filters(weight, 4, moments)
+    torch.testing.assert_close(basis.t() @ basis, torch.eye(4).double())
+
+
 def test_columns_take_the_leading_vectors_in_turn():
     atoms = d.SingularVectors().atoms(8, 2, columns=3, statistics=d.InputStatistics(0, weight=W))
     U = atoms.dictionaries()

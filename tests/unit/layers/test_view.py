@@ -21,6 +21,13 @@ def seen(kind):
     return view(found[0])
 
 
+def test_atoms_that_see_nothing_have_a_gain_of_nothing():
+    """A variance that rounding has put below zero is no reason for a rate of NaN."""
+    atoms = d.DCT().atoms(4, 2, grid=4)
+    rounding = -1e-9 * torch.eye(4, dtype=torch.float64)
+    assert view(nn.Linear(4, 3)).gain(atoms, rounding) == 0
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_filters_lead_back_to_the_weight(kind):
     one = seen(kind)

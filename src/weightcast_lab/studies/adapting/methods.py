@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import weightcast as wc
 from weightcast.layers import view
@@ -39,14 +39,16 @@ class Method:
         settings: what makes it learn about as many weights, by size; a single None: no size.
         rates: that validation data choose among.
         adapt: the encoder, a setting, example batches and a seed; the encoder that learns.
+        renew: called with the encoder, the examples and the optimiser once the rate has risen.
     """
 
     settings: Mapping[int | None, Any]
     rates: tuple[float, ...]
-    adapt: Callable[[nn.Module, Any, list[Tensor], int], nn.Module]
+    adapt: Callable[[nn.Module, Any, list[Any], int], nn.Module]
     optimiser: Callable[[nn.Module, Groups, Any], torch.optim.Optimizer] = field(
         default=lambda model, groups, setting: torch.optim.AdamW(groups, weight_decay=0.0)
     )
+    renew: Callable[[nn.Module, list[Any], torch.optim.Optimizer], None] = lambda *_: None
 
 
 def rules(
@@ -65,7 +67,7 @@ def rules(
 def ours(dictionary: Any, columns: int, layers: str = LAYERS) -> Callable[..., nn.Module]:
     """U V; the setting is n_atoms."""
 
-    def adapt(model: nn.Module, n_atoms: int, inputs: list[Tensor], seed: int) -> nn.Module:
+    def adapt(model: nn.Module, n_atoms: int, inputs: list[Any], seed: int) -> nn.Module:
         plan = rules(model, layers, dictionary, n_atoms, columns)
         return wc.adapt(model, plan, inputs=inputs, seed=seed)
 
@@ -85,7 +87,7 @@ def pefts(config: str, **options: Any) -> Callable[..., nn.Module]:
     return adapt
 
 
-def _eva(model: nn.Module, setting: dict[str, Any], inputs: list[Tensor], seed: int) -> nn.Module:
+def _eva(model: nn.Module, setting: dict[str, Any], inputs: list[Any], seed: int) -> nn.Module:
     """LoRA whose A starts at the inputs' leading directions, found on the same examples as ours."""
     import peft
 
@@ -94,7 +96,7 @@ def _eva(model: nn.Module, setting: dict[str, Any], inputs: list[Tensor], seed: 
         target_modules=LAYERS, init_lora_weights="eva", eva_config=peft.EvaConfig(), **setting
     )
     adapted = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
-    batches = [{"input_ids": tokens} for tokens in inputs]
+    batches = [{"input_ids": tokens} for tokens, _ in inputs]
     peft.initialize_lora_eva_weights(adapted, batches, show_progress_bar=False)
     return adapted
 

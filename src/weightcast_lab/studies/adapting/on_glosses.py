@@ -79,12 +79,13 @@ def task(config: AdaptConfig, place: Place, *, validation: bool = False) -> Task
     measured = draw_glosses(held, N_VALIDATION, 0) if validation else draw_glosses(test, N_TEST, 0)
     encoder, tokenizer = minilm()
     encode = Encoder(tokenizer)
+    examples = encode.whole(draw_glosses(train, N_INPUTS, config.seed))
     drawn = draw_glosses(train, BATCH * config.steps, 1_000 + config.seed)
     return Task(
         dataset="WordNet glosses, 45 classes, parted by word",
         encoder=encoder,
         classify=lambda adapted: Classifier(adapted, config.seed),
-        examples=[x for _, x in encode.batches(draw_glosses(train, N_INPUTS, config.seed))],
+        examples=[(tokens, labels) for (tokens, _), labels in examples],
         batches=encode.drawn(drawn),
         measured=encode.whole(measured),
     )

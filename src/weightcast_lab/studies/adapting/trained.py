@@ -133,7 +133,7 @@ def adapt_and_measure(config: RunConfig, task: Task, split: str) -> Row:
     adapted = method.adapt(task.encoder, setting, task.examples, config.seed)
     ready = time.perf_counter() - started
     model = task.classify(adapted)
-    seconds = train(model, method, config, task.batches)
+    seconds = train(model, method, config, task.batches, task.examples)
     n_learned = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     error, nats = measure(model, task.measured)
     row = make_row(
@@ -151,7 +151,13 @@ def adapt_and_measure(config: RunConfig, task: Task, split: str) -> Row:
     return row | {"labels": config.labels}
 
 
-def train(model: Any, method: Method, config: RunConfig, batches: Iterable[Batch]) -> float:
+def train(
+    model: Any,
+    method: Method,
+    config: RunConfig,
+    batches: Iterable[Batch],
+    examples: list[Any],
+) -> float:
     """Train in evaluation mode (no dropout, as with all methods); the median seconds of a step."""
     groups = parameter_groups(model.encoder, config.rate)
     groups = [group for group in groups if group["params"]]
@@ -160,18 +166,24 @@ def train(model: Any, method: Method, config: RunConfig, batches: Iterable[Batch
     optimiser = method.optimiser(model, groups, method.settings[config.learned])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _shape(step, config.steps))
     taken = []
-    for inputs, labels in batches:
+    for step, (inputs, labels) in enumerate(batches, start=1):
         started = time.perf_counter()
         F.cross_entropy(model(*inputs), labels).backward()
         optimiser.step()
         optimiser.zero_grad()
         taken.append(time.perf_counter() - started)
         schedule.step()
+        if step == _rise(config.steps):
+            method.renew(model.encoder, examples, optimiser)
     return statistics.median(taken)
 
 
+def _rise(steps: int) -> int:
+    return max(1, round(RISE * steps))
+
+
 def _shape(step: int, steps: int) -> float:
-    rise = max(1, round(RISE * steps))
+    rise = _rise(steps)
     return min((step + 1) / rise, (steps - step) / max(1, steps - rise), 1.0)
 
 
