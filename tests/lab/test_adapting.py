@@ -9,7 +9,7 @@ from weightcast_lab.studies.adapting import on_glosses as glosses
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, SIZES
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.trained import table, train
-from weightcast_lab.sweeps.trial import Place
+from weightcast_lab.sweeps.trial import Place, load_kind
 
 WORDS = ["a", "the", "of", "used", "made", "small", "plant", "person"]
 
@@ -80,12 +80,12 @@ def test_each_method_trains_as_many_weights_as_its_size_says(small, method):
 def test_a_run_tests_once_and_a_choice_never(small):
     size = SIZES[0]
     config = AdaptConfig("LoRA", size, 0.01, steps=2, labels={"method": "LoRA", "learned": size})
-    row = glosses.run(config, Place())
+    row = load_kind("adapt")(config, Place())
     assert row["counts"]["learned"] == size
     assert {"test_error", "test_loss"} < row["metrics"].keys()
-    again = glosses.run(config, Place())
+    again = load_kind("adapt")(config, Place())
     assert again["metrics"]["test_loss"] == row["metrics"]["test_loss"]
-    chosen = glosses.choose(config, Place())
+    chosen = load_kind("adapt-choice")(config, Place())
     assert not [name for name in chosen["metrics"] if "test" in name]
     assert "validation_loss" in chosen["metrics"]
 

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from weightcast_lab.studies.adapting import on_plays as plays
 from weightcast_lab.studies.adapting.on_plays import METHODS, SIZES, PlaysConfig
 from weightcast_lab.studies.adapting.trained import measure
-from weightcast_lab.sweeps.trial import Place
+from weightcast_lab.sweeps.trial import Place, load_kind
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of what PEFT asks
 TEXT = "".join(chr(300 + n) for n in range(1_200))
@@ -51,10 +51,14 @@ def test_a_method_learns_in_each_block_a_thirtieth_of_its_size(method, size):
 
 def test_a_run_tests_once_and_a_choice_never(place):
     config = PlaysConfig("LoRA", steps=2, labels={"method": "LoRA", "learned": SIZES[0]})
-    row = plays.run(config, place)
+    run, choose = load_kind("adapt-plays"), load_kind("adapt-plays-choice")
+    row = run(config, place)
     assert 30 * row["counts"]["learned"] == SIZES[0]
-    assert plays.run(config, place)["metrics"]["test_loss"] == row["metrics"]["test_loss"]
-    chosen = plays.choose(config, place)
+    assert (
+        load_kind("adapt-plays")(config, place)["metrics"]["test_loss"]
+        == row["metrics"]["test_loss"]
+    )
+    chosen = load_kind("adapt-plays-choice")(config, place)
     assert not [name for name in chosen["metrics"] if "test" in name]
     assert "validation_loss" in chosen["metrics"]
 
@@ -78,7 +82,9 @@ def test_what_is_measured_was_never_trained_on(place):
 def test_v_learns_what_comes_next(place, tmp_path):
     (tmp_path / "plays.txt").write_text("to be or not, " * 200, "utf-8")
     first, last = (
-        plays.choose(PlaysConfig(plays.OURS, SIZES[0], rate, steps=25), place)["metrics"]
+        load_kind("adapt-plays-choice")(PlaysConfig(plays.OURS, SIZES[0], rate, steps=25), place)[
+            "metrics"
+        ]
         for rate in (1e-12, 0.02)
     )
     assert last["validation_loss"] < first["validation_loss"] - 0.5

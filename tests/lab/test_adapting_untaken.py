@@ -15,7 +15,7 @@ from weightcast_lab.studies.adapting import on_pictures as pictures
 from weightcast_lab.studies.adapting import on_voices as voices
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, LORA, OURS
 from weightcast_lab.studies.adapting.trained import drawn, table
-from weightcast_lab.sweeps.trial import Place
+from weightcast_lab.sweeps.trial import Place, load_kind
 
 pytestmark = pytest.mark.filterwarnings("ignore:LoRA adapter added:UserWarning")
 
@@ -119,13 +119,14 @@ def test_peft_adds_b_a_to_the_matrices_of_an_lstm():
 @pytest.mark.parametrize(("study", "kind"), [(voices, "Voices"), (pictures, "Pictures")])
 def test_a_run_tests_once_and_a_choice_never(studies, study, kind):
     make = getattr(study, f"{kind}Config")
+    run, choose = (load_kind(f"adapt-{kind.lower()}{end}") for end in ("", "-choice"))
     config = make(OURS, study.SIZES[0], 0.01, steps=2, labels={"method": OURS})
-    row = study.run(config, studies)
+    row = run(config, studies)
     assert row["counts"]["learned"] == pytest.approx(study.SIZES[0], rel=0.02)
     assert {"test_error", "test_loss"} < row["metrics"].keys()
-    again = study.run(config, studies)
+    again = run(config, studies)
     assert again["metrics"]["test_loss"] == row["metrics"]["test_loss"]
-    chosen = study.choose(config, studies)
+    chosen = choose(config, studies)
     assert not [name for name in chosen["metrics"] if "test" in name]
     assert chosen["metrics"]["validation_loss"] != row["metrics"]["test_loss"]
 

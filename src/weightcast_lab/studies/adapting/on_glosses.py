@@ -27,12 +27,11 @@ from weightcast_lab.studies.adapting.trained import (
     Batch,
     RunConfig,
     Task,
-    adapt_and_measure,
     print_table,
+    runs_task,
 )
 from weightcast_lab.studies.real.task import equal_lengths
-from weightcast_lab.sweeps.rows import Row
-from weightcast_lab.sweeps.trial import Place, runs_trials
+from weightcast_lab.sweeps.trial import Place
 
 N_INPUTS, N_VALIDATION, N_TEST = 512, 2_000, 4_000
 
@@ -60,18 +59,7 @@ class Classifier(trained.Classifier):
         return (states * kept).sum(1) / kept.sum(1)
 
 
-@runs_trials("adapt", AdaptConfig)
-def run(config: AdaptConfig, place: Place) -> Row:
-    """Train, and measure on the test glosses once."""
-    return adapt_and_measure(config, task(config, place), "test")
-
-
-@runs_trials("adapt-choice", AdaptConfig)
-def choose(config: AdaptConfig, place: Place) -> Row:
-    """Train, and measure on what was set aside to choose by, and on nothing of the test."""
-    return adapt_and_measure(config, task(config, place, validation=True), "validation")
-
-
+@runs_task("adapt", AdaptConfig)
 def task(config: AdaptConfig, place: Place, *, validation: bool = False) -> Task:
     """The glosses of a run."""
     data = place.data.get(config.data) if isinstance(place.data, dict) else place.data

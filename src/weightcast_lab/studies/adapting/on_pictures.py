@@ -42,14 +42,13 @@ from weightcast_lab.studies.adapting.trained import (
     Classifier,
     RunConfig,
     Task,
-    adapt_and_measure,
     drawn,
     print_table,
+    runs_task,
     whole,
 )
 from weightcast_lab.studies.sources import find_source
-from weightcast_lab.sweeps.rows import Row
-from weightcast_lab.sweeps.trial import Place, runs_trials
+from weightcast_lab.sweeps.trial import Place
 
 N_INPUTS, N_VALIDATION, N_TEST, SIDE = 256, 2_000, 2_000, 64
 SIZES = (21_184, 42_368)
@@ -92,18 +91,7 @@ class PicturesConfig(RunConfig):
     data: str = "CIFAR-10 (JPEG copy)"
 
 
-@runs_trials("adapt-pictures", PicturesConfig)
-def run(config: PicturesConfig, place: Place) -> Row:
-    """Train, and measure on the test images once."""
-    return adapt_and_measure(config, task(config, place), "test")
-
-
-@runs_trials("adapt-pictures-choice", PicturesConfig)
-def choose(config: PicturesConfig, place: Place) -> Row:
-    """Train, and measure on what was set aside to choose by, and on nothing of the test."""
-    return adapt_and_measure(config, task(config, place, validation=True), "validation")
-
-
+@runs_task("adapt-pictures", PicturesConfig)
 def task(config: PicturesConfig, place: Place, *, validation: bool = False) -> Task:
     """The images of a run."""
     images = load_images(find_source(place.data, config.data), n_validation=N_VALIDATION)

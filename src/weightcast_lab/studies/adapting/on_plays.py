@@ -37,12 +37,11 @@ from weightcast_lab.studies.adapting.trained import (
     Batch,
     RunConfig,
     Task,
-    adapt_and_measure,
     print_table,
+    runs_task,
 )
 from weightcast_lab.studies.sources import find_source
-from weightcast_lab.sweeps.rows import Row
-from weightcast_lab.sweeps.trial import Place, runs_trials
+from weightcast_lab.sweeps.trial import Place
 
 LENGTH, BATCH = 96, 2
 N_INPUTS, N_ASIDE, N_VALIDATION, N_TEST = 24, 320, 32, 64
@@ -107,18 +106,7 @@ class NextTokens(nn.Module):
         return self.encoder(tokens, use_cache=False).logits.flatten(0, 1)
 
 
-@runs_trials("adapt-plays", PlaysConfig)
-def run(config: PlaysConfig, place: Place) -> Row:
-    """Train, and measure on the end of the text once."""
-    return adapt_and_measure(config, task(config, place), "test")
-
-
-@runs_trials("adapt-plays-choice", PlaysConfig)
-def choose(config: PlaysConfig, place: Place) -> Row:
-    """Train, and measure on what was set aside to choose by, and on nothing of the test."""
-    return adapt_and_measure(config, task(config, place, validation=True), "validation")
-
-
+@runs_task("adapt-plays", PlaysConfig)
 def task(config: PlaysConfig, place: Place, *, validation: bool = False) -> Task:
     """The windows of a run."""
     network, tokenizer = smollm2()

@@ -41,15 +41,14 @@ from weightcast_lab.studies.adapting.trained import (
     Classifier,
     RunConfig,
     Task,
-    adapt_and_measure,
     drawn,
     print_table,
+    runs_task,
     whole,
 )
 from weightcast_lab.studies.real.audio_tasks import resampled
 from weightcast_lab.studies.sources import find_source
-from weightcast_lab.sweeps.rows import Row
-from weightcast_lab.sweeps.trial import Place, runs_trials
+from weightcast_lab.sweeps.trial import Place
 
 N_FRAMES, N_INPUTS = 64, 512
 SIZES = (37_320, 74_640)
@@ -96,18 +95,7 @@ class States(nn.Module):
         return self.lstm(mels)[0].mean(1)
 
 
-@runs_trials("adapt-voices", VoicesConfig)
-def run(config: VoicesConfig, place: Place) -> Row:
-    """Train, and measure on a speaker who is tested once."""
-    return adapt_and_measure(config, task(config, place), "test")
-
-
-@runs_trials("adapt-voices-choice", VoicesConfig)
-def choose(config: VoicesConfig, place: Place) -> Row:
-    """Train, and measure on the speaker who chooses."""
-    return adapt_and_measure(config, task(config, place, validation=True), "validation")
-
-
+@runs_task("adapt-voices", VoicesConfig)
 def task(config: VoicesConfig, place: Place, *, validation: bool = False) -> Task:
     """The speakers of a run."""
     found = read_voices(find_source(place.data, config.data), range(50))

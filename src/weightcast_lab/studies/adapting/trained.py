@@ -22,6 +22,7 @@ from weightcast.serialization import Configuration
 from weightcast_lab.bench.scripts import make_parser, markdown, mean_and_spread
 from weightcast_lab.studies.adapting.methods import HEAD, LORA, Method
 from weightcast_lab.sweeps.rows import Row, make_row, read_rows
+from weightcast_lab.sweeps.trial import Place, runs_trials
 
 BATCH, RISE = 32, 0.1
 
@@ -87,6 +88,10 @@ class Classifier(nn.Module):
         return self.encoder(*inputs)
 
 
+MakesTask = Callable[..., "Task"]
+"""Of a config and a place; with ``validation``, to measure what chooses."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a network is adapted to.
@@ -149,6 +154,28 @@ def adapt_and_measure(config: RunConfig, task: Task, split: str) -> Row:
         },
     )  # fmt: skip
     return row | {"labels": config.labels}
+
+
+def runs_task(kind: str, config: type[RunConfig]) -> Callable[[MakesTask], MakesTask]:
+    """Register a function that makes a study's tasks: it runs two kinds of trials.
+
+    Those of ``kind`` train, and measure on the test data once. Those of ``kind-choice`` measure on
+    what was set aside to choose by, and on nothing of the test.
+    """
+
+    def register(task: MakesTask) -> MakesTask:
+        def run(config: RunConfig, place: Place) -> Row:
+            return adapt_and_measure(config, task(config, place, validation=False), "test")
+
+        def choose(config: RunConfig, place: Place) -> Row:
+            return adapt_and_measure(config, task(config, place, validation=True), "validation")
+
+        for name, function in ((kind, run), (f"{kind}-choice", choose)):
+            function.__module__ = task.__module__
+            runs_trials(name, config)(function)
+        return task
+
+    return register
 
 
 def train(
