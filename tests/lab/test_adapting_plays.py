@@ -54,11 +54,8 @@ def test_a_run_tests_once_and_a_choice_never(place):
     run, choose = load_kind("adapt-plays"), load_kind("adapt-plays-choice")
     row = run(config, place)
     assert 30 * row["counts"]["learned"] == SIZES[0]
-    assert (
-        load_kind("adapt-plays")(config, place)["metrics"]["test_loss"]
-        == row["metrics"]["test_loss"]
-    )
-    chosen = load_kind("adapt-plays-choice")(config, place)
+    assert run(config, place)["metrics"]["test_loss"] == row["metrics"]["test_loss"]
+    chosen = choose(config, place)
     assert not [name for name in chosen["metrics"] if "test" in name]
     assert "validation_loss" in chosen["metrics"]
 
