@@ -140,7 +140,7 @@ def _each(key: str, *values: Any) -> dict[int | None, Any]:
 
 _ATOMS: dict[int | None, Any] = dict(zip(SIZES, (1, 2, 4, 8), strict=True))
 WHITENED = wc.dictionaries.PCA(whiten=True)
-RATES, _LARGE = (0.0025, 0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)
+RATES, _LARGE = (0.00125, 0.0025, 0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)
 
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, RATES, ours(WHITENED, 16)),
