@@ -76,6 +76,7 @@ def test_what_is_measured_was_never_trained_on(place):
     assert max(train) <= min(validation)
 
 
+@pytest.mark.slow
 def test_v_learns_what_comes_next(place, tmp_path):
     (tmp_path / "plays.txt").write_text("to be or not, " * 200, "utf-8")
     first, last = (

@@ -70,6 +70,7 @@ def test_each_method_learns_as_many_weights_as_its_size_says(studies, study, met
         assert learned == pytest.approx(size, rel=0.1)
 
 
+@pytest.mark.slow
 def test_ours_adapts_what_loras_adapts():
     network = pictures.features_of(small_efficientnet())
     convolutions = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
@@ -116,7 +117,10 @@ def test_peft_adds_b_a_to_the_matrices_of_an_lstm():
     torch.testing.assert_close(adapted(x), dense(x))
 
 
-@pytest.mark.parametrize(("study", "kind"), [(voices, "Voices"), (pictures, "Pictures")])
+@pytest.mark.parametrize(
+    ("study", "kind"),
+    [(voices, "Voices"), pytest.param(pictures, "Pictures", marks=pytest.mark.slow)],
+)
 def test_a_run_tests_once_and_a_choice_never(studies, study, kind):
     make = getattr(study, f"{kind}Config")
     run, choose = (load_kind(f"adapt-{kind.lower()}{end}") for end in ("", "-choice"))

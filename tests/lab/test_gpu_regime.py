@@ -114,6 +114,7 @@ def test_without_a_gpu_the_preset_says_how_it_runs_small(options, capsys):
     assert "torch finds no GPU: --device cpu --layers 64-64 --batches 32 runs" in error
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # a compiler of C++ beside other work
 def test_the_preset_runs_small_on_the_cpu(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
