@@ -1,6 +1,6 @@
 """MiniLM learns WordNet's 45 classes from clients that keep their glosses, on Flower's simulation.
 
-    python examples/federated/run.py --method weightcast LoRA --seeds 0 1 2 --rows federated.jsonl
+    python examples/federated/run.py --method weightcast LoRA --seeds 0 1 2 --rows federated.ndjson
 
 Clients are Flower's, each in turn in a process of Ray; averages are those of its FedAvg, weighed by
 examples. Before the first round the server sends the config and some texts of its own, once: each
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument(
         "--validation", action="store_true", help="measure what rates are chosen by"
     )
-    parser.add_argument("--rows", default="federated.jsonl", help="a file to append rows to")
+    parser.add_argument("--rows", default="federated.ndjson", help="a file to append rows to")
     chosen = vars(parser.parse_args())
     methods, seeds, rate, file = map(chosen.pop, ("method", "seeds", "rate", "rows"))
     for seed in seeds:

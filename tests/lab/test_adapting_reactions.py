@@ -118,9 +118,9 @@ def test_shares_are_means_over_the_layers_of_a_type():
 def test_the_table_has_percents_of_outputs_and_weights():
     config = {"fine_tune": "ft", "n_atoms": 4, "columns": 16}
     metrics = {"outputs, all": 0.5, "weights, all": 0.25}
-    rows = [{"variant": name, "config": config, "metrics": metrics} for name in DICTIONARIES]
+    rows = [{"labels": {"method": name} | config, "metrics": metrics} for name in DICTIONARIES]
     other = {"outputs, all": 0.7, "weights, all": 0.35}
-    rows.append({"variant": reactions.RANDOM, "config": config, "metrics": other})
+    rows.append({"labels": {"method": reactions.RANDOM} | config, "metrics": other})
     lines = reactions.table(rows, ["all"], [(4, 16)]).splitlines()
     assert lines[2] == (
         "| ft, 4, 16: all | 50.0 / 25.0 | 50.0 / 25.0 | 60.0 ± 14.1 / 30.0 ± 7.1 |  /  |"

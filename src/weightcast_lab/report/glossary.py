@@ -89,12 +89,6 @@ SENTENCES = {
     "Wanda": "Of each unit the weights stay that are largest times the size of their inputs.",
     "int8 by groups": "Whole numbers of 8 bits, a scale for 64 weights of a unit.",
     "int4 by groups": "Whole numbers of 4 bits, a scale and an offset for 64 weights of a unit.",
-    "singular vectors": "The input directions that matter most to a trained layer's outputs.",
-    "sparse atoms": "Every unit keeps the inputs that it can do without least.",
-    "directions of the inputs": "Leading directions of the inputs' covariance.",
-    "most that any U can": "The best U for the change that is known.",
-    "steepest directions of each column": "Where the loss of a column's own units falls most.",
-    "merged": "Made a dense network again by `merge`.",
     # Benchmarks: peers and paths.
     "predicted": "Weights predicted from a dictionary, the way of this package.",
     "tt": "A tensor train in place of W.",

@@ -1,6 +1,6 @@
 """A compressed language model at inference: tokens a second, as it is and merged.
 
-    python -m weightcast_lab.studies.compress_speed --rows results/compress_speed.jsonl
+    python -m weightcast_lab.studies.compress_speed --rows results/compress_speed.ndjson
 
 SmolLM2-135M continues a prompt with a cache of keys and values, one token at a time, and reads the
 prompt at once. Its blocks' matrices are compressed without inputs, for the values of V do not

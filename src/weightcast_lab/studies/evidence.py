@@ -183,7 +183,7 @@ def _adapt(method: str, learned: int | None, kind: str = "adapt") -> Cell:
     return Cell(
         f"{kind}, {method}" + ("" if learned is None else f", {learned:,}"),
         why,
-        f"evidence_{kind.replace('-', '_')}.jsonl",
+        f"evidence_{kind.replace('-', '_')}.ndjson",
         lambda rate: [trial(rate or make.head_rate, seed) for seed in range(make.n_seeds)],
         {rate: trial(rate, 0, chooses=True) for rate in make.methods[method].rates},
         criterion="validation_loss",
@@ -204,7 +204,7 @@ def _idea(name: str) -> Cell:
     return Cell(
         f"idea, {name}",
         IDEAS[name].expected,
-        "evidence_adapt_ideas.jsonl",
+        "evidence_adapt_ideas.ndjson",
         lambda rate: [trial(rate, seed) for seed in (1, 2) if name in (DEFAULT, *BEST)],
         {rate: trial(rate, 0) for rate in IDEAS[name].rates},
         criterion="validation_loss",

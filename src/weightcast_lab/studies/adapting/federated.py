@@ -1,7 +1,7 @@
 """MiniLM learns WordNet's classes from clients that keep their glosses; what learns travels alone.
 
     python -m weightcast_lab.studies.adapting.federated --method LoRA --rates 0.005 0.01
-    python examples/federated/run.py --method weightcast LoRA --rows results/federated.jsonl
+    python examples/federated/run.py --method weightcast LoRA --rows results/federated.ndjson
 
 The engine, Flower's, stands in that example; here is what it moves: clients' parts, what learns as
 named tensors, a client's steps, and how far an average is from the average of what clients learned.

@@ -230,7 +230,7 @@ def _seeds(rows: Sequence[Row], name: str) -> tuple[float, dict[int, dict[str, f
 def main() -> None:
     """Print the rows as a table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=Path, default=Path("results/evidence_adapt_ideas.jsonl"))
+    parser.add_argument("--rows", type=Path, default=Path("results/evidence_adapt_ideas.ndjson"))
     parser.add_argument("--table", action="store_true", help="print the table, the only thing done")
     options = parser.parse_args()
     print(table(read_rows(options.rows)))

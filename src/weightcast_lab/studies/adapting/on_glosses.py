@@ -1,7 +1,7 @@
 """MiniLM learns the 45 classes of WordNet's glosses, with a few learned weights.
 
     python -m weightcast_lab.studies.evidence --minutes 60 --data wordnet=WORDNET
-    python -m weightcast_lab.studies.adapting.on_glosses --table --rows results/evidence_adapt.jsonl
+    python -m weightcast_lab.studies.adapting.on_glosses --table --rows results/evidence_adapt.ndjson
 
 The encoder's mean over tokens goes to the head. Glosses are parted by word: none of a word that is
 tested or that chooses was trained on. 120 steps.
@@ -111,7 +111,7 @@ class Encoder:
 
 def main() -> None:
     """Print the rows as a table."""
-    print_table(__doc__, METHODS, "results/evidence_adapt.jsonl")
+    print_table(__doc__, METHODS, "results/evidence_adapt.ndjson")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def _enlarged(batch: Batch) -> Batch:
 
 def main() -> None:
     """Print the rows as a table."""
-    print_table(__doc__, METHODS, "results/evidence_adapt_pictures.jsonl")
+    print_table(__doc__, METHODS, "results/evidence_adapt_pictures.ndjson")
 
 
 if __name__ == "__main__":

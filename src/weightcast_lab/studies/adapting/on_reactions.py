@@ -1,7 +1,7 @@
 """How much of a fine-tune's true change U spans: RXNFP's BERT, and the two that its package has.
 
-    python -m weightcast_lab.studies.adapting.on_reactions --rows results/adapt_rxnfp.jsonl
-    python -m weightcast_lab.studies.adapting.on_reactions --table --rows results/adapt_rxnfp.jsonl
+    python -m weightcast_lab.studies.adapting.on_reactions --rows results/adapt_rxnfp.ndjson
+    python -m weightcast_lab.studies.adapting.on_reactions --table --rows results/adapt_rxnfp.ndjson
 
 The change is W1 - W0 of the 72 linear layers in 12 blocks; V is fitted to it in closed form. The
 share that is met is that of the weights' sum of squares, and that of the variance of x (W1 - W0)
@@ -200,7 +200,7 @@ def run(path: Path) -> None:
                     config = {"fine_tune": which, "n_atoms": n_atoms, "columns": columns}
                     row = make_row(
                         experiment="adapt-rxnfp",
-                        variant=name,
+                        variant=f"{name}, {which}, {n_atoms} atoms, {columns} columns",
                         dataset=f"{N_INPUTS} reactions drawn by the network, and a real one",
                         seed=seed,
                         config=config,
@@ -210,7 +210,7 @@ def run(path: Path) -> None:
                         },
                         metrics=metrics,
                     )
-                    append_row(path, row)
+                    append_row(path, row | {"labels": {"method": name} | config})
                     say(f"{which}, {name}, {n_atoms} atoms, {columns} columns: {metrics}")
 
 
@@ -223,7 +223,8 @@ def table(
         config = {"fine_tune": which, "n_atoms": n_atoms, "columns": columns}
         cells = []
         for name in lines[0][1:]:
-            own = [r["metrics"] for r in rows if r["variant"] == name and r["config"] == config]
+            labels = {"method": name} | config
+            own = [row["metrics"] for row in rows if row["labels"] == labels]
             both = ([100 * one[f"{key}, {kind}"] for one in own] for key in ("outputs", "weights"))
             cells.append(" / ".join(mean_and_spread(values, digits=1) for values in both))
         lines.append([f"{which}, {n_atoms}, {columns}: {kind}", *cells])

@@ -125,7 +125,7 @@ def _mels(found: list[Voice]) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Print the rows as a table."""
-    print_table(__doc__, METHODS, "results/evidence_adapt_voices.jsonl")
+    print_table(__doc__, METHODS, "results/evidence_adapt_voices.ndjson")
 
 
 if __name__ == "__main__":
