@@ -1,5 +1,8 @@
 """Adapting MiniLM: methods with matched counts, runs on a small encoder, the table."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -134,3 +137,18 @@ def test_the_table_pairs_seeds_with_loras():
     lines = table(rows, METHODS).splitlines()
     assert lines[2] == f"| {OURS} | 29.50 ± 0.71 (-1.00) |"
     assert lines[3] == "| LoRA | 30.50 ± 0.71 |"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["on_glosses"]
+    + [pytest.param(n, marks=pytest.mark.slow) for n in ("on_plays", "on_voices", "on_pictures")],
+)
+def test_each_study_is_a_program_that_prints_its_table(name, tmp_path):
+    (tmp_path / "rows.ndjson").write_text("")
+    words = ["-m", f"weightcast_lab.studies.adapting.{name}", "--table"]
+    found = subprocess.run(
+        [sys.executable, *words, "--rows", str(tmp_path / "rows.ndjson")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "by learned weights" in found.stdout, found.stderr

@@ -166,6 +166,8 @@ def runs_trials(
     """
 
     def register(run: TrialFunction) -> TrialFunction:
+        if run.__module__ == "__main__":  # a study as a program, for its table: it runs none
+            return run
         assert STUDIES[kind] == run.__module__, f"{run.__module__} does not run {kind!r} trials"
         _kinds[kind] = _Kind(config, run, freeze)
         return run

@@ -1,7 +1,7 @@
 """MiniLM learns the 45 classes of WordNet's glosses, with a few learned weights.
 
     python -m weightcast_lab.studies.evidence --minutes 60 --data wordnet=WORDNET
-    python -m weightcast_lab.studies.adapting.on_glosses --table --rows results/evidence_adapt.ndjson
+    python -m weightcast_lab.studies.adapting.on_glosses --table
 
 The encoder's mean over tokens goes to the head. Glosses are parted by word: none of a word that is
 tested or that chooses was trained on. 120 steps.

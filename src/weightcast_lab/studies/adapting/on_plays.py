@@ -143,7 +143,7 @@ def in_order(split: Split) -> Iterator[Batch]:
 
 def main() -> None:
     """Print the rows as a table."""
-    print_table(__doc__, METHODS, "results/evidence_adapt_plays.ndjson", "test_loss", 3)
+    print_table(__doc__, METHODS, "results/evidence_adapt_plays.ndjson", "test_loss")
 
 
 if __name__ == "__main__":

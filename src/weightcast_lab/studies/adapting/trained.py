@@ -260,10 +260,12 @@ def print_table(
     methods: Mapping[str, Method],
     rows: str,
     metric: str = "test_error",
-    digits: int = 2,
 ) -> None:
     """A study's command: its rows as a table."""
     parser = make_parser(about)
     parser.add_argument("--rows", type=Path, default=Path(rows))
     parser.add_argument("--table", action="store_true", help="print the table, the only thing done")
-    print(table(read_rows(parser.parse_args().rows), methods, metric, digits))
+    parser.add_argument("--metric", default=metric)
+    options = parser.parse_args()
+    digits = 3 if options.metric.endswith("loss") else 2
+    print(table(read_rows(options.rows), methods, options.metric, digits))
