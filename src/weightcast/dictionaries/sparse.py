@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -37,24 +37,21 @@ class SparseAtoms(Dictionary):
     @override
     def build(self, site: Site) -> Atoms:
         """Choose every column's inputs for the site's weight; see :meth:`Dictionary.build`."""
-        if site.indices is None:
-            return self.build_each(site, [site.n_atoms])[0]
-        check_enough(self, site.n_atoms, site.n_visible)
-        return self._atoms(site, site.indices)
+        n_visible = site.n_visible
+        check_enough(self, site.n_atoms, n_visible)
+        base = site.shared_base((IdentityBase, n_visible), lambda: IdentityBase(n_visible))
+        return Atoms(base, site.choose(lambda: self._choose(site, [site.n_atoms])[0]))
 
     @override
     def build_each(self, site: Site, counts: Sequence[int]) -> list[Atoms]:
-        check_enough(self, max(counts), site.n_visible)
+        chosen = zip(counts, self._choose(site, counts), strict=True)
+        return [self.build(replace(site, n_atoms=n, indices=indices)) for n, indices in chosen]
+
+    def _choose(self, site: Site, counts: Sequence[int]) -> list[Tensor]:
         W = site.require_weight(self)
         given = site.statistics is not None and site.statistics.covariance is not None
         C = site.require(self, "covariance") if given else None
-        chosen = sparse_choices(W, C, counts, site.columns)
-        return [self._atoms(site, indices) for indices in chosen]
-
-    def _atoms(self, site: Site, indices: Tensor) -> Atoms:
-        n_visible = site.n_visible
-        base = site.shared_base((IdentityBase, n_visible), lambda: IdentityBase(n_visible))
-        return Atoms(base, indices)
+        return sparse_choices(W, C, counts, site.columns)
 
 
 def sparse_choices(

@@ -230,13 +230,13 @@ def table(
     rows: Sequence[Row],
     methods: Mapping[str, Method],
     metric: str = "test_error",
-    digits: int = 2,
 ) -> str:
     """Mean and spread over seeds by method and size, and the mean paired difference to LoRA's."""
     found: dict[tuple[str, int | None], dict[int, float]] = {}
     for row in rows:
         key = row["labels"]["method"], row["labels"]["learned"]
         found.setdefault(key, {})[row["seed"]] = row["metrics"][metric]
+    digits = 3 if metric.endswith("loss") else 2
     columns = sorted({size for _, size in found if size is not None})
     columns += [None] if any(size is None for _, size in found) else []
     heads = ["no size" if size is None else f"{size:,}" for size in columns]
@@ -267,5 +267,4 @@ def print_table(
     parser.add_argument("--table", action="store_true", help="print the table, the only thing done")
     parser.add_argument("--metric", default=metric)
     options = parser.parse_args()
-    digits = 3 if options.metric.endswith("loss") else 2
-    print(table(read_rows(options.rows), methods, options.metric, digits))
+    print(table(read_rows(options.rows), methods, options.metric))
