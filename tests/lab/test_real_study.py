@@ -9,8 +9,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from weightcast_lab.studies import compress_real
+from weightcast.layers import PredictedLayer
+from weightcast_lab.studies import compress_real, distil_real
 from weightcast_lab.studies.real.audio_tasks import equal_error_rate
+from weightcast_lab.studies.real.compressors import wanda
 from weightcast_lab.studies.real.task import Task, equal_lengths
 
 
@@ -95,6 +97,35 @@ def test_the_network_is_left_as_it_was():
     row = study.row(compress_real.Cell("sparse atoms by Procrustes", 0.4, 0))
     assert row["labels"]["fraction"] == 0.4
     assert all(map(torch.equal, before, study.task.model.parameters()))
+
+
+def test_wanda_is_the_same_network_as_sparse_atoms():
+    task = Digits()
+    dense = [p.clone() for p in task.model.parameters()]
+    small = distil_real.by_wanda(task, 0)
+    assert all(map(torch.equal, dense, task.model.parameters()))
+    found = compress_real.gather(task.model, task.modules, task.calibration(0))
+    for matrix in found:
+        W, _ = wanda(matrix.W, matrix.moments(), distil_real.SHARE)
+        layer = small.get_submodule(matrix.name)
+        assert isinstance(layer, PredictedLayer)
+        assert torch.equal(layer.weight.mT, W)
+
+
+@pytest.mark.parametrize("way", distil_real.WAYS)
+def test_distilling_brings_errors_back(way, tmp_path, monkeypatch):
+    monkeypatch.setattr(distil_real, "TASKS", {"digits": lambda _: Digits()})
+    monkeypatch.setattr(distil_real, "NETWORKS", ("digits",))
+    monkeypatch.setattr(distil_real, "DRAWS", (0,))
+    monkeypatch.setattr(distil_real, "WAYS", {way: distil_real.WAYS[way]})
+    file = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(sys, "argv", ["x", "--rows", str(file), "--networks", "digits"])
+    distil_real.main()
+    distil_real.main()
+    (row,) = map(json.loads, file.read_text().splitlines())
+    assert row["counts"]["stored"] < 0.45 * row["counts"]["dense"]
+    assert row["metrics"]["last_loss"] < row["metrics"]["first_loss"]
+    assert row["metrics"]["test_error"] <= row["metrics"]["test_error_before"]
 
 
 def test_the_equal_error_rate_is_where_both_kinds_of_error_are_as_many():

@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--data", default="", metavar="NAME=PLACE,NAME=PLACE")
     parser.add_argument("--jobs", type=int, help="trials at a time; default: one per core")
+    parser.add_argument("--cells", default="", metavar="TEXT", help="only those whose name has it")
     parser.add_argument("--list", action="store_true", help="show what is done and what is missing")
     parser.add_argument("--root", type=Path, default=Path("runs/evidence"), help="trials' folders")
     parser.add_argument("--results", type=Path, default=Path("results"), help="files of rows")
@@ -246,7 +247,7 @@ def main() -> None:
         parser.error(f"--minutes is {options.minutes} and --jobs {options.jobs}: take more than 0")
     try:
         if options.list:
-            print(listing(Backlog(cells(), options.root, options.results)))
+            print(listing(Backlog(_asked(options.cells), options.root, options.results)))
         else:
             _work(options)
     except ValueError as error:
@@ -255,17 +256,25 @@ def main() -> None:
         parser.exit(130, "evidence: stopped; the same command goes on from here\n")
 
 
+def _asked(text: str) -> list[Cell]:
+    """The queue, or its cells whose names have ``text`` in them."""
+    asked = [cell for cell in cells() if text in cell.name]
+    if not asked:
+        raise ValueError(f"no cell has {text!r} in its name: --list shows the names")
+    return asked
+
+
 def _work(options: argparse.Namespace) -> None:
     start = time.monotonic()
     _give_way()
-    sources = parse_sources(options.data)
-    chosen = [cell for cell in cells() if cell.data in sources]
+    sources, asked = parse_sources(options.data), _asked(options.cells)
+    chosen = [cell for cell in asked if cell.data in sources]
     if not chosen:
-        names = ", ".join(dict.fromkeys(cell.data for cell in cells()))
+        names = ", ".join(dict.fromkeys(cell.data for cell in asked))
         raise ValueError(f"no data: say where they lie with --data NAME=PLACE, of {names}")
-    for data in dict.fromkeys(cell.data for cell in cells() if cell.data not in sources):
+    for data in dict.fromkeys(cell.data for cell in asked if cell.data not in sources):
         say(f"without {data}: --data does not name it, so its cells wait")
-    sources = {name: full_path(where) for name, where in sources.items()}
+    sources = {cell.data: full_path(sources[cell.data]) for cell in chosen}
     images = {n: prepare(n, where, options.root) for n, where in sources.items() if n in IMAGES}
     places = sources | images
     backlog = Backlog(chosen, options.root, options.results)
