@@ -137,7 +137,7 @@ def test_dtypes(name, dtype):
     tolerance = {"rtol": 0, "atol": 1e-4 if dtype == torch.float32 else 0.2}
     for layer in (moved, born):
         assert layer.V.dtype == layer.weight.dtype == dtype
-        assert layer.atoms.indices.dtype == torch.int64
+        assert layer.atoms.indices.dtype == torch.int32
         for path in ("factored", "materialised"):
             layer.path = path
             y = layer(*inputs)

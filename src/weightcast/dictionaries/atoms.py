@@ -26,7 +26,7 @@ class Atoms(Constants):
 
     Args:
         base: B, shared by all columns (and by other layers).
-        indices: (columns, n_atoms) int64, the atoms each column selects from the base.
+        indices: (columns, n_atoms), the atoms that each column selects; kept as int32.
         mixing: (columns, n_atoms, n_atoms), M; or (columns, n_atoms), its diagonals; or
             (columns, blocks, size, size), the blocks of a block-diagonal one, each of which mixes
             the atoms of one ``blocks``-th of the base in their own order; None for the identity.
@@ -41,7 +41,7 @@ class Atoms(Constants):
 
     def __init__(self, base: Base, indices: Tensor, mixing: Tensor | None = None) -> None:
         super().__init__()
-        assert indices.dim() == 2 and indices.dtype == torch.int64
+        assert indices.dim() == 2 and not indices.is_floating_point()
         if not (0 <= int(indices.min()) and int(indices.max()) < base.n_base):
             raise ValueError(
                 f"indices run from {int(indices.min())} to {int(indices.max())}, but the base has "
@@ -55,7 +55,7 @@ class Atoms(Constants):
         if mixing is not None and mixing.dim() == 4:
             _check_blocks(base, indices, mixing)
         self.base = base
-        self.register_constant("indices", indices.contiguous())
+        self.register_constant("indices", indices.to(torch.int32).contiguous())
         self.register_constant("mixing", None if mixing is None else mixing.contiguous())
         for name in DERIVED:
             self.register_constant(name, None, persistent=False)

@@ -91,9 +91,9 @@ class KroneckerBase(Base):
         for axis, index in enumerate(places, start=first_axis):
             factor = self.factor(axis)
             if factor is None:
-                atom = nn.functional.one_hot(index, self.sizes_in[axis]).to(self._dtype)
+                atom = nn.functional.one_hot(index.long(), self.sizes_in[axis]).to(self._dtype)
             else:
-                atom = factor[index]  # (n, n_i)
+                atom = nn.functional.embedding(index, factor)  # (n, n_i)
             rows = (rows.unsqueeze(2) * atom.unsqueeze(1)).flatten(1)
         return rows
 

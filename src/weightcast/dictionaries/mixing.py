@@ -33,7 +33,7 @@ class Places(NamedTuple):
 
 def block_places(blocks: Tensor, n_blocks: int, size: int) -> Places:
     """Places for (columns, n_atoms) atoms in their ``blocks`` of ``size``, in the atoms' order."""
-    columns, n_atoms = blocks.shape
+    blocks, (columns, n_atoms) = blocks.long(), blocks.shape
     order = blocks.argsort(dim=1, stable=True)
     sorted_blocks = blocks.gather(1, order)
     counts = blocks.new_zeros(columns, n_blocks).scatter_add(1, blocks, torch.ones_like(blocks))

@@ -25,7 +25,7 @@ _ROWS = 512  # atoms that are multiplied out at a time
 
 
 class Base(Constants, ABC):
-    """B (n_visible, n_base), static; ``indices`` are int64 positions in [0, n_base)."""
+    """B (n_visible, n_base), static; ``indices`` are integer positions in [0, n_base)."""
 
     n_visible: int
     n_base: int
@@ -99,8 +99,8 @@ class Base(Constants, ABC):
 
     def energies(self, indices: Tensor) -> Tensor:
         """The sum of squares of each of some atoms, of ``indices``' shape."""
-        if indices.is_meta:
-            return indices.double()
+        if indices.is_meta or self.orthonormal:
+            return torch.ones_like(indices, dtype=torch.float64)
         used, places = indices.unique(return_inverse=True)
         parts = [self.rows(some).square().sum(dim=1) for some in used.split(_ROWS)]
         return torch.cat(parts)[places]
@@ -195,7 +195,7 @@ class DenseBase(Base):
 
     @override
     def rows(self, indices: Tensor) -> Tensor:
-        return self.atoms[indices]
+        return nn.functional.embedding(indices, self.atoms)  # ONNX's other gathers want int64
 
     @override
     def transform(self, x: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class IdentityBase(Base):
 
     @override
     def rows(self, indices: Tensor) -> Tensor:
-        one_hot = nn.functional.one_hot(indices, self.n_visible)
+        one_hot = nn.functional.one_hot(indices.long(), self.n_visible)
         return one_hot.to(self._like.dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     @override

@@ -13,6 +13,7 @@ from typing_extensions import override
 from weightcast.dictionaries.atoms import Atoms
 from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.input_site import Need, Site
+from weightcast.dictionaries.inverse import times_inverse
 from weightcast.dictionaries.operators import IdentityBase
 
 _STEPS = 20
@@ -81,9 +82,8 @@ def sparse_choices(
         level = float(C.diagonal().mean()) or 1.0
         scales = (C.diagonal() + 1e-9 * level).sqrt()
         K = (C / scales / scales.unsqueeze(1)).float()
-        identity = torch.eye(len(K), dtype=K.dtype)
-        root = torch.linalg.cholesky(K + _PENALTY * identity)
-        inverse = torch.cholesky_solve(identity, root)
+        root = torch.linalg.cholesky(K + _PENALTY * torch.eye(len(K), dtype=K.dtype))
+        solve = times_inverse(root, _STEPS * len(counts) * n_units)
 
         def kept(near: Tensor) -> Tensor:
             each = zip(near.split(n_units), counts, strict=True)
@@ -93,7 +93,7 @@ def sparse_choices(
         wanted = rows @ K
         near, sparse, debt = rows, kept(rows), torch.zeros_like(rows)
         for _ in range(_STEPS):
-            near = (wanted + _PENALTY * (sparse - debt)) @ inverse + debt
+            near = solve(wanted + _PENALTY * (sparse - debt)) + debt
             sparse = kept(near)
             debt = near - sparse
         parts = near.split(n_units)

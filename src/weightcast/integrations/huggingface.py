@@ -179,4 +179,4 @@ def _blank(rule: Rule, record: LayerRecord, n_visible: int, shape: tuple[int, in
     if mixing is not None and math.prod(mixing) > math.prod(shape) * shape[1]:
         raise ValueError(f"its mixing is {mixing}, for atoms {shape}")
     M = None if mixing is None else torch.zeros(mixing)
-    return Atoms(base, torch.zeros(shape, dtype=torch.int64), M)
+    return Atoms(base, torch.zeros(shape, dtype=torch.int32), M)

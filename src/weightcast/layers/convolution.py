@@ -249,5 +249,4 @@ class PredictedConv3d(PredictedConvolution):
 
 def _convolve(x: Tensor, filters: Tensor, *arguments: Any, **options: Any) -> Tensor:
     """The convolution that the filters' axes call for."""
-    functions = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
-    return functions[filters.dim()](x, filters, *arguments, **options)
+    return getattr(nn.functional, f"conv{filters.dim() - 2}d")(x, filters, *arguments, **options)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from weightcast.dictionaries.inverse import times_inverse
+
 _ACCURACY = 1e-7  # of the normal equations, relative to their right side
 _REFINEMENTS = 4  # after which a unit is solved by a decomposition
 _HELD = 2**23  # numbers of the matrices that are solved at once
 _WIDE = 512  # places, and others, of which equations are solved step by step
 _NEAR = 1e-4  # these equations' accuracy: a hundred thousandth more of the loss, and less
-_STEPS = 200
+_STEPS, _EXPECTED = 200, 20
 _ROWS = 256  # that are taken step by step side by side
 
 
@@ -70,7 +72,6 @@ class _Inverses:
         if n_others < places.shape[1] and bool((absent.sum(dim=1) == n_others).all()):
             root, failed = torch.linalg.cholesky_ex(self.matrix)
             if not failed:
-                # Not cholesky_inverse, which takes ten times as long.
                 self.matrix = self.whole = torch.cholesky_solve(
                     torch.eye(self.n, dtype=root.dtype), root
                 )
@@ -98,20 +99,20 @@ class _Inverses:
 def _step_by_step(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Tensor] | None:
     """As :func:`solve_at`, by conjugate gradients; None if the matrix is not positive definite.
 
-    Each step multiplies all rows by the matrix, and by its inverse, which makes some 20 steps
-    enough: 4 n^2 multiply-adds for each row and step, where its factor takes n_atoms^3 / 3.
+    Each step multiplies all rows by the matrix, and by the inverse of all of it, which makes some
+    20 steps enough: 4 n^2 multiply-adds for each row and step; its factor takes n_atoms^3 / 3.
     """
     sizes = gram.diagonal().sqrt()
     K = (gram / sizes / sizes.unsqueeze(1)).float()
     root, bad = torch.linalg.cholesky_ex(K)
     if bad:
         return None
-    inverse = torch.cholesky_solve(torch.eye(len(K), dtype=root.dtype), root, out=root)
+    solve = times_inverse(root, _EXPECTED * len(places))
     x, failed = torch.empty(places.shape, dtype=gram.dtype), []
     for own, right, values in zip(*(t.split(_ROWS) for t in (places, products, x)), strict=True):
         mask = K.new_zeros(len(own), len(K)).scatter_(1, own, 1.0)
         wanted = (right / sizes).float() * mask
-        y, left = _conjugate_gradients(K, inverse, wanted, mask)
+        y, left = _conjugate_gradients(K, solve, wanted, mask)
         values.copy_((y / sizes).gather(1, own))
         twice = mask.sum(dim=1) < own.shape[1]
         failed.append(~(left <= 10 * _NEAR * wanted.norm(dim=1)) | twice)
@@ -119,14 +120,14 @@ def _step_by_step(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tenso
 
 
 def _conjugate_gradients(
-    K: Tensor, inverse: Tensor, wanted: Tensor, mask: Tensor
+    K: Tensor, solve: Callable[[Tensor], Tensor], wanted: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """y with (y K) mask = wanted, zero outside the mask, and the norms of what is left.
 
     References: Hestenes and Stiefel 1952; Meng et al. 2024 solve a pruned layer so.
     """
     y, rest = torch.zeros_like(wanted), wanted
-    direction = step = (rest @ inverse).mul_(mask)
+    direction = step = solve(rest).mul_(mask)
     energy = (rest * step).sum(dim=1, keepdim=True)
     enough = _NEAR * wanted.norm(dim=1)
     for _ in range(_STEPS):
@@ -135,7 +136,7 @@ def _conjugate_gradients(
         y, rest = y.addcmul(length, direction), rest.addcmul(length, moved, value=-1)
         if bool((rest.norm(dim=1) <= enough).all()):
             break
-        step = (rest @ inverse).mul_(mask)
+        step = solve(rest).mul_(mask)
         before, energy = energy, (rest * step).sum(dim=1, keepdim=True)
         direction = step.addcmul(energy / before.clamp_min(1e-30), direction)
     return y, (wanted - (y @ K).mul_(mask)).norm(dim=1)

@@ -119,7 +119,7 @@ def _as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _write_program(program: ExportedProgram, path: Path) -> None:
-    """Write a .pt2 file, compressed where that pays: the graph's JSON, and indices of int64."""
+    """Write a .pt2 file, compressed where that pays: the graph's JSON, and indices."""
     with TemporaryFile(dir=path.parent) as draft:
         torch.export.save(program, draft)  # pyright: ignore[reportArgumentType]
         with ZipFile(draft) as plain, ZipFile(path, "w") as archive:
@@ -137,6 +137,7 @@ def _write_program(program: ExportedProgram, path: Path) -> None:
 
 def _onnx_bytes(program: ExportedProgram) -> bytes:
     """The program as ONNX, with only such constants multiplied out as do not make it larger."""
+    import numpy as np
     import onnx_ir as ir
     from onnx_ir.passes import common
     from onnxscript.optimizer import optimize_ir
@@ -144,15 +145,16 @@ def _onnx_bytes(program: ExportedProgram) -> bytes:
     with torch.no_grad(), quiet():
         exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
     assert exported is not None
-    model = exported.model
+    model: Any = exported.model
     # The exporter's own optimisation would fold any constant of up to 262,144 numbers.
     optimize_ir(model, output_size_limit=_GROWTH, input_size_limit=2**62)
-    _tidy_constants(model)
+    for value in model.graph.initializers.values():  # rows in C's order
+        array = np.ascontiguousarray(value.const_value.numpy()).reshape(value.const_value.shape)
+        value.const_value = ir.tensor(array, name=value.name)
     common.DeduplicateHashedInitializersPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props["weightcast"] = version("weightcast")
-    constants: Any = [value.const_value for value in model.graph.initializers.values()]
-    n_bytes = sum(constant.nbytes for constant in constants)
+    n_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     if n_bytes >= 2**31:
         raise ValueError(
             f"the constants take {n_bytes:,} bytes, and an ONNX file holds at most 2 GiB: take "
@@ -184,31 +186,3 @@ def _try(data: bytes, inputs: Sequence[Tensor]) -> None:
             f"the exporter made an ONNX file that onnxruntime cannot run ({error}): take "
             "format='torch', or another form"
         ) from error
-
-
-def _tidy_constants(model: Any) -> None:
-    """Rows in C's order, and integers as int32 where they fit: half the bytes."""
-    import numpy as np
-    import onnx_ir as ir
-
-    for value in list(model.graph.initializers.values()):
-        constant = value.const_value
-        array = np.ascontiguousarray(constant.numpy()).reshape(constant.shape)
-        wide = value.dtype == ir.DataType.INT64 and not value.is_graph_output()
-        if wide and array.size > _GROWTH and abs(array).max() < 2**31:
-            _cast_uses(model, value)
-            array = array.astype(np.int32)
-            value.dtype = ir.DataType.INT32
-        value.const_value = ir.tensor(array, name=value.name)
-
-
-def _cast_uses(model: Any, value: Any) -> None:
-    """Cast an initialiser that is to be int32 back for the operations that take int64 only."""
-    import onnx_ir as ir
-
-    either = ("Gather", "GatherElements", "ScatterElements")  # take indices of both sizes
-    if others := [(n, at) for n, at in value.uses() if at != 1 or n.op_type not in either]:
-        wide = ir.node("Cast", [value], {"to": ir.DataType.INT64})
-        model.graph.insert_before(model.graph[0], wide)
-        for node, at in others:
-            node.replace_input_with(at, wide.outputs[0])

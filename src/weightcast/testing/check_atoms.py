@@ -16,7 +16,7 @@ def _has_shapes(tried: TriedDictionary) -> None:
         require(isinstance(atoms, Atoms), f"build returns a {type(atoms).__name__}, not Atoms")
         shape = tuple(atoms.indices.shape)
         require(shape == (columns, n), f"indices are {shape}, expected {(columns, n)}")
-        require(atoms.indices.dtype == torch.int64, f"indices are {atoms.indices.dtype}")
+        require(atoms.indices.dtype == torch.int32, f"indices are {atoms.indices.dtype}")
         shape = None if atoms.mixing is None else tuple(atoms.mixing.shape)
         expected = (None, (columns, n, n), (columns, n))
         blocks = shape is not None and len(shape) == 4 and shape[0] == columns
