@@ -1,35 +1,44 @@
-"""A step of training of an adapted encoder, and what it keeps for the backward pass, beside PEFT's.
+"""A step of training of an adapted encoder, and what memory it takes, beside LoRA's.
 
-    python -m weightcast_lab.bench.adapter_step [N_ATOMS COLUMNS]
+    python -m weightcast_lab.bench.adapter_step --rows results/adapter_step.ndjson
 
-Six blocks of MiniLM's sizes, 32 texts of 32 tokens, one thread; all methods learn as many weights.
+Six blocks of MiniLM's sizes with random weights, 32 texts of 32 tokens; all methods learn as many
+weights. Steps are timed in turn in one process. Counted are the bytes that autograd keeps for the
+backward pass, and the most that a step has allocated at a time. Measured is the peak of what
+network, gradients, optimiser and two steps add to a process of their own: with what C's allocator
+does not give back.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib
-import statistics
-import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
 
 import weightcast as wc
 from weightcast.storage import checkpoint_bytes, saved_bytes
+from weightcast_lab.bench.memory import can_measure, peak_mebibytes
+from weightcast_lab.bench.scripts import make_parser, run_module
+from weightcast_lab.bench.timing import Spread, alternate, ratios
+from weightcast_lab.sweeps.rows import Row, append_row, make_row
 
-N_STEPS, WARM_UP = 14, 4
 LINEAR = ["query", "key", "value", "dense"]
+MODULE, N_ATOMS = "weightcast_lab.bench.adapter_step", 4
 
 
 def encoder(width: int = 384, n_blocks: int = 6) -> Any:
     """Random weights, for time and memory do not depend on them."""
     transformers = importlib.import_module("transformers")
+    torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=3000,
         hidden_size=width,
@@ -42,31 +51,60 @@ def encoder(width: int = 384, n_blocks: int = 6) -> Any:
     return transformers.BertModel(config, add_pooling_layer=False)
 
 
-def contenders(network: Any, n_atoms: int, columns: int) -> dict[str, nn.Module]:
-    """Ours, LoRA of half as many ranks, LoRA with A fixed, and the network with nothing added."""
-    peft = importlib.import_module("peft")
-    rule = wc.Rule(wc.dictionaries.PCA(whiten=True), n_atoms=n_atoms, columns=columns)
+def ours(network: nn.Module, columns: int = 16) -> nn.Module:
+    """U from inputs, V of four atoms for each unit."""
+    rule = wc.Rule(wc.dictionaries.PCA(whiten=True), n_atoms=N_ATOMS, columns=columns)
     batches = [{"input_ids": batch} for batch in torch.randint(3000, (4, 32, 32))]
-    lora, fixed = (
-        peft.get_peft_model(copy.deepcopy(network), peft.LoraConfig(r=r, target_modules=LINEAR))
-        for r in (n_atoms // 2, n_atoms)
-    )
-    for name, parameter in fixed.named_parameters():
+    return wc.adapt(network, {"re:encoder.*": rule}, inputs=batches)
+
+
+def lora(network: nn.Module, rank: int = N_ATOMS // 2) -> nn.Module:
+    """PEFT's, of half as many ranks, for it learns both factors."""
+    peft = importlib.import_module("peft")
+    return peft.get_peft_model(network, peft.LoraConfig(r=rank, target_modules=LINEAR))
+
+
+def fixed(network: nn.Module) -> nn.Module:
+    """LoRA whose A stays as it was drawn, as LoRA-FA."""
+    model = lora(network, N_ATOMS)
+    for name, parameter in model.named_parameters():
         if "lora_A" in name:
             parameter.requires_grad_(False)
-    frozen = copy.deepcopy(network).requires_grad_(False)
-    frozen.embeddings.LayerNorm.bias.requires_grad_(True)  # the gradient goes all the way
-    ours = wc.adapt(network, {"re:encoder.*": rule}, inputs=batches)
-    return {"ours": ours, "LoRA": lora, "LoRA, A fixed": fixed, "frozen": frozen}
+    return model
 
 
-def take_step(model: nn.Module, optimiser: torch.optim.Optimizer, tokens: Tensor) -> float:
-    """Seconds of a step."""
-    start = time.perf_counter()
-    model(input_ids=tokens).last_hidden_state.square().mean().backward()
-    optimiser.step()
-    optimiser.zero_grad()
-    return time.perf_counter() - start
+def frozen(network: nn.Module) -> nn.Module:
+    """Nothing added, and a gradient that goes all the way, to the first bias."""
+    network.requires_grad_(False)
+    network.get_parameter("embeddings.LayerNorm.bias").requires_grad_(True)
+    return network
+
+
+CONTENDERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "frozen": frozen,
+    "LoRA": lora,
+    "LoRA, A fixed": fixed,
+    "weightcast, 16 columns": ours,
+    "weightcast, 32 columns": partial(ours, columns=32),
+    "all weights": lambda network: network,
+}
+
+
+def learned(model: nn.Module) -> list[nn.Parameter]:
+    """What a step moves."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def step_of(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
+    """A training step by Adam, which the network's sum of squares is to lessen."""
+    optimiser = torch.optim.Adam(learned(model), 1e-4)
+
+    def step() -> None:
+        model(input_ids=tokens).last_hidden_state.square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
 
 
 def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
@@ -84,6 +122,17 @@ def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
     return sum(size for place, size in found.items() if place not in own)
 
 
+def allocated_bytes(step: Callable[[], None]) -> int:
+    """The most that a step holds at a time of what it has allocated itself."""
+    step()  # the optimiser makes its state
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    profiler: Any = seen.profiler
+    changes = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in changes))
+
+
 def sizes(adapted: nn.Module) -> dict[str, int]:
     """Bytes of an adapter's folder, as we keep it and as PEFT does."""
     with tempfile.TemporaryDirectory() as folder:
@@ -93,28 +142,51 @@ def sizes(adapted: nn.Module) -> dict[str, int]:
     return own | {"as PEFT's": lora}
 
 
-def main(words: list[str]) -> None:
-    """Time all in turn, and print medians of the ratios to LoRA's steps."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    n_atoms, columns = map(int, words or ("4", "16"))
-    models, tokens = contenders(encoder(), n_atoms, columns), torch.randint(3000, (32, 32))
-    learned = {n: [p for p in m.parameters() if p.requires_grad] for n, m in models.items()}
-    optimisers = {name: torch.optim.Adam(own, 1e-4) for name, own in learned.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    print("bytes of ours:", ", ".join(f"{n} {size:,}" for n, size in sizes(models["ours"]).items()))
-    for _ in range(N_STEPS):
-        for name, model in models.items():
-            times[name].append(take_step(model, optimisers[name], tokens))
+def rows_of(rounds: int) -> list[Row]:
+    """A row for each contender: its step in LoRA's, what is kept, and the peak."""
+    models = {name: make(encoder()) for name, make in CONTENDERS.items()}
+    tokens = torch.randint(3000, (32, 32))
+    seconds = alternate({name: step_of(model, tokens) for name, model in models.items()}, rounds)
+    made = []
     for name, model in models.items():
-        own, lora = times[name][WARM_UP:], times["LoRA"][WARM_UP:]
-        ratio = statistics.median(a / b for a, b in zip(own, lora, strict=True))
-        print(
-            f"{name:13} {sum(p.numel() for p in learned[name]):7,} learned, "
-            f"{statistics.median(own):.3f} s, {ratio:.3f} of LoRA's, "
-            f"keeps {kept_bytes(model, tokens) / 1e6:.1f} MB"
-        )
+        over, peak = ratios(seconds[name], seconds["LoRA"]), None
+        if can_measure("cpu"):
+            peak = float(run_module(MODULE, "--contender", name).split()[-1])
+        metrics = {
+            "seconds": Spread.of(seconds[name]).median, "over_lora": over.median,
+            "over_lora_low": over.low, "over_lora_high": over.high,
+            "kept_megabytes": kept_bytes(model, tokens) / 1e6,
+            "step_megabytes": allocated_bytes(step_of(model, tokens)) / 1e6,
+            "peak_mebibytes": peak,
+        }  # fmt: skip
+        row = make_row(
+            experiment="adapter_step", variant=name, dataset="random tokens", seed=0,
+            config={"threads": torch.get_num_threads(), "rounds": rounds}, metrics=metrics,
+            counts={"learned": sum(p.numel() for p in learned(model))},
+        )  # fmt: skip
+        made.append(row)
+    return made
+
+
+def main() -> None:
+    """Time all in turn, print what was found, and write its rows."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rows", type=Path, help="file to append to; none")
+    parser.add_argument("--contender", choices=CONTENDERS, help="print the peak of one, MiB")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.contender is not None:
+        make = CONTENDERS[options.contender]
+        print(peak_mebibytes(lambda: step_of(make(encoder()), torch.randint(3000, (32, 32)))))
+        return
+    made = sizes(ours(encoder())).items()
+    print("bytes of the adapter:", ", ".join(f"{name} {size:,}" for name, size in made))
+    for row in rows_of(options.rounds):
+        print(row["variant"], row["counts"], row["metrics"])
+        if options.rows is not None:
+            append_row(options.rows, row)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
