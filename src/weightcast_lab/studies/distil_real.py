@@ -11,8 +11,8 @@ teaches V and biases on the same calibration inputs. A row has the network befor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +20,13 @@ from torch import nn
 
 import weightcast as wc
 from weightcast.dictionaries import SparseAtoms
-from weightcast_lab.bench.scripts import make_parser, read_finished, say
+from weightcast_lab.bench.scripts import make_parser
 from weightcast_lab.studies.compress_real import OURS, TASKS
 from weightcast_lab.studies.real.compressors import wanda
+from weightcast_lab.studies.real.missing import append_missing
 from weightcast_lab.studies.real.task import Task
 from weightcast_lab.studies.real.walk import gather, matrices
-from weightcast_lab.sweeps.rows import Row, append_row, make_row
+from weightcast_lab.sweeps.rows import Row, make_row
 
 SHARE, STEPS, DRAWS, WINDOW = 0.4, 200, (0, 1, 2), 128
 NETWORKS = ("efficientnet", "minilm", "smollm2", "crepe")
@@ -58,38 +59,31 @@ WAYS: dict[str, Callable[[Task, int], nn.Module]] = {OURS: by_weightcast, "Wanda
 """They return a copy; the task's network is the teacher."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One row to make."""
-
-    way: str
-    draw: int
-
-    def row(self, task: Task) -> Row:
-        """Compress, teach, and measure before and after."""
-        small = WAYS[self.way](task, self.draw)
-        before = {f"{name}_before": value for name, value in task.evaluate(small).items()}
-        # Long windows of text are cut: a step costs as much as its tokens.
-        inputs = [
-            part
-            for batch in task.calibration(self.draw)
-            for part in (batch.split(WINDOW, 1) if batch.dtype == torch.long else [batch])
-        ]
-        started = time.perf_counter()
-        losses = wc.distil(small, task.model, inputs, STEPS, seed=self.draw, progress=False).losses
-        seconds = time.perf_counter() - started
-        costs = {"first_loss": losses[0], "last_loss": losses[-1], "seconds": seconds}
-        counted = wc.ledger(small).total
-        row = make_row(
-            experiment="distil_real",
-            variant=f"{task.name}, {self.way}",
-            dataset=task.dataset,
-            seed=self.draw,
-            config={"share": SHARE, "steps": STEPS},
-            counts={"dense": counted.dense, "stored": counted.stored, "learned": counted.learned},
-            metrics={**task.evaluate(small), **before, **costs},
-        )
-        return row | {"labels": {"network": task.name, "curve": self.way}}
+def taught(task: Task, way: str, draw: int) -> Row:
+    """Compress, teach, and measure before and after."""
+    small = WAYS[way](task, draw)
+    before = {f"{name}_before": value for name, value in task.evaluate(small).items()}
+    # Long windows of text are cut: a step costs as much as its tokens.
+    inputs = [
+        part
+        for batch in task.calibration(draw)
+        for part in (batch.split(WINDOW, 1) if batch.dtype == torch.long else [batch])
+    ]
+    started = time.perf_counter()
+    losses = wc.distil(small, task.model, inputs, STEPS, seed=draw, progress=False).losses
+    seconds = time.perf_counter() - started
+    costs = {"first_loss": losses[0], "last_loss": losses[-1], "seconds": seconds}
+    counted = wc.ledger(small).total
+    row = make_row(
+        experiment="distil_real",
+        variant=f"{task.name}, {way}",
+        dataset=task.dataset,
+        seed=draw,
+        config={"share": SHARE, "steps": STEPS},
+        counts={"dense": counted.dense, "stored": counted.stored, "learned": counted.learned},
+        metrics={**task.evaluate(small), **before, **costs},
+    )
+    return row | {"labels": {"network": task.name, "curve": way}}
 
 
 def main() -> None:
@@ -99,15 +93,15 @@ def main() -> None:
     parser.add_argument("--fsdd", type=Path, default=Path("../shared/data/fsdd"))
     parser.add_argument("--rows", type=Path, default=Path("results/distil_real.jsonl"))
     options = parser.parse_args()
-    done = {(row["variant"], row["seed"]) for row in read_finished(options.rows)}
-    for network in options.networks:
-        task = TASKS[network](options.fsdd)
-        for cell in (Cell(way, draw) for draw in DRAWS for way in WAYS):
-            if (f"{task.name}, {cell.way}", cell.draw) not in done:
-                row = cell.row(task)
-                append_row(options.rows, row)
-                figures = ", ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
-                say(f"{row['variant']}, draw {cell.draw}: {figures}")
+
+    def wanted() -> Iterator[tuple[str, int, Callable[[], Row]]]:
+        for network in options.networks:
+            task = TASKS[network](options.fsdd)
+            for draw in DRAWS:
+                for way in WAYS:
+                    yield f"{task.name}, {way}", draw, partial(taught, task, way, draw)
+
+    append_missing(options.rows, wanted())
 
 
 if __name__ == "__main__":

@@ -10,20 +10,22 @@ once on the test data. A row has its size, both errors, evaluations and minutes,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 import weightcast as wc
 from weightcast.transform.shrink import ShrinkTrial
-from weightcast_lab.bench.scripts import make_parser, read_finished, say
+from weightcast_lab.bench.scripts import make_parser
 from weightcast_lab.studies.real.audio_tasks import PitchTracker
 from weightcast_lab.studies.real.digits_task import DigitClassifier
 from weightcast_lab.studies.real.language_tasks import SentenceEncoder
+from weightcast_lab.studies.real.missing import append_missing
 from weightcast_lab.studies.real.task import Task
-from weightcast_lab.sweeps.rows import Row, append_row, make_row
+from weightcast_lab.sweeps.rows import Row, make_row
 
 DRAWS, TOLERANCE = (0, 1, 2), 1.0
 TASKS: dict[str, Callable[[Path], Task]] = {
@@ -73,15 +75,14 @@ def main() -> None:
     parser.add_argument("--fsdd", type=Path, default=Path("../shared/data/fsdd"))
     parser.add_argument("--rows", type=Path, default=Path("results/shrink_real.jsonl"))
     options = parser.parse_args()
-    done = {(row["variant"], row["seed"]) for row in read_finished(options.rows)}
-    for network in options.networks:
-        task = TASKS[network](options.fsdd)
-        for draw in DRAWS:
-            if (task.name, draw) not in done:
-                row = shrunk(task, draw)
-                append_row(options.rows, row)
-                figures = ", ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
-                say(f"{task.name}, draw {draw}: {figures}")
+
+    def wanted() -> Iterator[tuple[str, int, Callable[[], Row]]]:
+        for network in options.networks:
+            task = TASKS[network](options.fsdd)
+            for draw in DRAWS:
+                yield task.name, draw, partial(shrunk, task, draw)
+
+    append_missing(options.rows, wanted())
 
 
 if __name__ == "__main__":
