@@ -64,14 +64,14 @@ class Choice:
 
 
 FLOOR = 0.9
-"""Of the share of its weights that a layer would get if all got the same: what it gets at least.
+"""Of the share that a layer would get if all got the same: it loses no more than that buys.
 
 A layer's loss of output tells what is lost in that layer, and not what the network makes of it: the
 errors of a budget that leaves some layers next to nothing add up as no layer's own loss says.
 """
 
 LITTLE = 1e-4
-"""A layer that loses no more than this share of its output may get less than the floor."""
+"""This share of its output any layer may lose, whatever it would get."""
 
 
 def share_out(
@@ -81,7 +81,7 @@ def share_out(
 
     Raises ValueError where the cheapest offers cost more than that, naming the costliest layer.
     """
-    cheapest = {name: _least(own, math.inf, 0) for name, own in offers.items()}
+    cheapest = {name: _least(own, math.inf, 1.0) for name, own in offers.items()}
     least = sum(choice.cost for choice in cheapest.values())
     if least > budget:
         name = max(cheapest, key=lambda name: cheapest[name].cost)
@@ -90,13 +90,13 @@ def share_out(
             f"{least:,}, {cheapest[name].cost:,} of them in layer {name!r}: raise the budget by "
             f"{least - budget:,} numbers at least"
         )
-    floors = _floors(offers, budget, floor)
+    limits = _limits(offers, budget, floor)
     low, high = -40.0, 10.0  # logarithms of the price of a number
     chosen = cheapest
     for _ in range(60):
         middle = (low + high) / 2
         price = math.exp(middle)
-        found = {name: _least(own, price, floors[name]) for name, own in offers.items()}
+        found = {name: _least(own, price, limits[name]) for name, own in offers.items()}
         if sum(choice.cost for choice in found.values()) > budget:
             low = middle
         else:
@@ -104,8 +104,8 @@ def share_out(
     return _spend(offers, chosen, budget)
 
 
-def _floors(offers: Mapping[str, Sequence[Offer]], budget: int, floor: float) -> dict[str, float]:
-    """What each layer costs at least; 0 for all where that is more than the budget.
+def _limits(offers: Mapping[str, Sequence[Offer]], budget: int, floor: float) -> dict[str, float]:
+    """What each layer loses at most; 1 for all where that would cost more than the budget.
 
     The dense layer's cost says how many weights it has.
     """
@@ -113,20 +113,21 @@ def _floors(offers: Mapping[str, Sequence[Offer]], budget: int, floor: float) ->
         name: max((offer.per_atom for offer in own if offer.dictionary is None), default=0)
         for name, own in offers.items()
     }
-    share = floor * budget / max(1, sum(weights.values()))
-    floors = {name: share * number for name, number in weights.items()}
-    least = sum(_least(own, math.inf, floors[name]).cost for name, own in offers.items())
-    return floors if least <= budget else dict.fromkeys(offers, 0.0)
+    share, limits = floor * budget / max(1, sum(weights.values())), {}
+    for name, own in offers.items():
+        bought = torch.cat([offer.losses[offer.costs() <= share * weights[name]] for offer in own])
+        limits[name] = max(LITTLE, float(bought.min())) if len(bought) else 1.0
+    least = sum(_least(own, math.inf, limits[name]).cost for name, own in offers.items())
+    return limits if least <= budget else dict.fromkeys(offers, 1.0)
 
 
-def _least(offers: Iterable[Offer], price: float, floor: float) -> Choice:
+def _least(offers: Iterable[Offer], price: float, limit: float) -> Choice:
     """The choice of most worth less its price; of least cost where the price is infinite."""
     found = []
     for offer in offers:
         costs = offer.costs()
         total = costs if math.isinf(price) else price * costs - offer.worth()
-        allowed = (costs >= floor) | (offer.losses <= LITTLE)
-        total = torch.where(allowed, total, torch.inf)
+        total = torch.where(offer.losses <= limit, total, torch.inf)
         place = int(total.argmin())
         found.append((float(total[place]), float(costs[place]), Choice(offer, place + 1)))
     return min(found, key=lambda one: one[:2])[2]

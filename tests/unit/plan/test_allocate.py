@@ -57,8 +57,8 @@ def test_a_large_budget_buys_everything():
     assert chosen["c"].n_atoms == 4
 
 
-def test_a_layer_gets_its_floor_unless_it_loses_next_to_nothing():
-    """The second layer gains least by a number, and still gets its share of the budget's floor."""
+def test_a_layer_loses_no_more_than_its_floor_buys_or_next_to_nothing():
+    """The second layer gains least by a number, and still gets what its share buys."""
     offers = {
         "a": [_offer([0.9, 0.5, 0.2, 0.05], 25), _offer([0.0], 100, dictionary=None)],
         "b": [_offer([0.5, 0.49, 0.48, 0.47], 25), _offer([0.0], 100, dictionary=None)],
@@ -66,10 +66,19 @@ def test_a_layer_gets_its_floor_unless_it_loses_next_to_nothing():
     }
     free, floored = (
         {name: choice.cost for name, choice in share_out(offers, 160, floor).items()}
-        for floor in (0.0, 0.8)
+        for floor in (0.0, 0.95)
     )
     assert (free["a"], free["b"]) == (100, 25)
-    assert floored == {"a": 75, "b": 50, "c": 25}  # b has at least 0.8 of 160 / 3
+    assert floored == {"a": 75, "b": 50, "c": 25}  # 0.95 of 160 / 3 buys b 50
+
+
+def test_what_costs_less_than_the_floor_is_taken_where_it_loses_no_more():
+    offers = {
+        "a": [_offer([0.9, 0.5, 0.2, 0.05], 25), _offer([0.0], 100, dictionary=None)],
+        "b": [_offer([0.5, 0.2], 25), _offer([0.1], 40), _offer([0.0], 100, dictionary=None)],
+    }
+    chosen = share_out(offers, 115, floor=0.8)  # 46 for each
+    assert {name: choice.cost for name, choice in chosen.items()} == {"a": 75, "b": 40}
 
 
 def test_too_small_a_budget_names_the_costliest_layer():
