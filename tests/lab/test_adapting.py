@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
+from tests.small_minilm import small_minilm
 from weightcast_lab.data.glosses import Gloss, read_glosses, split_by_word
 from weightcast_lab.studies.adapting import on_glosses as glosses
 from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, SIZES
@@ -19,27 +19,6 @@ WORDS = ["a", "the", "of", "used", "made", "small", "plant", "person"]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of what PEFT asks
 
 
-class Tokenizer:
-    """As the real one is called: a token for each letter."""
-
-    def __call__(self, texts, *, padding=False, **_):
-        ids = [[ord(letter) % 90 + 1 for letter in text[:20]] for text in texts]
-        if not padding:
-            return {"input_ids": ids}
-        longest = max(map(len, ids))
-        tokens = torch.tensor([own + [0] * (longest - len(own)) for own in ids])
-        return {"input_ids": tokens, "attention_mask": (tokens > 0).long()}
-
-
-def small_encoder():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=100, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-        intermediate_size=1536, max_position_embeddings=32,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval(), Tokenizer()
-
-
 @pytest.fixture
 def small(monkeypatch):
     generator = torch.Generator().manual_seed(0)
@@ -49,7 +28,7 @@ def small(monkeypatch):
         text = f"{number} " + " ".join(WORDS[i] for i in picked)
         found.append(Gloss(text, picked[0] % 4, f"word {number}"))
     monkeypatch.setattr(glosses, "read_glosses", lambda _: found)
-    monkeypatch.setattr(glosses, "minilm", small_encoder)
+    monkeypatch.setattr(glosses, "minilm", lambda: small_minilm(6))
     for name, value in {"N_INPUTS": 32, "N_VALIDATION": 10, "N_TEST": 20}.items():
         monkeypatch.setattr(glosses, name, value)
 
@@ -68,7 +47,7 @@ def _sized(method):
 )
 def test_each_method_trains_as_many_weights_as_its_size_says(small, method):
     size = _sized(method)
-    encoder, _ = small_encoder()
+    encoder, _ = small_minilm(6)
     examples = glosses.task(AdaptConfig(steps=1), Place()).examples
     adapted = METHODS[method].adapt(encoder, METHODS[method].settings[size], examples, 0)
     learned = {n: p.numel() for n, p in adapted.named_parameters() if p.requires_grad}
@@ -95,7 +74,7 @@ def test_a_run_tests_once_and_a_choice_never(small):
 
 def test_lora_fa_leaves_a_as_it_was_drawn(small):
     method = METHODS["LoRA-FA"]
-    encoder, tokenizer = small_encoder()
+    encoder, tokenizer = small_minilm(6)
     model = glosses.Classifier(method.adapt(encoder, method.settings[SIZES[1]], [], 0), 0)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     config = AdaptConfig("LoRA-FA", SIZES[1], 0.01, steps=2)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 import weightcast as wc
-from tests.lab.test_adapting import Tokenizer, small  # noqa: F401
+from tests.lab.test_adapting import small  # noqa: F401
+from tests.small_minilm import small_minilm
 from weightcast.dictionaries import InputStatistics
 from weightcast.layers import adapted_layers
 from weightcast_lab.studies.adapting import directions, ideas
@@ -151,18 +151,9 @@ def _site(given):
     return wc.dictionaries.Site(24, N_ATOMS, statistics=given)
 
 
-def one_block():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=100, hidden_size=384, num_hidden_layers=1, num_attention_heads=12,
-        intermediate_size=384, max_position_embeddings=32,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval(), Tokenizer()
-
-
 @pytest.fixture
 def shallow(small, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(glosses, "minilm", one_block)
+    monkeypatch.setattr(glosses, "minilm", lambda: small_minilm(intermediate=384))
 
 
 QUICK = ("steepest directions of each column", "U made anew after a tenth of the steps")
@@ -185,7 +176,7 @@ def test_of_minilms_layers_as_many_are_learned_as_the_table_says(small):  # noqa
 
 
 def test_a_renewed_network_computes_the_same_from_other_atoms(shallow):
-    encoder, _ = one_block()
+    encoder, _ = small_minilm(intermediate=384)
     inputs = glosses.task(IdeaConfig(steps=1), Place()).examples
     adapted = IDEAS[DEFAULT].adapt(encoder, 4, inputs, 0)
     layers = adapted_layers(adapted)
@@ -212,7 +203,7 @@ def test_a_renewed_network_computes_the_same_from_other_atoms(shallow):
 
 
 def test_gradients_are_those_of_the_loss_below_the_trained_head(shallow):
-    encoder, _ = one_block()
+    encoder, _ = small_minilm(intermediate=384)
     inputs = glosses.task(IdeaConfig(steps=1), Place()).examples
     loss = trained_head(encoder, inputs, 0)
     found = loss_gradients(encoder, inputs, loss)
@@ -230,7 +221,7 @@ def test_gradients_are_those_of_the_loss_below_the_trained_head(shallow):
 
 
 def test_queries_keys_and_values_apart_see_three_times_as_many_directions(shallow):
-    encoder, _ = one_block()
+    encoder, _ = small_minilm(intermediate=384)
     inputs = glosses.task(IdeaConfig(steps=1), Place()).examples
     for name, seen in ((DEFAULT, 64), ("queries, keys, values apart", 192)):
         layers = adapted_layers(IDEAS[name].adapt(encoder, 4, inputs, 0))

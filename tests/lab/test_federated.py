@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 import weightcast as wc
+from tests.small_minilm import small_minilm
 from weightcast_lab.data.glosses import Gloss
 from weightcast_lab.studies.adapting import federated
 from weightcast_lab.studies.adapting.federated import (
@@ -36,31 +36,9 @@ GLOSSES = [Gloss(f"the {word} of {n} things", n % 3) for n in range(40) for word
 TEXTS = [gloss.text for gloss in GLOSSES[:30]]
 
 
-class Letters:
-    """As a tokenizer is called: a token for each letter."""
-
-    def __call__(self, texts, *, max_length, padding=False, **_):
-        ids = [[ord(letter) % 90 + 1 for letter in text[:max_length]] for text in texts]
-        if not padding:
-            return {"input_ids": ids}
-        longest = max(map(len, ids))
-        tokens = torch.tensor([own + [0] * (longest - len(own)) for own in ids])
-        return {"input_ids": tokens, "attention_mask": (tokens > 0).long()}
-
-
-def one_block():
-    """MiniLM's sizes, but for the number of blocks."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=100, hidden_size=384, num_hidden_layers=1, num_attention_heads=12,
-        intermediate_size=1536, max_position_embeddings=32,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval(), Letters()
-
-
 @pytest.fixture
 def member(monkeypatch):
-    monkeypatch.setattr(federated, "minilm", one_block)
+    monkeypatch.setattr(federated, "minilm", small_minilm)
 
     def made(method, texts=TEXTS):
         return Member(FederatedConfig(method, steps=2), texts if method == OURS else ())

@@ -1,31 +1,15 @@
 """Tasks compare with the dense network, whatever becomes of its weights."""
 
 import torch
-from transformers import BertConfig, BertModel
 
+from tests.small_minilm import small_minilm
 from weightcast_lab.data.glosses import Gloss
 from weightcast_lab.studies.real import language_tasks
 
 
-class Tokenizer:
-    """A token for each letter."""
-
-    def __call__(self, texts, **_):
-        return {"input_ids": [[ord(letter) % 40 + 1 for letter in text] for text in texts]}
-
-
-def small_encoder():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=50, hidden_size=384, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=16,
-    )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False).eval(), Tokenizer()
-
-
 def test_ranks_are_the_dense_networks_though_its_weights_were_replaced(monkeypatch):
     glosses = [Gloss(f"{n} {'ab'[n % 2]}", n % 2) for n in range(60)]
-    monkeypatch.setattr(language_tasks, "minilm", small_encoder)
+    monkeypatch.setattr(language_tasks, "minilm", small_minilm)
     monkeypatch.setattr(language_tasks, "read_glosses", lambda: glosses)
     monkeypatch.setattr(language_tasks, "split_glosses", lambda found: (found[:40], found[40:]))
     for name, value in {"N_PROBE": 20, "N_PROBED": 15, "N_RANKED": 10}.items():
