@@ -194,11 +194,19 @@ def test_the_list_needs_no_data_and_changes_nothing(monkeypatch, tmp_path, capsy
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["rows.lock"]
 
 
+def test_some_cells_alone_are_listed(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--list", "--cells", "resnet20, informed")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "0/" in line]
+    assert ["resnet20, informed" in line for line in lines] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "no data: say where they lie with --data NAME=PLACE, of mnist, CIFAR-10"),
         (("--data", "mnist=./no/where"), "there is no data folder"),
+        (("--cells", "no such"), "no cell has 'no such' in its name: --list shows the names"),
+        (("--cells", "adapt-voices", "--data", "mnist=x"), "with --data NAME=PLACE, of fsdd"),
         (("--minutes", "0"), "--minutes is 0.0 and --jobs None: take more than 0"),
         (("--jobs", "0"), "--jobs 0: take more than 0"),
     ],
