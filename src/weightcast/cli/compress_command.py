@@ -10,7 +10,6 @@ from torch import nn
 from weightcast.cli.job import SOURCE, add_plan, add_source, finish, prepare
 from weightcast.cli.sources import load_function
 from weightcast.files import user_path
-from weightcast.inputs.moments import RIDGE
 from weightcast.measure import CompressionReport, compression_report
 from weightcast.transform.compress import compress
 
@@ -32,7 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
         default="layer",
         help="how often inputs are seen anew: layer (after each), block, or never",
     )
-    parser.add_argument("--ridge", type=float, default=RIDGE, help="of the least squares on inputs")
+    parser.add_argument("--ridge", type=float, help="of the least squares on inputs")
     add_evaluate(parser)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from weightcast.inputs.store import Store
 from weightcast.least_squares import Metric
 
-RIDGE = 0.03
-"""Added to C unless told otherwise, in units of its mean diagonal."""
+RIDGE, LEAST_RIDGE, MOST_RIDGE = 0.2, 0.001, 0.1
+"""Of the mean diagonal is added to C: this times inputs over rows, within the bounds."""
 
 MOST_INPUTS = 16_383
 """Of a layer whose second moments are looked at: these take 2 GiB, and that several times."""
@@ -53,8 +53,10 @@ class Moments:
         K = self._own[0] / (self.n_rows - 1)
         return (K + K.t()) / 2
 
-    def metric(self, ridge: float = RIDGE, *, centred: bool = True) -> Metric:
+    def metric(self, ridge: float | None = None, *, centred: bool = True) -> Metric:
         """C plus ``ridge`` times its mean diagonal; the identity where no input varies."""
+        if ridge is None:
+            ridge = min(max(RIDGE * self._own.shape[-1] / self.n_rows, LEAST_RIDGE), MOST_RIDGE)
         C = self._second(self._own, self._mean, centred)
         C = (C + C.mT).div_(2)
         diagonal = C.diagonal(dim1=1, dim2=2)

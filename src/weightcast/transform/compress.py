@@ -18,7 +18,7 @@ from weightcast.dictionaries import InputStatistics, SharedBases
 from weightcast.dictionaries.singular import leading_filters
 from weightcast.inputs.batches import as_batches
 from weightcast.inputs.gather import MOMENTS, naming_layer
-from weightcast.inputs.moments import MOST_INPUTS, RIDGE, Moments
+from weightcast.inputs.moments import MOST_INPUTS, Moments
 from weightcast.inputs.progress import Progress
 from weightcast.inputs.walk import Refresh, Walk
 from weightcast.layers import PredictedLayer, view
@@ -45,7 +45,7 @@ def compress(
     selection: AtomChoice = "fitted",
     target: Target = "dense",
     refresh: Refresh = "layer",
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -87,7 +87,8 @@ def compress(
             ``never``: x are those of the dense network, and nothing is corrected; the fastest, and
             the better one where inputs are few beside the widest layer.
         ridge: added to C = E[x^T x], in units of its mean diagonal, above 0: how much the error of
-            the weights counts where inputs do not tell.
+            the weights counts where inputs do not tell. None: a fifth of inputs over rows, at least
+            0.001 and at most 0.1.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
         resume: a folder for every layer as soon as it is fitted, made if it is missing. The same
             call goes on from there, and gives bit-equal results.
@@ -160,11 +161,11 @@ class Fitting(Plain):
     selection: AtomChoice = "fitted"
     target: Target = "dense"
     refresh: Refresh = "layer"
-    ridge: float = RIDGE
+    ridge: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.ridge < float("inf"):
+        if self.ridge is not None and not 0 < self.ridge < float("inf"):
             raise ValueError(
                 f"ridge is {self.ridge!r}: it must be above 0 and finite, for example 0.001"
             )

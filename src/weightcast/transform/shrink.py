@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from weightcast.inputs.batches import as_batches
-from weightcast.inputs.moments import RIDGE
 from weightcast.inputs.progress import Progress
 from weightcast.layers.counts import ledger
 from weightcast.layers.models import Model, check_values
@@ -57,7 +56,7 @@ def shrink(
     *,
     higher_is_better: bool = False,
     evaluations: int = 8,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     seed: int = 0,
     callback: Callable[[ShrinkTrial], None] | None = None,
     progress: bool = True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from weightcast.inputs.moments import Moments
@@ -14,6 +15,13 @@ def test_covariance_is_numpys():
     for part in rows.split([1, 0, 22, 17]):
         moments.update(part)
     np.testing.assert_allclose(moments.covariance(), np.cov(rows.numpy().T), atol=1e-9)
+
+
+@pytest.mark.parametrize(("n_rows", "ridge"), [(4, 0.1), (16, 0.05), (2_000, 0.001)])
+def test_the_fewer_rows_the_larger_the_ridge(n_rows, ridge):
+    moments = Moments()
+    moments.update(torch.randn(n_rows, 4).double())
+    assert torch.equal(moments.metric().moments, moments.metric(ridge).moments)
 
 
 def test_one_group_of_a_call_stands_for_all():

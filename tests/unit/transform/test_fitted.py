@@ -93,7 +93,7 @@ def test_a_finished_one_is_read_and_nothing_is_fitted(tmp_path, stops):
     ("change", "message"),
     [
         ({"batches": inputs(1)}, "holds another compression: inputs was"),
-        ({"ridge": 0.1}, r"settings.ridge was 0.03, is now 0.1"),
+        ({"ridge": 0.1}, r"settings.ridge was null, is now 0.1"),
     ],
 )
 def test_a_folder_of_another_compression_is_refused(tmp_path, change, message):
