@@ -8,7 +8,7 @@ from torch import Tensor
 from weightcast.inputs.store import Store
 from weightcast.least_squares import Metric
 
-RIDGE, LEAST_RIDGE, MOST_RIDGE = 0.2, 0.001, 0.1
+RIDGE, LEAST_RIDGE, MOST_RIDGE = 0.2, 0.03, 0.1
 """Of the mean diagonal is added to C: this times inputs over rows, within the bounds."""
 
 MOST_INPUTS = 16_383

@@ -88,7 +88,7 @@ def compress(
             the better one where inputs are few beside the widest layer.
         ridge: added to C = E[x^T x], in units of its mean diagonal, above 0: how much the error of
             the weights counts where inputs do not tell. None: a fifth of inputs over rows, at least
-            0.001 and at most 0.1.
+            0.03 and at most 0.1.
         seed: of all draws; a layer's draw depends on the seed and its name alone.
         resume: a folder for every layer as soon as it is fitted, made if it is missing. The same
             call goes on from there, and gives bit-equal results.
