@@ -96,5 +96,5 @@ axis.legend(title="learned weights")
 plt.show()
 
 # %%
-# One seed, and a small network. V can be kept, merged into dense weights, or written as a LoRA adapter for PEFT:
-# :doc:`/adapt` has all of it, and figures from real networks.
+# One seed, and a small network. V can be kept, merged into dense weights, or written as a LoRA
+# adapter for PEFT: :doc:`/adapt` has all of it, and figures from real networks.
