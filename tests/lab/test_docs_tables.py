@@ -22,7 +22,6 @@ MADE = PAGE.replace("|---|---|---|", "| --- | --- | --- |").replace("| |", "|  |
 
 HAND, ONE_DRAW = "counted by hand or by tests", "choices made by one draw; the section says so"
 NO_ROWS = {
-    ("docs/adapt.md", " | step beside LoRA | kept for the backward pass"): "the bench prints it",
     ("docs/compress.md", "`refresh` | `target` | runs of a block | each layer's products"): HAND,
     ("docs/compress.md", "layer, share stored | singular vectors | orthonormal base, 2.5 atoms "
      "to one used | inputs themselves (`SparseAtoms`)"): ONE_DRAW,

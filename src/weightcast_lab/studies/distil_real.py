@@ -83,7 +83,7 @@ def taught(task: Task, way: str, draw: int) -> Row:
         counts={"dense": counted.dense, "stored": counted.stored, "learned": counted.learned},
         metrics={**task.evaluate(small), **before, **costs},
     )
-    return row | {"labels": {"network": task.name, "curve": way}}
+    return row | {"labels": {"network": task.name, "curve": way, "fraction": SHARE}}
 
 
 def main() -> None:
