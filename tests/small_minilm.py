@@ -27,6 +27,6 @@ def small_minilm(n_blocks: int = 1, intermediate: int = 1536) -> tuple[Any, Lett
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=100, hidden_size=384, num_hidden_layers=n_blocks, num_attention_heads=12,
-        intermediate_size=intermediate, max_position_embeddings=64,
+        intermediate_size=intermediate, max_position_embeddings=32,
     )  # fmt: skip
     return BertModel(config, add_pooling_layer=False).eval(), Letters()
