@@ -14,7 +14,7 @@ class Letters:
     def __call__(
         self, texts: list[str], *, max_length: int = 20, padding: bool = False, **_: Any
     ) -> dict[str, Any]:
-        ids = [[ord(letter) % 90 + 1 for letter in text[:max_length]] for text in texts]
+        ids = [[ord(letter) % 90 + 1 for letter in text[: min(max_length, 20)]] for text in texts]
         if not padding:
             return {"input_ids": ids}
         longest = max(map(len, ids))
