@@ -28,7 +28,7 @@ def solve_at(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Te
     Args:
         gram: (n, n) float64, symmetric.
         products: (rows, n) float64.
-        places: (rows, n_atoms) int64.
+        places: (rows, n_atoms), integers.
 
     Returns:
         x at the places, (rows, n_atoms), and the rows that failed, where a place comes twice or

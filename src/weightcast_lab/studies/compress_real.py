@@ -145,7 +145,7 @@ class Study:
         gc.collect()
         inputs, dense = self.task.calibration(cell.draw), self.task.model
         before = ledger(dense).total
-        budget = before.stored - int((1 - (cell.share or 1.0)) * self.n_weights)
+        budget = budget_for(before.stored, self.n_weights, cell.share or 1.0)
         start_peak()
         started = time.perf_counter()
         small: nn.Module = compress(dense, inputs=inputs, budget=budget, progress=False)
@@ -175,6 +175,11 @@ class Study:
         row["labels"] = {"network": self.task.name, "curve": cell.method}
         row["labels"] |= {"fraction": cell.share or round(share, 4)}
         return row
+
+
+def budget_for(stored: int, n_weights: int, share: float) -> int:
+    """Numbers that a network of ``stored`` may keep, so that its matrices keep a share."""
+    return stored - int((1 - share) * n_weights)
 
 
 def table(rows: Sequence[Row], network: str) -> str:

@@ -21,7 +21,7 @@ from torch import nn
 import weightcast as wc
 from weightcast.dictionaries import SparseAtoms
 from weightcast_lab.bench.scripts import make_parser
-from weightcast_lab.studies.compress_real import OURS, TASKS
+from weightcast_lab.studies.compress_real import OURS, TASKS, budget_for
 from weightcast_lab.studies.real.compressors import wanda
 from weightcast_lab.studies.real.missing import append_missing
 from weightcast_lab.studies.real.task import Task
@@ -36,7 +36,7 @@ NETWORKS = ("efficientnet", "minilm", "smollm2", "crepe")
 def by_weightcast(task: Task, draw: int) -> nn.Module:
     """``compress`` to the bytes that the share leaves, the budget free to move among blocks."""
     n_weights = sum(matrix.W.numel() for matrix in matrices(task.model, task.modules))
-    budget = wc.ledger(task.model).total.stored - int((1 - SHARE) * n_weights)
+    budget = budget_for(wc.ledger(task.model).total.stored, n_weights, SHARE)
     return wc.compress(task.model, inputs=task.calibration(draw), budget=budget, progress=False)
 
 
