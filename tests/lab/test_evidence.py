@@ -11,11 +11,14 @@ from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
+from weightcast_lab.studies.deep.ways import PEERS, ideas_for
 from weightcast_lab.sweeps.backlog import CHOICES
 
 CELLS = evidence.cells()
 NAMES = [cell.name for cell in CELLS]
-TRAINED = [cell for cell in CELLS if not cell.name.startswith(("adapt", "idea"))]
+TRAINED = [cell for cell in CELLS if not cell.name.startswith(("adapt", "idea", "deep"))]
+DEEP_IDEAS = [cell for cell in CELLS if cell.name.startswith("deep idea")]
+DEEP_PEERS = [cell for cell in CELLS if cell.name.startswith("deep peers")]
 ADAPTED = [cell for cell in CELLS if cell.name.startswith("adapt")]
 TRIED = [cell for cell in CELLS if cell.name.startswith("idea")]
 FILES = {CHOICES, *(cell.file for cell in CELLS)}
@@ -149,6 +152,36 @@ def test_ideas_come_between_what_is_compared_most_often_and_the_rest():
     assert set(BEST) < set(IDEAS)
 
 
+def test_ideas_for_deep_networks_are_tried_on_validation_data_alone():
+    for network in evidence.NETWORKS:
+        own = [cell for cell in DEEP_IDEAS if network in cell.name]
+        assert [cell.name for cell in own] == [
+            f"deep idea, {network}, {name}" for name in ideas_for(network)
+        ]
+        assert len(own) > 10
+        for cell in own:
+            assert runs(cell) == []
+            for rate, trial in cell.choices.items():
+                config = trial.config
+                assert (trial.kind, config.seed, config.fraction) == ("deep-choice", 0, 0.25)
+                assert config.training.learning_rate == rate
+                assert config.n_validation > 0
+                assert config.model.name == network
+
+
+def test_others_ways_run_at_three_shares_at_a_rate_of_their_own():
+    shares = {}
+    for cell in DEEP_PEERS:
+        one, *_ = made = [trial.config for trial in runs(cell)]
+        assert [config.seed for config in made] == [0, 1, 2]
+        shares.setdefault(one.way, []).append(one.fraction)
+        choices = [trial.config for trial in cell.choices.values()]
+        assert {(c.way, c.seed) for c in choices} == {(one.way, 0)}
+        assert {c.fraction for c in choices} == {1.0 if one.way is None else 0.2}
+        assert one.training.learning_rate == sorted(cell.choices)[1]
+    assert shares == {None: [1.0]} | {key: [0.1, 0.2, 0.3] for key in PEERS}
+
+
 def test_modern_networks_are_trained_longer():
     for cell in TRAINED:
         for trial in runs(cell):
@@ -166,7 +199,8 @@ def test_no_two_trials_are_told_apart_by_nothing():
     kinds = (AdaptConfig, PlaysConfig, VoicesConfig, PicturesConfig)
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
-    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted + 3 * len(IDEAS)
+    deep = 2 * len(DEEP_IDEAS) + 4 * (1 + len(PEERS))
+    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted + 3 * len(IDEAS) + deep
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)
         for t in itertools.chain(

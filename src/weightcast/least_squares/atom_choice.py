@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from weightcast.dictionaries import Base
 from weightcast.least_squares.metric import Metric, by_group, gram_of, in_metric, rooted
 
 _ROUNDING = 1e-11  # of an atom that others explain may be left by rounding
+_LOOKED_AT = 256  # rows of a matrix, one after the other, until they tell
 
 
 def choose_atoms(
@@ -35,17 +36,24 @@ def loss_curve(
     n_atoms: int,
     metric: Metric | None = None,
     order: Sequence[int] | None = None,
+    most: Tensor | None = None,
 ) -> Tensor:
     """What 1, 2, ... n_atoms atoms leave of all units' |w|_C^2, as a share: (n_atoms,), falling.
 
     Base and W (n_units, n_visible) are float64 on the CPU. Atoms come in the given order; None
-    takes the one that explains most each time.
+    takes the one that explains most each time. The curve ends, some atoms later, where it leaves
+    more than ``most`` (n_atoms,).
     """
     units, total = slice(0, len(W)), 0.0
     for group, part in by_group(metric, units, len(W)):
         total += float(rooted(W[part], metric, group).square().sum())
     explained: list[float] = []
-    _greedy(_problems(base, units, W, n_atoms, metric, {}), n_atoms, order, explained)
+
+    def leaves_too_much() -> bool:
+        return most is not None and 1 - sum(explained) / total > float(most[len(explained) - 1])
+
+    problems = _problems(base, units, W, n_atoms, metric, {})
+    _greedy(problems, n_atoms, order, explained, leaves_too_much)
     lost = 1 - torch.tensor(explained, dtype=torch.float64).cumsum(0) / max(total, 1e-300)
     return lost.clamp(0, 1)
 
@@ -78,8 +86,13 @@ class _Problem:
     @property
     def orthogonal(self) -> bool:
         """Whether no atom takes anything from another."""
-        sizes = self.gram.diagonal()
-        return float((self.gram - sizes.diag()).abs().max()) <= 1e-8 * float(sizes.min())
+        small = 1e-8 * float(self.gram.diagonal().min())
+        for first in range(0, len(self.gram), _LOOKED_AT):
+            block = self.gram[first : first + _LOOKED_AT].abs()
+            block.diagonal(first).zero_()
+            if float(block.max()) > small:
+                return False
+        return True
 
     def take(self, point: int) -> None:
         """Choose an atom."""
@@ -104,14 +117,15 @@ class _Problem:
             return
         # A square, and triangular: each atom's column is zero for those that were taken before.
         root, chosen = small.factor[small.taken, : len(small.taken)], points[small.taken]
+        # Of few rows, where a product of many with few columns takes three times as long.
         known, first = self._known, len(self.taken)
-        columns = self.gram[:, chosen] - known @ known[chosen].t()
-        columns = torch.linalg.solve_triangular(root.t(), columns, upper=True, left=False)
+        rows = self.gram[chosen] - known[chosen] @ known.t()
+        rows = torch.linalg.solve_triangular(root, rows, upper=False)
         right = torch.linalg.solve_triangular(root, self.products[chosen], upper=False)
-        self.factor[:, first : first + len(chosen)] = columns
+        self.factor[:, first : first + len(chosen)] = rows.t()
         self.taken += chosen.tolist()
-        self.products -= columns @ right
-        self.remaining = self.remaining - columns.square().sum(dim=1)
+        self.products -= rows.t() @ right
+        self.remaining = self.remaining - rows.square().sum(dim=0)
 
     @property
     def _known(self) -> Tensor:
@@ -148,13 +162,15 @@ def _greedy(
     n_atoms: int,
     order: Sequence[int] | None = None,
     explained: list[float] | None = None,
+    ended: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Atoms for several groups' units at once, in a given order or by what they explain.
 
     The next :data:`STEP` atoms are chosen one by one among the eight times as many that explain
     most, so that all of a large base are compared, and what is left of the units is computed, once
     a step: products of large matrices, of which a processor does tens of times more in a second.
-    Atoms that are orthogonal are compared once.
+    Atoms that are orthogonal are compared once. No more are chosen when they have ``ended``, which
+    is asked after every step.
     """
     points: list[int] = []
     if all(problem.orthogonal for problem in problems):
@@ -163,7 +179,7 @@ def _greedy(
         if explained is not None:
             explained += gain[points].clamp_min(0).tolist()
         return points
-    while len(points) < n_atoms:
+    while len(points) < n_atoms and not (points and ended()):
         n_new = min(STEP, n_atoms - len(points))
         if order is None:
             gain = torch.stack([problem.gain for problem in problems]).sum(dim=0)

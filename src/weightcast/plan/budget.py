@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightcast.dictionaries import Atoms, Dictionary, InputStatistics, Site
 from weightcast.dictionaries.families import Family
@@ -20,7 +20,7 @@ from weightcast.inputs.progress import Progress
 from weightcast.inputs.walk import Walk
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.least_squares import fit_columns, loss_curve
+from weightcast.least_squares import fit_units, loss_curve
 from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
@@ -38,6 +38,9 @@ KNOTS = (0.05, 0.125, 0.25, 0.5, 0.75)
 
 LEAST = 1e-6
 """Loss that counts as none."""
+
+HOPELESS = 4.0
+"""A dictionary that loses so many times what others lose at equal cost gets no more atoms."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def gather_offers(
             if walk is not None and name in walk.order:
                 site = observe(model, site, walk)
             groups, own_seed = min(columns, site.n_units), layer_seed(seed, name)
-            offers[name] = list(_offers(site, groups, count, own_seed))
+            offers[name] = _offers(site, groups, count, own_seed)
             shown.step()
             shown.say(f"{name}: {len(offers[name]) - 1} dictionaries compared")
     return Offers(model, grids, sites, offers, count)
@@ -169,16 +172,17 @@ def left_for(model: nn.Module, layers: Collection[str], budget: float | int, cou
     return number - rest
 
 
-def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[Offer]:
+def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> list[Offer]:
     """One offer per dictionary that can be built, and that to leave the layer dense, at full cost.
 
-    Atoms that cost more than the dense layer are not looked at.
+    Atoms that cost more than the dense layer are not looked at, nor those of dictionaries that
+    fell far behind others.
     """
     # The family's own; where everything stored counts, all that could be cheaper too.
-    family = Family(site.grid, site.statistics is not None)
+    family, offers = Family(site.grid, site.statistics is not None), list[Offer]()
     for dictionary in [family.own] if count == "learned" else family.stored:
         if dictionary.per_unit:
-            yield from _offers_per_unit(site, dictionary)
+            offers += _offers_per_unit(site, dictionary)
             continue
         if site.n_visible > MOST_INPUTS and not dictionary.from_weight:
             continue  # whose atoms, as many as inputs, would have to be compared with one another
@@ -198,9 +202,21 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> Iterator[
         fixed = atoms.base.n_static if held and dictionary.factored else 0
         # Where a file names its atoms, those that explain most may be taken.
         order = None if count == "stored" else atoms.indices[0].tolist()
-        losses = loss_curve(atoms.base, site.W, atoms.n_atoms, site.metric, order)
-        yield Offer(dictionary, groups, losses, per_atom, fixed)
-    yield Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.filters.numel())
+        behind = HOPELESS * _least_loss(offers, fixed + per_atom * np.arange(1, n_atoms + 1))
+        losses = loss_curve(atoms.base, site.W, n_atoms, site.metric, order, behind)
+        offers.append(Offer(dictionary, groups, losses, per_atom, fixed))
+    dense = torch.zeros(1, dtype=torch.float64)
+    return [*offers, Offer(None, 1, dense, site.filters.numel())]
+
+
+def _least_loss(offers: Sequence[Offer], costs: np.ndarray) -> Tensor:
+    """The least loss that some offers have at each of some costs; 1 where none costs so little."""
+    least = np.ones(len(costs))
+    for offer in offers:
+        n_atoms = np.searchsorted(offer.costs().numpy(), costs, side="right")
+        losses = np.concatenate([[1.0], offer.losses.numpy()])
+        least = np.minimum(least, losses[n_atoms])
+    return torch.from_numpy(least)
 
 
 def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]:
@@ -214,10 +230,8 @@ def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]
     step = -(-by_group.shape[1] * groups // n_sampled)
     some = replace(site, filters=site.filters[by_group[:, ::step].flatten()])
     counts = sorted({max(1, round(share * site.n_visible)) for share in KNOTS})
-    losses = []
-    for atoms in _build(some, dictionary, counts, 0):
-        units = (slice(unit, unit + 1) for unit in range(some.n_units))
-        losses.append(fit_columns(atoms, units, some.W, some.metric)[1])
+    choices = _build(some, dictionary, counts, 0)
+    losses = [left for _, left in fit_units(choices, some.W, some.metric)]
     numbers = np.arange(1, site.n_visible)
     knots = [0, *counts, site.n_visible]
     levels = np.log([1.0, *(max(loss, LEAST) for loss in losses), LEAST])

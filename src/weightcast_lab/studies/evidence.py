@@ -32,6 +32,9 @@ from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.studies.adapting.trained import RunConfig
+from weightcast_lab.studies.deep.trial import IDEAS_EXPERIMENT, DeepConfig
+from weightcast_lab.studies.deep.ways import IDEAS as DEEP_IDEAS
+from weightcast_lab.studies.deep.ways import PEERS, ideas_for
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
 from weightcast_lab.sweeps.backlog import Backlog, work
 from weightcast_lab.sweeps.cells import CHOICE, Cell
@@ -48,6 +51,7 @@ IMAGES = (MNIST, CIFAR10)
 
 SEEDS = range(3)
 PAIRS = ("SE-AE", "SE-Emp", "Emp-Emp", "RandFixU-RandFixU", "LowRank", "RandCon-RandCon")
+DEEP_SHARES = (0.1, 0.2, 0.3)
 NETWORKS, MODERN_CURVES = ("resnet20", "gpt"), (modern.INFORMED, modern.RANDOM, NARROW)
 
 
@@ -59,6 +63,9 @@ def cells() -> list[Cell]:
         _figure4("SE-AE", 0.05, "Does the paper's best pair lose at most 0.1 points at 5 %?"),
         *(_figure4(name, 0.05, _AT_FIVE) for name in (*PAIRS[1:], "Local-Grouped")),
         *(_modern(network, *point) for network in NETWORKS for point in quarter),
+        *(_deep_idea(network, name) for network in NETWORKS for name in ideas_for(network)),
+        _deep_peer(None, 1.0),
+        *(_deep_peer(name, fraction) for fraction in DEEP_SHARES for name in PEERS),
         *_adapted(),
         *(_adapt(*point) for point in _adapted_elsewhere()),
         *_figure5(epochs=60, seeds=3, gpu=True),
@@ -120,6 +127,66 @@ def _modern(network: str, curve: str, fraction: float) -> Cell:
         f"evidence_{network}.jsonl",
         partial(make_runs, config),
         {rate: make_choice(config(rate, 0)) for rate in rates},
+        criterion="validation_loss",
+    )
+
+
+def _deep_config(
+    network: str, way: str | None, fraction: float, rate: float, seed: int, experiment: str
+) -> DeepConfig:
+    """The narrow network of the preset cpu, with its data and passes."""
+    base = modern.cpu_setting(network)
+    return DeepConfig(
+        data=CIFAR10 if network == "resnet20" else PLAYS,
+        model=base.model,
+        training=replace(base.training, learning_rate=rate),
+        seed=seed,
+        n_validation=base.n_validation,
+        n_train=base.n_train,
+        n_inputs=base.n_inputs,
+        context=base.context,
+        experiment=experiment,
+        variant=f"{way or DENSE}, {100 * fraction:g} %, rate {rate:g}",
+        labels={"curve": way or DENSE, "fraction": fraction},
+        way=way,
+        fraction=fraction,
+    )
+
+
+def _deep_idea(network: str, way: str) -> Cell:
+    """An idea against what is lost at a quarter of the weights: two rates, on validation data."""
+    experiment = IDEAS_EXPERIMENT.format(network)
+    return Cell(
+        f"deep idea, {network}, {way}",
+        DEEP_IDEAS[way].expected,
+        "evidence_deep.jsonl",
+        lambda _: [],
+        {
+            rate: Trial("deep-choice", _deep_config(network, way, 0.25, rate, 0, experiment))
+            for rate in ((0.016, 0.032) if network == "resnet20" else (0.004, 0.008))
+        },
+        criterion="validation_loss",
+    )
+
+
+def _deep_peer(way: str | None, fraction: float) -> Cell:
+    """The small GPT after one pass, in a way of others' or in ours, at a rate of its own.
+
+    It is chosen at a share between the others, and serves all.
+    """
+
+    def trial(share: float, rate: float, seed: int, *, chooses: bool = False) -> Trial:
+        experiment = "evidence-deep-peers" + "-validation" * chooses
+        config = _deep_config("gpt", way, share, rate, seed, experiment)
+        return Trial("deep-choice" if chooses else "deep", config)
+
+    chosen_at = 1.0 if way is None else DEEP_SHARES[1]
+    return Cell(
+        f"deep peers, gpt, {way or DENSE}, {100 * fraction:g} %",
+        "How do others' ways to train with few weights compare?",
+        "evidence_deep.jsonl",
+        lambda rate: [trial(fraction, rate or 0.004, seed) for seed in SEEDS],
+        {rate: trial(chosen_at, rate, 0, chooses=True) for rate in (2e-3, 4e-3, 8e-3, 16e-3)},
         criterion="validation_loss",
     )
 

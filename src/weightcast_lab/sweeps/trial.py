@@ -20,6 +20,8 @@ STUDIES = {
     "speech": "weightcast_lab.studies.speech",
     "rica": "weightcast_lab.studies.rica",
     "choice": "weightcast_lab.studies.choice",
+    "deep": "weightcast_lab.studies.deep.trial",
+    "deep-choice": "weightcast_lab.studies.deep.trial",
     "adapt": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-choice": "weightcast_lab.studies.adapting.on_glosses",
     "adapt-plays": "weightcast_lab.studies.adapting.on_plays",

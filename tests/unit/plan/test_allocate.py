@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from weightcast import dictionaries as d
+from weightcast.kernels import SquaredExponential
 from weightcast.least_squares import Metric, fit_columns, loss_curve
 from weightcast.plan.allocate import Choice, Offer, share_out
 
@@ -104,3 +105,13 @@ def test_the_curve_is_what_fitting_leaves(groups):
         assert float(curve[n - 1]) == pytest.approx(fit_columns(some, [slice(0, 6)], W, metric)[1])
     assert float(curve[-1]) == pytest.approx(0, abs=1e-9)
     assert float(loss_curve(atoms.base, W, 5, metric)[4]) < float(curve[4])
+
+
+def test_the_curve_ends_where_it_fell_too_far_behind():
+    W = torch.randn(6, 200, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    base = d.Kernel(SquaredExponential(2.0), mixing="raw").atoms(200, 150, grid=(200,)).base
+    whole, most = loss_curve(base, W, 150), torch.ones(150)
+    most[70:] = 0.5 * whole[70:]
+    curve = loss_curve(base, W, 150, most=most)
+    assert torch.equal(curve, whole[:96])  # three steps of 32: the third ends below
+    assert torch.equal(loss_curve(base, W, 150, most=2 * whole), whole)

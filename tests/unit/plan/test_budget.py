@@ -8,6 +8,7 @@ from torch import nn
 
 import weightcast as wc
 from weightcast import dictionaries as d
+from weightcast.plan import budget
 
 IMAGES = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -60,3 +61,27 @@ def test_a_budget_below_what_stays_dense_or_above_everything_is_refused():
         wc.suggest(network(), budget=1_000_000, progress=False)
     with pytest.raises(ValueError, match="count is 'bytes': take 'learned' or 'stored'"):
         wc.suggest(network(), budget=0.3, count="bytes", progress=False)  # pyright: ignore
+
+
+def test_a_dictionary_that_loses_four_times_as_much_is_not_looked_at_to_the_end(monkeypatch):
+    """Patches of noise: no smooth filter comes near the inputs that a unit has of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(8, 16, 31), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 10, 3))
+    with torch.no_grad():
+        model[0].weight *= torch.rand(model[0].weight.shape) > 0.9
+    how = {"budget": 0.5, "count": "stored", "inputs": torch.randn(50, 8, 40), "progress": False}
+    sizes = []
+    looked = budget.loss_curve
+
+    def counted(*arguments):
+        curve = looked(*arguments)
+        sizes.append((len(curve), arguments[2]))
+        return curve
+
+    monkeypatch.setattr(budget, "loss_curve", counted)
+    plan = wc.suggest(model, **how)
+    assert any(n < n_atoms for n, n_atoms in sizes)
+    monkeypatch.setattr(budget, "HOPELESS", float("inf"))
+    sizes.clear()
+    assert wc.suggest(model, **how) == plan
+    assert all(n == n_atoms for n, n_atoms in sizes)

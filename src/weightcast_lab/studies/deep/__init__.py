@@ -1,0 +1,1 @@
+"""Deep networks trained from few learned weights in other ways: by others' methods, by ideas."""
