@@ -56,6 +56,7 @@ PUTS_MODULES = {
     "weightcast/inputs/contents.py": "puts back what objects held before a run",
     "weightcast_lab/bench/peers.py": "puts in layers of other libraries",
     "weightcast_lab/studies/compression.py": "puts in factors by other methods, to compare ours",
+    "weightcast_lab/studies/deep/ways.py": "puts in layers by other methods, to compare ours",
 }
 
 

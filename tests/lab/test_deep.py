@@ -13,18 +13,18 @@ from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
 from weightcast_lab.studies.deep import ways
-from weightcast_lab.studies.deep.peers import (
-    SPARSE,
-    LowRankActivation,
-    SparsePlusLowRank,
-    rank_for,
-)
-from weightcast_lab.studies.deep.trial import (
+from weightcast_lab.studies.deep.deep_trials import (
     IDEAS_EXPERIMENT,
     DeepConfig,
     choose,
     ideas_table,
     run,
+)
+from weightcast_lab.studies.deep.other_layers import (
+    SPARSE,
+    LowRankActivation,
+    SparsePlusLowRank,
+    rank_for,
 )
 from weightcast_lab.studies.modern import PREDICTED
 from weightcast_lab.studies.train import read_place

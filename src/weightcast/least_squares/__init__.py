@@ -8,15 +8,7 @@ the layer's output, E|x W - x U V|^2. Without inputs C = I: the error of the wei
 
 from weightcast.least_squares.at_places import solve_at
 from weightcast.least_squares.atom_choice import choose_atoms, loss_curve
-from weightcast.least_squares.columns import fit_columns, fit_units
+from weightcast.least_squares.columns import fit_columns
 from weightcast.least_squares.metric import Metric, by_group
 
-__all__ = [
-    "Metric",
-    "by_group",
-    "choose_atoms",
-    "fit_columns",
-    "fit_units",
-    "loss_curve",
-    "solve_at",
-]
+__all__ = ["Metric", "by_group", "choose_atoms", "fit_columns", "loss_curve", "solve_at"]

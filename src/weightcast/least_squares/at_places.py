@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,47 +12,35 @@ from weightcast.dictionaries.inverse import times_inverse
 _ACCURACY = 1e-7  # of the normal equations, relative to their right side
 _REFINEMENTS = 4  # after which a unit is solved by a decomposition
 _HELD = 2**23  # numbers of the matrices that are solved at once
+_WIDE, _MANY = 512, 64  # places, and others, and rows, of which equations are solved step by step
 _NEAR = 1e-4  # these equations' accuracy: a hundred thousandth more of the loss, and less
 _STEPS, _EXPECTED = 200, 50
 _ROWS = 256  # that are taken step by step side by side
 
 
-def solve_at(
-    gram: Tensor, products: Tensor, choices: Sequence[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
+def solve_at(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Solve gram x = product at each row's own places, where x alone is not zero.
 
     By Cholesky in float32, some rows at a time; what that leaves is computed in float64 and solved
-    again, until it is below 1e-7 of the products. With more than 512 places, more than a quarter of
-    all, and as many others, where the factors of all rows take longest, by conjugate gradients,
-    until 1e-4 is left; such choices side by side, for the matrix is read as often for one.
+    again, until it is below 1e-7 of the products. Of 64 rows or more with more than 512 places, a
+    quarter of all, and as many others, factors take longest: by conjugate gradients, to 1e-4.
 
     Args:
         gram: (n, n) float64, symmetric.
         products: (rows, n) float64.
-        choices: places (rows, n_atoms), integers; each with its own n_atoms.
+        places: (rows, n_atoms), integers.
 
     Returns:
-        Of every choice x at the places, (rows, n_atoms), and the rows that failed, where a place
-        comes twice or its equations are too dependent.
+        x at the places, (rows, n_atoms), and the rows that failed, where a place comes twice or
+        its equations are too dependent.
     """
-    wide = [_is_wide(own.shape[1], len(gram)) for own in choices]
-    together = [own for own, steps in zip(choices, wide, strict=True) if steps]
-    solved = iter(_step_by_step(gram, products, together) if together else ())
-    return [
-        (next(solved, None) if steps else None) or _directly(gram, products, own)
-        for own, steps in zip(choices, wide, strict=True)
-    ]
-
-
-def _is_wide(n_atoms: int, n: int) -> bool:
-    """Whether equations at so many of n places are solved step by step."""
-    return min(n_atoms, n - n_atoms) > max(512, n // 4)
-
-
-def _directly(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`solve_at`, by Cholesky."""
-    n, wanted = len(gram), products.gather(1, places)
+    n = len(gram)
+    n_atoms = min(places.shape[1], n - places.shape[1])
+    if n_atoms > max(_WIDE, n // 4) and len(places) >= _MANY:
+        found = _step_by_step(gram, products, places)
+        if found is not None:
+            return found
+    wanted = products.gather(1, places)
     x, failed = torch.zeros_like(wanted), torch.ones(len(places), dtype=torch.bool)
     small = _ACCURACY * wanted.norm(dim=1)
     inverses = _Inverses(gram, places)
@@ -109,10 +97,8 @@ class _Inverses:
         return direct if self.whole is None else by_others
 
 
-def _step_by_step(
-    gram: Tensor, products: Tensor, choices: Sequence[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    """As :func:`solve_at`, by conjugate gradients; () if the matrix is not positive definite.
+def _step_by_step(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Tensor] | None:
+    """As :func:`solve_at`, by conjugate gradients; None if the matrix is not positive definite.
 
     Each step multiplies all rows by the matrix, and by the inverse of all of it, which makes 20 to
     100 steps enough: 4 n^2 multiply-adds for each row and step; its factor takes n_atoms^3 / 3.
@@ -121,22 +107,17 @@ def _step_by_step(
     K = (gram / sizes / sizes.unsqueeze(1)).float()
     root, bad = torch.linalg.cholesky_ex(K)
     if bad:
-        return []
-    solve = times_inverse(root, _EXPECTED * len(products) * len(choices))
-    found = [(products.new_empty(c.shape), torch.ones(len(c), dtype=torch.bool)) for c in choices]
-    n_rows = max(1, _ROWS // len(choices))
-    for first in range(0, len(products), n_rows):
-        part = slice(first, first + n_rows)
-        held = (K.new_zeros(len(own[part]), len(K)).scatter_(1, own[part], 1.0) for own in choices)
-        mask = torch.cat(list(held))
-        wanted = (products[part] / sizes).float().repeat(len(choices), 1) * mask
+        return None
+    solve = times_inverse(root, _EXPECTED * len(places))
+    x, failed = torch.empty(places.shape, dtype=gram.dtype), []
+    for own, right, values in zip(*(t.split(_ROWS) for t in (places, products, x)), strict=True):
+        mask = K.new_zeros(len(own), len(K)).scatter_(1, own, 1.0)
+        wanted = (right / sizes).float() * mask
         y, left = _conjugate_gradients(K, solve, wanted, mask)
-        near = left <= 10 * _NEAR * wanted.norm(dim=1)
-        ends = zip(*(t.chunk(len(choices)) for t in (y / sizes, near, mask)), strict=True)
-        for (x, failed), own, (y, near, mask) in zip(found, choices, ends, strict=True):
-            x[part] = y.gather(1, own[part])
-            failed[part] = ~near | (mask.sum(dim=1) < own.shape[1])
-    return found
+        values.copy_((y / sizes).gather(1, own))
+        twice = mask.sum(dim=1) < own.shape[1]
+        failed.append(~(left <= 10 * _NEAR * wanted.norm(dim=1)) | twice)
+    return x, torch.cat(failed)
 
 
 def _conjugate_gradients(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from weightcast.dictionaries import Base
 from weightcast.least_squares.metric import Metric, by_group, gram_of, in_metric, rooted
 
 _ROUNDING = 1e-11  # of an atom that others explain may be left by rounding
-_LOOKED_AT = 256  # rows of a matrix, one after the other, until they tell
 
 
 def choose_atoms(
@@ -48,12 +47,8 @@ def loss_curve(
     for group, part in by_group(metric, units, len(W)):
         total += float(rooted(W[part], metric, group).square().sum())
     explained: list[float] = []
-
-    def leaves_too_much() -> bool:
-        return most is not None and 1 - sum(explained) / total > float(most[len(explained) - 1])
-
-    problems = _problems(base, units, W, n_atoms, metric, {})
-    _greedy(problems, n_atoms, order, explained, leaves_too_much)
+    least = None if most is None else (1 - most) * total
+    _greedy(_problems(base, units, W, n_atoms, metric, {}), n_atoms, order, explained, least)
     lost = 1 - torch.tensor(explained, dtype=torch.float64).cumsum(0) / max(total, 1e-300)
     return lost.clamp(0, 1)
 
@@ -86,13 +81,8 @@ class _Problem:
     @property
     def orthogonal(self) -> bool:
         """Whether no atom takes anything from another."""
-        small = 1e-8 * float(self.gram.diagonal().min())
-        for first in range(0, len(self.gram), _LOOKED_AT):
-            block = self.gram[first : first + _LOOKED_AT].abs()
-            block.diagonal(first).zero_()
-            if float(block.max()) > small:
-                return False
-        return True
+        sizes = self.gram.diagonal()
+        return float((self.gram - sizes.diag()).abs().max()) <= 1e-8 * float(sizes.min())
 
     def take(self, point: int) -> None:
         """Choose an atom."""
@@ -162,15 +152,15 @@ def _greedy(
     n_atoms: int,
     order: Sequence[int] | None = None,
     explained: list[float] | None = None,
-    ended: Callable[[], bool] = lambda: False,
+    least: Tensor | None = None,
 ) -> list[int]:
     """Atoms for several groups' units at once, in a given order or by what they explain.
 
     The next :data:`STEP` atoms are chosen one by one among the eight times as many that explain
     most, so that all of a large base are compared, and what is left of the units is computed, once
     a step: products of large matrices, of which a processor does tens of times more in a second.
-    Atoms that are orthogonal are compared once. No more are chosen when they have ``ended``, which
-    is asked after every step.
+    Atoms that are orthogonal are compared once. No step follows where less than ``least``
+    (n_atoms,) is ``explained``.
     """
     points: list[int] = []
     if all(problem.orthogonal for problem in problems):
@@ -179,7 +169,9 @@ def _greedy(
         if explained is not None:
             explained += gain[points].clamp_min(0).tolist()
         return points
-    while len(points) < n_atoms and not (points and ended()):
+    while len(points) < n_atoms:
+        if explained and least is not None and sum(explained) < least[len(points) - 1]:
+            break
         n_new = min(STEP, n_atoms - len(points))
         if order is None:
             gain = torch.stack([problem.gain for problem in problems]).sum(dim=0)

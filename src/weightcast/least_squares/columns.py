@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from weightcast.dictionaries import Atoms, Base
+from weightcast.dictionaries import Atoms
 from weightcast.least_squares.at_places import solve_at, spread
 from weightcast.least_squares.metric import Metric, by_group, gram_of, in_metric, rooted
 
@@ -21,7 +21,7 @@ def fit_columns(
     ``columns`` are the units of every column, W is (n_units, n_visible) float64.
     """
     if atoms.columns == len(W) and atoms.mixing is None:
-        return fit_units([atoms], W, metric)[0]
+        return _fit_units(atoms, W, metric)
     V = torch.empty(atoms.n_atoms, len(W), dtype=torch.float64)
     left = total = 0.0
     roots = _Roots(atoms, metric)
@@ -80,42 +80,28 @@ def _solve(A: Tensor, target: Tensor) -> Tensor:
     return V / sizes.unsqueeze(1)
 
 
-def fit_units(
-    choices: Sequence[Atoms], W: Tensor, metric: Metric | None = None
-) -> list[tuple[Tensor, float]]:
+def _fit_units(atoms: Atoms, W: Tensor, metric: Metric | None) -> tuple[Tensor, float]:
     """As :func:`fit_columns`, where every unit has a dictionary of its own, without mixing.
 
-    Of one base, any number of choices: each has its V and what that leaves. The normal equations of
-    many units are solved at once; a unit whose atoms are too dependent for that by a decomposition
-    of its own.
+    The normal equations of many units are solved at once; a unit whose atoms are too dependent for
+    that by a decomposition of its own.
     """
-    base = copy.deepcopy(choices[0].base).to("cpu", torch.float64)
-    indices = [atoms.indices.cpu() for atoms in choices]
-    V = [torch.empty(own.shape, dtype=torch.float64) for own in indices]
-    left, total = [0.0] * len(choices), torch.finfo(torch.float64).tiny
+    base = copy.deepcopy(atoms.base).to("cpu", torch.float64)
+    indices = atoms.indices.cpu()
+    V, left, total = torch.empty(indices.shape, dtype=torch.float64), 0.0, 0.0
     for group, units in by_group(metric, slice(0, len(W)), len(W)):
-        rows, places = W[units], [own[units] for own in indices]
+        own, rows = indices[units], W[units]
+        products = base.transform(in_metric(rows, metric, group)).t()
+        twice = bool((own.sort(dim=1).values.diff(dim=1) == 0).any())
+        if metric is None and base.orthonormal and not twice:
+            V[units] = products.gather(1, own)
+        else:
+            V[units], failed = solve_at(gram_of(base, metric, group), products, own)
+            for unit in failed.nonzero().flatten().tolist():
+                A = rooted(base.rows(own[unit]), metric, group).t()
+                target = rooted(rows[unit], metric, group)
+                V[units][unit] = torch.linalg.lstsq(A, target, driver="gelsd").solution
+        X = spread(V[units], own, base.n_base)
+        left += float(rooted(base.synthesise(X) - rows, metric, group).square().sum())
         total += float(rooted(rows, metric, group).square().sum())
-        for k, values in enumerate(_at_places(base, rows, places, metric, group)):
-            V[k][units] = values
-            lost = base.synthesise(spread(values, places[k], base.n_base)) - rows
-            left[k] += float(rooted(lost, metric, group).square().sum())
-    return [(values.t(), lost / total) for values, lost in zip(V, left, strict=True)]
-
-
-def _at_places(
-    base: Base, rows: Tensor, places: Sequence[Tensor], metric: Metric | None, group: int
-) -> Iterator[Tensor]:
-    """V (n_units, n_atoms) of one group's units, for each choice of places in the base."""
-    products = base.transform(in_metric(rows, metric, group)).t()
-    twice = any(bool((own.sort(dim=1).values.diff(dim=1) == 0).any()) for own in places)
-    if metric is None and base.orthonormal and not twice:
-        yield from (products.gather(1, own) for own in places)
-        return
-    solved = solve_at(gram_of(base, metric, group), products, places)
-    for own, (V, failed) in zip(places, solved, strict=True):
-        for unit in failed.nonzero().flatten().tolist():
-            A = rooted(base.rows(own[unit]), metric, group).t()
-            target = rooted(rows[unit], metric, group)
-            V[unit] = torch.linalg.lstsq(A, target, driver="gelsd").solution
-        yield V
+    return V.t(), left / max(total, torch.finfo(torch.float64).tiny)

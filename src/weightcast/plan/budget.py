@@ -20,7 +20,7 @@ from weightcast.inputs.progress import Progress
 from weightcast.inputs.walk import Walk
 from weightcast.layers.counts import ledger
 from weightcast.layers.rule import Rule, layer_seed
-from weightcast.least_squares import fit_units, loss_curve
+from weightcast.least_squares import fit_columns, loss_curve
 from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
@@ -202,21 +202,20 @@ def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> list[Offe
         fixed = atoms.base.n_static if held and dictionary.factored else 0
         # Where a file names its atoms, those that explain most may be taken.
         order = None if count == "stored" else atoms.indices[0].tolist()
-        behind = HOPELESS * _least_loss(offers, fixed + per_atom * np.arange(1, n_atoms + 1))
+        costs = fixed + per_atom * torch.arange(1, n_atoms + 1).double()
+        behind = HOPELESS * _least_loss(offers, costs)
         losses = loss_curve(atoms.base, site.W, n_atoms, site.metric, order, behind)
         offers.append(Offer(dictionary, groups, losses, per_atom, fixed))
-    dense = torch.zeros(1, dtype=torch.float64)
-    return [*offers, Offer(None, 1, dense, site.filters.numel())]
+    return [*offers, Offer(None, 1, torch.zeros(1, dtype=torch.float64), site.filters.numel())]
 
 
-def _least_loss(offers: Sequence[Offer], costs: np.ndarray) -> Tensor:
+def _least_loss(offers: Sequence[Offer], costs: Tensor) -> Tensor:
     """The least loss that some offers have at each of some costs; 1 where none costs so little."""
-    least = np.ones(len(costs))
+    least = all_lost = torch.ones(len(costs), dtype=torch.float64)
     for offer in offers:
-        n_atoms = np.searchsorted(offer.costs().numpy(), costs, side="right")
-        losses = np.concatenate([[1.0], offer.losses.numpy()])
-        least = np.minimum(least, losses[n_atoms])
-    return torch.from_numpy(least)
+        n_atoms = torch.searchsorted(offer.costs(), costs, right=True)
+        least = least.minimum(torch.cat([all_lost[:1], offer.losses])[n_atoms])
+    return least
 
 
 def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]:
@@ -230,8 +229,10 @@ def _offers_per_unit(site: ProbeSite, dictionary: Dictionary) -> Iterator[Offer]
     step = -(-by_group.shape[1] * groups // n_sampled)
     some = replace(site, filters=site.filters[by_group[:, ::step].flatten()])
     counts = sorted({max(1, round(share * site.n_visible)) for share in KNOTS})
-    choices = _build(some, dictionary, counts, 0)
-    losses = [left for _, left in fit_units(choices, some.W, some.metric)]
+    losses = []
+    for atoms in _build(some, dictionary, counts, 0):
+        units = (slice(unit, unit + 1) for unit in range(some.n_units))
+        losses.append(fit_columns(atoms, units, some.W, some.metric)[1])
     numbers = np.arange(1, site.n_visible)
     knots = [0, *counts, site.n_visible]
     levels = np.log([1.0, *(max(loss, LEAST) for loss in losses), LEAST])

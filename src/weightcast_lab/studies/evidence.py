@@ -32,7 +32,7 @@ from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.studies.adapting.trained import RunConfig
-from weightcast_lab.studies.deep.trial import IDEAS_EXPERIMENT, DeepConfig
+from weightcast_lab.studies.deep.deep_trials import IDEAS_EXPERIMENT, DeepConfig
 from weightcast_lab.studies.deep.ways import IDEAS as DEEP_IDEAS
 from weightcast_lab.studies.deep.ways import PEERS, ideas_for
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare

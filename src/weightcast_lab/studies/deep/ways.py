@@ -30,7 +30,7 @@ from weightcast.layers import view
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
-from weightcast_lab.studies.deep.peers import LowRankActivation, SparsePlusLowRank
+from weightcast_lab.studies.deep.other_layers import LowRankActivation, SparsePlusLowRank
 from weightcast_lab.studies.modern import PREDICTED, RANDOM, columns
 from weightcast_lab.studies.modern_directions import trained
 from weightcast_lab.training import Images, Text, TrainConfig

@@ -1,7 +1,7 @@
 """Runs of deep networks that learn few of their weights, each in one of the ways of :mod:`ways`.
 
     python -m weightcast_lab.studies.evidence --cells deep --data "tinyshakespeare=PLAYS"
-    python -m weightcast_lab.studies.deep.trial --ideas resnet20
+    python -m weightcast_lab.studies.deep.deep_trials --ideas resnet20
 
 prints the ideas' table, of rows that the queue has made.
 """
