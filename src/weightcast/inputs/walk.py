@@ -7,8 +7,9 @@ runs: all in all each block runs a few times on each batch, however many there a
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, Self
 
 import torch
@@ -103,6 +104,7 @@ class Walk:
 
     def settle(self, name: str) -> None:
         """Say that a layer will not change any more."""
+        _give_back()
         self._own.settle(name)
         self._dense.settle(name)
         if self._remembered is not None:
@@ -166,6 +168,12 @@ class _Rows:
     def _take(self, name: str, layer: nn.Module, inputs: list[Tensor]) -> None:
         with naming_layer(name):
             self._found[name].append(rows_given(layer, inputs, self._draws[name]))
+
+
+def _give_back() -> None:
+    """Have glibc return what was freed: in gaps between tensors that stay it keeps very much."""
+    with suppress(AttributeError, OSError, TypeError):  # other systems' libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _turns(model: nn.Module, found: Survey, refresh: Refresh) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from weightcast.dictionaries.inverse import times_inverse
 
 _ACCURACY = 1e-7  # of the normal equations, relative to their right side
 _REFINEMENTS = 4  # after which a unit is solved by a decomposition
-_HELD = 2**23  # numbers of the matrices that are solved at once
+_HELD = 2**21  # numbers of the matrices that are solved at once
 _WIDE, _MANY = 512, 64  # places, and others, and rows, of which equations are solved step by step
 _NEAR = 1e-4  # these equations' accuracy: a hundred thousandth more of the loss, and less
 _STEPS, _EXPECTED = 200, 50

@@ -197,10 +197,12 @@ class _Layers:
         self.model, self.surveyed = model, Survey()
         self.order = self._order(batches)
         image = _image_shape(batches[0]) if batches else ()
+        alone = {group[0] for group in groups_of_one_weight(self.convertible) if len(group) == 1}
+        free = alone - refusals(self.model, self.convertible).keys()
         self.found = {
             name: _grid(self.every[name], image if name == self.order[0] else ())
-            for name in self._predictable()
-            if self.every[name].weight.numel() >= MIN_WEIGHTS
+            for name in self.order[:-1]
+            if name in free and self.every[name].weight.numel() >= MIN_WEIGHTS
         }
 
     def _order(self, batches: list[Any] | None) -> list[str]:
@@ -216,11 +218,6 @@ class _Layers:
             for place in last:
                 order.insert(place + 1, name)
         return order
-
-    def _predictable(self) -> list[str]:
-        alone = {group[0] for group in groups_of_one_weight(self.convertible) if len(group) == 1}
-        free = alone - refusals(self.model, self.convertible).keys()
-        return [name for name in self.order[:-1] if name in free]
 
     def large_enough(self, fraction: float) -> list[str]:
         """The layers of which a fraction is an atom or more."""

@@ -52,14 +52,17 @@ def swap(
         ValueError: ``inplace`` for a model that is itself one layer.
     """
     names = list(names)
-    if inplace and names and _is_layer(model):
+    alone = isinstance(model, PredictedModule) or find_view(model) or split_class(model)
+    if inplace and names and alone:
         raise ValueError(
             "the model is itself a single layer, which inplace=True cannot replace: use "
             "inplace=False and the model that is returned"
         )
     if not inplace:
         if shared is None:
-            model = copied(model, sharing=_weights(model, names))
+            layers = dict(model.named_modules()) | convertible_layers(model)
+            weights = [_learned(layers[name]) for name in names if name in layers]
+            model = copied(model, sharing=weights)
         else:
             with copying(model):
                 model = copy.deepcopy(model, dict(shared))
@@ -120,16 +123,6 @@ class _Places:
         for name, child in parent._modules.items():
             if child is not None:
                 self._holders.setdefault(id(child), []).append((parent, name))
-
-
-def _is_layer(model: nn.Module) -> bool:
-    return isinstance(model, PredictedModule) or bool(find_view(model) or split_class(model))
-
-
-def _weights(model: nn.Module, names: Iterable[str]) -> list[Any]:
-    """The tensors that the new layers will hold in another form."""
-    layers = dict(model.named_modules()) | convertible_layers(model)
-    return [_learned(layers[name]) for name in names if name in layers]
 
 
 def _learned(layer: Any) -> Any:
