@@ -9,7 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+import weightcast as wc
 from weightcast.layers import PredictedLayer
+from weightcast.plan.suggest import offers_for
 from weightcast_lab.studies import compress_real, distil_real
 from weightcast_lab.studies.real.audio_tasks import equal_error_rate
 from weightcast_lab.studies.real.compressors import wanda
@@ -89,6 +91,20 @@ def test_ours_is_counted_by_its_ledger():
     assert 0.3 < counts["bytes"] / (4 * counts["dense"]) <= 0.6
     assert counts["bytes_16_bit"] == counts["bytes"] - 2 * counts["stored"]
     assert row["metrics"]["test_error"] < 60
+
+
+def test_what_dictionaries_lose_is_found_once_for_all_budgets_of_a_draw(monkeypatch):
+    study, asked = compress_real.Study(Digits()), []
+    monkeypatch.setattr(
+        compress_real, "offers_for", lambda *a, **k: asked.append(a) or offers_for(*a, **k)
+    )
+    cells = [(0.6, 0), (0.4, 0), (0.6, 1)]
+    found = [study.row(compress_real.Cell(compress_real.OURS, *cell)) for cell in cells]
+    assert len(asked) == 2
+    dense = study.task.model
+    budget = compress_real.budget_for(wc.ledger(dense).total.stored, study.n_weights, 0.4)
+    small = wc.compress(dense, inputs=study.task.calibration(0), budget=budget, progress=False)
+    assert study.task.evaluate(small)["test_error"] == found[1]["metrics"]["test_error"]
 
 
 def test_the_network_is_left_as_it_was():

@@ -12,7 +12,8 @@ are in the file already are not made again; ``--table`` prints medians and sprea
 
 ``weightcast`` is ``weightcast.compress(model, inputs=..., budget=...)`` with nothing else said: the
 budget is for the whole network, so that blocks may pay for one another. Of its bytes, as its ledger
-counts them, the learned numbers are halved where numbers have 16 bits, and nothing else.
+counts them, the learned numbers are halved where numbers have 16 bits, and nothing else. What
+dictionaries lose is found once for all budgets of a draw; each row has the time and memory of it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from torch import nn
-
+from weightcast.inputs.batches import as_batches
 from weightcast.layers.counts import ledger
+from weightcast.plan.budget import Offers
+from weightcast.plan.suggest import offers_for
 from weightcast_lab.bench.memory import peak_since, start_peak
 from weightcast_lab.bench.scripts import make_parser, markdown, say
 from weightcast_lab.data.glosses import WORDNET
@@ -91,6 +95,7 @@ class Study:
 
     def __init__(self, task: Task) -> None:
         self.task, self._draw, self._seen, self._pass_seconds = task, None, [], 0.0
+        self._offered: tuple[int, Offers, dict[str, float]] | None = None
         self.n_weights = sum(m.W.numel() for m in matrices(task.model, task.modules))
 
     def variant(self, cell: Cell) -> str:
@@ -146,21 +151,38 @@ class Study:
         inputs, dense = self.task.calibration(cell.draw), self.task.model
         before = ledger(dense).total
         budget = budget_for(before.stored, self.n_weights, cell.share or 1.0)
+        offers, compared = self._compared(cell.draw, inputs)
         start_peak()
         started = time.perf_counter()
-        small: nn.Module = compress(dense, inputs=inputs, budget=budget, progress=False)
+        small = compress(dense, offers.for_budget(budget), inputs, progress=False)
         costs = self._costs(started)
+        costs["seconds"] += compared["seconds"]
+        if "peak_mebibytes" in costs:
+            costs["peak_mebibytes"] = max(costs["peak_mebibytes"], compared["peak_mebibytes"])
         after = ledger(small).total
         learned = after.learned - (before.learned - self.n_weights)
         n_bytes = after.stored_bytes - (before.stored_bytes - 4 * self.n_weights)
         stored = Stored(learned, bits=8 * n_bytes - 32 * learned)
         return self._made(cell, self.task.evaluate(small) | costs, stored)
 
-    @staticmethod
-    def _costs(started: float) -> dict[str, float | None]:
-        return {"seconds": time.perf_counter() - started, "peak_mebibytes": peak_since()}
+    def _compared(self, draw: int, inputs: list[Any]) -> tuple[Offers, dict[str, float]]:
+        """What dictionaries lose, one draw at a time, which ``compress`` finds for each budget."""
+        if self._offered is None or self._offered[0] != draw:
+            self._offered = None
+            start_peak()
+            started, batches = time.perf_counter(), as_batches(inputs, progress=False)
+            with ExitStack() as stack:
+                how: dict[str, Any] = {"count": "stored", "seed": 0, "progress": False}
+                offers, _ = offers_for(self.task.model, batches, stack, **how)
+            self._offered = draw, offers, self._costs(started)
+        return self._offered[1:]
 
-    def _made(self, cell: Cell, metrics: dict[str, float | None], stored: Stored) -> Row:
+    @staticmethod
+    def _costs(started: float) -> dict[str, float]:
+        seconds, peak = time.perf_counter() - started, peak_since()
+        return {"seconds": seconds} | ({} if peak is None else {"peak_mebibytes": peak})
+
+    def _made(self, cell: Cell, metrics: Mapping[str, float | None], stored: Stored) -> Row:
         share = stored.bytes() / (4 * self.n_weights)
         row = make_row(
             experiment="compress_real",
