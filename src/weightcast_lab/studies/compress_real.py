@@ -192,7 +192,7 @@ class Study:
             config={"network": self.task.name, "shares": "equal in all matrices"},
             counts={"dense": self.n_weights, "stored": stored.numbers}
             | {"bytes": stored.bytes(), "bytes_16_bit": stored.bytes(16)},
-            metrics=metrics,
+            metrics=dict(metrics),
         )
         row["labels"] = {"network": self.task.name, "curve": cell.method}
         row["labels"] |= {"fraction": cell.share or round(share, 4)}
