@@ -189,3 +189,16 @@ def test_the_table_has_the_best_rate_of_every_idea_ours_first():
         "| one column",
     ]
     assert "| 0.2 | 1,000 | 0.500 | 50.0 |" in lines[1]
+
+
+@pytest.mark.parametrize("way", ["norms once more", "SLTrain"])
+def test_a_trial_that_was_cut_off_goes_on(way, tmp_path):
+    config = RESNET if way == "norms once more" else GPT
+    config = replace(config, way=way, training=replace(config.training, epochs=2))
+    whole = choose(config, Place())
+    place = Place(checkpoints=str(tmp_path))
+    choose(config, place)  # leaves the state after its last epoch
+    before = (tmp_path / "last.ckpt").stat().st_mtime_ns
+    again = choose(config, place)
+    assert (tmp_path / "last.ckpt").stat().st_mtime_ns == before  # nothing was trained again
+    assert again["metrics"]["validation_loss"] == whole["metrics"]["validation_loss"]
