@@ -12,7 +12,7 @@ from weightcast.dictionaries.inverse import times_inverse
 _ACCURACY = 1e-7  # of the normal equations, relative to their right side
 _REFINEMENTS = 4  # after which a unit is solved by a decomposition
 _HELD = 2**21  # numbers of the matrices that are solved at once
-_WIDE, _MANY = 512, 64  # places, and others, and rows, of which equations are solved step by step
+_WIDE, _MANY = 512, 32  # places, and others, and rows, of which equations are solved step by step
 _NEAR = 1e-4  # these equations' accuracy: a hundred thousandth more of the loss, and less
 _STEPS, _EXPECTED = 200, 50
 _ROWS = 256  # that are taken step by step side by side
@@ -22,7 +22,7 @@ def solve_at(gram: Tensor, products: Tensor, places: Tensor) -> tuple[Tensor, Te
     """Solve gram x = product at each row's own places, where x alone is not zero.
 
     By Cholesky in float32, some rows at a time; what that leaves is computed in float64 and solved
-    again, until it is below 1e-7 of the products. Of 64 rows or more with more than 512 places, a
+    again, until it is below 1e-7 of the products. Of 32 rows or more with more than 512 places, a
     quarter of all, and as many others, factors take longest: by conjugate gradients, to 1e-4.
 
     Args:
