@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import weightcast as wc
+from weightcast.inputs import walk
 from weightcast.inputs.gather import MOMENTS
 from weightcast.inputs.walk import Walk, block_of
 
@@ -154,3 +156,19 @@ def test_replays_that_would_change_what_layers_are_given_are_not_used():
         covariance = walk.given("second", model).statistics().covariance
     expected = torch.cov(2 * model.first(x).detach().double().t())
     torch.testing.assert_close(covariance, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["glibc", "another", "none"])
+def test_freed_memory_is_given_back_where_the_c_library_can(library, monkeypatch):
+    given_back = []
+
+    def loaded(name):
+        if library == "none":  # Windows has no library without a name
+            raise TypeError(name)
+        known = {"malloc_trim": given_back.append} if library == "glibc" else {}
+        return SimpleNamespace(**known)
+
+    monkeypatch.setattr(walk.ctypes, "CDLL", loaded)
+    small = wc.compress(llama(1), {r"re:.*(q|down)_proj": RULE}, batches(2), progress=False)
+    assert len(wc.ledger(small).rows) > 2
+    assert given_back == ([0, 0] if library == "glibc" else [])  # once for each layer
