@@ -199,7 +199,7 @@ def test_no_two_trials_are_told_apart_by_nothing():
     kinds = (AdaptConfig, PlaysConfig, VoicesConfig, PicturesConfig)
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
-    deep = 2 * len(DEEP_IDEAS) + 4 * (1 + len(PEERS))
+    deep = 2 * len(DEEP_IDEAS) + 5 * (1 + len(PEERS))
     assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted + 3 * len(IDEAS) + deep
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)

@@ -51,7 +51,7 @@ IMAGES = (MNIST, CIFAR10)
 
 SEEDS = range(3)
 PAIRS = ("SE-AE", "SE-Emp", "Emp-Emp", "RandFixU-RandFixU", "LowRank", "RandCon-RandCon")
-DEEP_SHARES = (0.1, 0.2, 0.3)
+DEEP_SHARES, DEEP_RATES = (0.1, 0.2, 0.3), (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
 NETWORKS, MODERN_CURVES = ("resnet20", "gpt"), (modern.INFORMED, modern.RANDOM, NARROW)
 
 
@@ -186,7 +186,7 @@ def _deep_peer(way: str | None, fraction: float) -> Cell:
         "How do others' ways to train with few weights compare?",
         "evidence_deep.jsonl",
         lambda rate: [trial(fraction, rate or 0.004, seed) for seed in SEEDS],
-        {rate: trial(chosen_at, rate, 0, chooses=True) for rate in (2e-3, 4e-3, 8e-3, 16e-3)},
+        {rate: trial(chosen_at, rate, 0, chooses=True) for rate in DEEP_RATES},
         criterion="validation_loss",
     )
 
