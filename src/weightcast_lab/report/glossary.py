@@ -72,6 +72,11 @@ SENTENCES = {
     "network after this share of its training.",
     "random": "Random rotations, in so many columns that together they see all directions.",
     "random half": "Random rotations, in as many columns as the informed dictionaries have.",
+    "random rotations": "Random rotations, in so many columns that together they see all inputs.",
+    # Others' ways to train with few weights.
+    "low rank": "Both factors of W are learned, whose rank leaves them as many weights.",
+    "CoLA": "Both factors are learned, with a SiLU between them (Liu et al. 2025).",
+    "SLTrain": "Both factors and single weights at random places are learned (Han et al. 2024).",
     # Compression of a trained network.
     "truncated SVD": "The singular vectors of W with the largest singular values.",
     "activation-aware SVD": "Singular vectors of W, weighted by the layer's inputs.",

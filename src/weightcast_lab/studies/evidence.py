@@ -178,7 +178,9 @@ def _deep_peer(way: str | None, fraction: float) -> Cell:
     def trial(share: float, rate: float, seed: int, *, chooses: bool = False) -> Trial:
         experiment = "evidence-deep-peers" + "-validation" * chooses
         config = _deep_config("gpt", way, share, rate, seed, experiment)
-        return Trial("deep-choice" if chooses else "deep", config)
+        if chooses:
+            return Trial("deep-choice", config)
+        return Trial("deep", replace(config, labels={**config.labels, **OWN_RATE}))
 
     chosen_at = 1.0 if way is None else DEEP_SHARES[1]
     return Cell(
