@@ -100,7 +100,7 @@ NAMES = [(n, name) for n in CONFIGS for name in ways.ideas_for(n) if "taught" no
 
 
 @pytest.mark.parametrize(
-    ("network", "name"), [*NAMES, *(("gpt", name) for name in ways.PEERS if name != ways.OURS)]
+    ("network", "name"), [*NAMES, *(("gpt", name) for name in ways.PEERS if name not in ways.IDEAS)]
 )
 def test_every_way_learns_the_share(network, name):
     _, learned, total, large = built(network, name)

@@ -2,9 +2,10 @@
 
     python -m weightcast_lab.studies.shrink_real --fsdd FSDD --rows results/shrink_real.jsonl
 
-``weightcast.shrink`` with nothing else said, on the digits CNN, MiniLM and CREPE, for three draws
-of calibration inputs. The search looks at validation data; the network that it finds is measured
-once on the test data. A row has its size, both errors, evaluations and minutes, and the trials.
+``weightcast.shrink`` with nothing else said, on the digits CNN, MiniLM and CREPE, tiny and full,
+for three draws of calibration inputs. The search looks at validation data; the network that it
+finds is measured once on the test data. A row has its size, both errors, evaluations and minutes,
+and the trials.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ DRAWS, TOLERANCE = (0, 1, 2), 1.0
 TASKS: dict[str, Callable[[Path], Task]] = {
     "digits": lambda _: DigitClassifier(),
     "minilm": lambda _: SentenceEncoder(),
+    "crepe tiny": lambda fsdd: PitchTracker(fsdd, "tiny"),
     "crepe": PitchTracker,
 }
 

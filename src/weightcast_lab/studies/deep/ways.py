@@ -191,9 +191,13 @@ _ROTATIONS = RandomGaussian("orthonormal")
 _LEADING = Covariance(selection="leading", mixing="orthonormal")
 _rotations = _predicted(_ROTATIONS, _covering)
 
-OURS = "random rotations"
+OURS, SINGLE = "random rotations", "single inputs"
 PEERS: Mapping[str, Way] = {
     OURS: Way("Columns that together see all directions.", _rotations),
+    SINGLE: Way(
+        "Sparse atoms: each unit sees some inputs, and nothing is multiplied.",
+        _predicted(RandomConnections(), _units),
+    ),
     "low rank": Way("Both factors learned, at half the rank.", _low_rank),
     "CoLA": Way(
         "A non-linearity between the factors makes up for it.", _replaced(LowRankActivation)
@@ -202,7 +206,7 @@ PEERS: Mapping[str, Way] = {
         "A few single weights reach what low rank does not.", _replaced(SparsePlusLowRank)
     ),
 }
-"""Ours and what the literature calls the same thing, for layers that are linear."""
+"""Ours, the best idea, and what the literature calls the same thing, for linear layers."""
 
 IDEAS: Mapping[str, Way] = {
     OURS: PEERS[OURS],
@@ -210,10 +214,7 @@ IDEAS: Mapping[str, Way] = {
         "More columns see more directions, and cost no weights.", _predicted(_ROTATIONS, _units)
     ),
     "one column": Way("How much the columns matter.", _predicted(_ROTATIONS, lambda _: 1)),
-    "single inputs": Way(
-        "Sparse atoms: each unit sees some inputs, and nothing is multiplied.",
-        _predicted(RandomConnections(), _units),
-    ),
+    SINGLE: PEERS[SINGLE],
     "leading directions": Way(
         "What inputs vary along most before training.",
         _predicted(_LEADING, lambda share: max(1, int(0.5 / share))),

