@@ -14,6 +14,7 @@ from pathlib import Path
 
 from weightcast.layers.counts import ledger
 from weightcast_lab.bench.scripts import make_parser, markdown
+from weightcast_lab.studies.choice import on_validation
 from weightcast_lab.studies.deep.ways import IDEAS, OURS, find_way
 from weightcast_lab.studies.train import freeze, read_place, result_row
 from weightcast_lab.sweeps.rows import Row, read_rows
@@ -67,12 +68,7 @@ def choose(config: DeepConfig, place: Place) -> Row:
     Raises:
         ValueError: as for :func:`run`, or nothing set aside.
     """
-    data = read_place(config, place)
-    if data.validation is None:
-        raise ValueError("n_validation is 0: set examples aside to choose by")
-    row = train_on(replace(data, test=data.validation), config, place)
-    row["metrics"] = {name: v for name, v in row["metrics"].items() if "test" not in name}
-    return row
+    return on_validation(read_place(config, place), lambda data: train_on(data, config, place))
 
 
 def train_on(data: Images | Text, config: DeepConfig, place: Place) -> Row:
