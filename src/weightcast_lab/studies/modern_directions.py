@@ -60,9 +60,13 @@ def with_directions_of(source: nn.Module, config: TrainConfig, data: Images | Te
         data: of which the inputs are a part.
     """
     model = apply_plan(copy.deepcopy(source).eval(), config, data).train()
-    fresh = dense_model(config, data.shape, data.n_classes).state_dict()
-    kept = {key: value for key, value in model.state_dict().items() if key not in fresh}
-    model.load_state_dict(kept | {key: fresh[key] for key in model.state_dict() if key in fresh})
+    return with_weights_of(dense_model(config, data.shape, data.n_classes), model)
+
+
+def with_weights_of(fresh: nn.Module, model: nn.Module) -> nn.Module:
+    """A predicted network with all that a dense one has too as it is there; V and atoms stay."""
+    own = fresh.state_dict()
+    model.load_state_dict({key: own.get(key, value) for key, value in model.state_dict().items()})
     return model
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightcast.plan.plan import Plan
 from weightcast.transform.convert import convert
@@ -95,11 +95,18 @@ def apply_plan(model: nn.Module, config: TrainConfig, data: Images | Text) -> nn
     """
     if config.plan is None:
         return model
-    x, _ = data.train
-    # Spread over the data set, which may be sorted.
-    chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
-    # A list: a tuple of two could be an input and its target.
-    inputs = list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))
     plan = Plan.from_dict(config.plan)
     # Where the network was trained before, for its directions, V is to be drawn anew.
+    inputs = example_inputs(config, data)
     return convert(model, plan, inputs=inputs, seed=config.seed, warn_pretrained=False)
+
+
+def example_inputs(config: TrainConfig, data: Images | Text) -> list[Tensor]:
+    """Batches of the training examples that data-driven dictionaries are made from.
+
+    Spread over the data set, which may be sorted. A list: a tuple of two could be an input and its
+    target.
+    """
+    x, _ = data.train
+    chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
+    return list(x[chosen].split(TEXT_BATCH if config.model.reads_text else IMAGE_BATCH))

@@ -8,13 +8,12 @@ All learn the same share of the large layers' weights, with the same data, steps
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import weightcast as wc
 from weightcast.dictionaries import (
@@ -31,9 +30,10 @@ from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
 from weightcast_lab.studies.deep.other_layers import LowRankActivation, SparsePlusLowRank
-from weightcast_lab.studies.modern import PREDICTED, RANDOM, columns
-from weightcast_lab.studies.modern_directions import trained
+from weightcast_lab.studies.modern import INFORMED, PREDICTED, RANDOM, columns
+from weightcast_lab.studies.modern_directions import trained, with_weights_of
 from weightcast_lab.training import Images, Text, TrainConfig
+from weightcast_lab.training.build import example_inputs
 
 Data = Images | Text
 Build = Callable[[nn.Module, TrainConfig, Data, float], nn.Module]
@@ -64,15 +64,8 @@ class Way:
     finish: Callable[[nn.Module, TrainConfig, Data], None] = lambda *_: None
 
 
-def _inputs(config: TrainConfig, data: Data) -> list[Tensor]:
-    """Training examples that dictionaries may look at, spread over the data."""
-    x, _ = data.train
-    chosen = torch.linspace(0, len(x) - 1, min(config.n_inputs, len(x))).long()
-    return list(x[chosen].split(100))
-
-
 def _convert(model: nn.Module, plan: Plan, config: TrainConfig, data: Data) -> nn.Module:
-    how: dict[str, Any] = {"inputs": _inputs(config, data), "seed": config.seed}
+    how: dict[str, Any] = {"inputs": example_inputs(config, data), "seed": config.seed}
     return wc.convert(model, plan, warn_pretrained=False, **how)
 
 
@@ -80,16 +73,27 @@ def _predicted(dictionary: Dictionary, n_columns: Callable[[float], int]) -> Bui
     """All large layers from one dictionary."""
 
     def build(model: nn.Module, config: TrainConfig, data: Data, fraction: float) -> nn.Module:
-        most = (config.model.hidden or (1,))[0]  # each column needs a unit of the narrowest layer
-        rule = Rule(dictionary, fraction, min(most, n_columns(fraction)))
+        rule = _rule(dictionary, fraction, n_columns, config)
         return _convert(model, Plan({PREDICTED[config.model.name]: rule, "*": None}), config, data)
 
     return build
 
 
+def _rule(
+    dictionary: Dictionary, fraction: float, n_columns: Callable[[float], int], config: TrainConfig
+) -> Rule:
+    most = (config.model.hidden or (1,))[0]  # each column needs a unit of the narrowest layer
+    return Rule(dictionary, fraction, min(most, n_columns(fraction)))
+
+
 def _covering(fraction: float) -> int:
     """So many columns that together they see all directions."""
     return columns(RANDOM, fraction)
+
+
+def _half(fraction: float) -> int:
+    """So many that together they see half of the directions."""
+    return columns(INFORMED, fraction)
 
 
 def _units(_: float) -> int:
@@ -98,41 +102,35 @@ def _units(_: float) -> int:
 
 def _first_dense(model: nn.Module, config: TrainConfig, data: Data, fraction: float) -> nn.Module:
     """The first stage or block learns all its weights, the others so much less."""
-    key, most = PREDICTED[config.model.name], (config.model.hidden or (1,))[0]
-    sizes = _sizes(model, config)
+    key, sizes = PREDICTED[config.model.name], _sizes(model, config)
     dense = {name: n for name, n in sizes.items() if name.startswith(FIRST[config.model.name])}
     n_dense, total = sum(dense.values()), sum(sizes.values())
     rest = (fraction * total - n_dense) / (total - n_dense)
     if rest <= 0:
         raise ValueError(f"fraction is {fraction}, but the first have {n_dense / total:.0%} of all")
-    rule = Rule(_ROTATIONS, rest, min(most, _covering(rest)))
+    rule = _rule(_ROTATIONS, rest, _covering, config)
     rules: dict[str, Rule | None] = dict.fromkeys(dense)
     return _convert(model, Plan({**rules, key: rule, "*": None}), config, data)
 
 
 def _suggested(model: nn.Module, config: TrainConfig, data: Data, fraction: float) -> nn.Module:
     """Random rotations, of which each layer gets as many as ``suggest`` gives it."""
-    most = (config.model.hidden or (1,))[0]
     sizes = _sizes(model, config)
     total = sum(p.numel() for p in model.parameters())
     budget = total - round((1 - fraction) * sum(sizes.values()))
-    plan = wc.suggest(model, inputs=_inputs(config, data), budget=budget, progress=False)
+    plan = wc.suggest(model, inputs=example_inputs(config, data), budget=budget, progress=False)
     rules = {}
     for name, rule in plan.resolve(model).items():
         if name in sizes and rule.fraction is not None:
-            n_columns = min(most, _covering(rule.fraction))
-            rules[name] = Rule(_ROTATIONS, rule.fraction, n_columns)
+            rules[name] = _rule(_ROTATIONS, rule.fraction, _covering, config)
     return _convert(model, Plan({**rules, "*": None}), config, data)
 
 
 def _after_a_tenth(model: nn.Module, config: TrainConfig, data: Data, fraction: float) -> nn.Module:
     """Leading directions of the inputs in a dense network that has seen a tenth of the data."""
-    fresh = copy.deepcopy(model).state_dict()
-    inner = _predicted(_LEADING, lambda share: max(1, int(0.5 / share)))
-    small = inner(trained(replace(config, plan=None), data, AFTER).eval(), config, data, fraction)
-    kept = {key: value for key, value in small.state_dict().items() if key not in fresh}
-    small.load_state_dict(kept | {k: fresh[k] for k in small.state_dict() if k in fresh})
-    return small.train()
+    source = trained(config, data, AFTER).eval()
+    small = _predicted(_LEADING, _half)(source, config, data, fraction)
+    return with_weights_of(model, small).train()
 
 
 def _replaced(make: Callable[[nn.Linear, float], nn.Module]) -> Build:
@@ -172,7 +170,7 @@ def _norms_again(model: nn.Module, config: TrainConfig, data: Data) -> None:
 
 def _taught(model: nn.Module, config: TrainConfig, data: Data) -> None:
     """One more pass, on the outputs of the dense network after the same training."""
-    teacher = trained(replace(config, plan=None), data, 1.0).eval()
+    teacher = trained(config, data, 1.0).eval()
     batches = list(data.train[0].split(config.training.batch_size))
     wc.distil(
         model.eval(), teacher, batches, len(batches), loss="kl", train=("V", "bias", "norm"),
@@ -217,7 +215,7 @@ IDEAS: Mapping[str, Way] = {
     SINGLE: PEERS[SINGLE],
     "leading directions": Way(
         "What inputs vary along most before training.",
-        _predicted(_LEADING, lambda share: max(1, int(0.5 / share))),
+        _predicted(_LEADING, _half),
     ),
     "leading directions, after a tenth of the data": Way(
         "Inputs have moved by then.", _after_a_tenth
