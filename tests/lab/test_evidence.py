@@ -52,7 +52,8 @@ def test_everything_that_was_asked_for_is_there():
         "figure 4, dense, 100 %",
         *(f"figure 4, {pair}, {share} %" for pair in pairs for share in (2, 5, 10, 25)),
     }
-    curves = [f"{c}, {share} %" for c in ("informed", "random", "narrow") for share in (25, 50)]
+    kinds = ("single inputs", "informed", "random", "narrow")
+    curves = [f"{c}, {share} %" for c in kinds for share in (25, 50)]
     for network in ("resnet20", "gpt"):
         assert {name for name in NAMES if name.startswith(network)} == {
             f"{network}, {curve}" for curve in ["dense, 100 %", *curves]
@@ -200,7 +201,7 @@ def test_no_two_trials_are_told_apart_by_nothing():
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
     deep = 2 * len(DEEP_IDEAS) + 5 * (1 + len(PEERS))
-    assert len(choices) == 4 * 8 + 4 * 7 + 3 * 7 + adapted + 3 * len(IDEAS) + deep
+    assert len(choices) == 4 * 8 + 4 * 9 + 3 * 9 + adapted + 3 * len(IDEAS) + deep
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)
         for t in itertools.chain(

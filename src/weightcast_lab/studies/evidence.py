@@ -52,7 +52,8 @@ IMAGES = (MNIST, CIFAR10)
 SEEDS = range(3)
 PAIRS = ("SE-AE", "SE-Emp", "Emp-Emp", "RandFixU-RandFixU", "LowRank", "RandCon-RandCon")
 DEEP_SHARES, DEEP_RATES = (0.1, 0.2, 0.3), (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
-NETWORKS, MODERN_CURVES = ("resnet20", "gpt"), (modern.INFORMED, modern.RANDOM, NARROW)
+NETWORKS = ("resnet20", "gpt")
+MODERN_CURVES = (modern.SINGLE, modern.INFORMED, modern.RANDOM, NARROW)
 
 
 def cells() -> list[Cell]:

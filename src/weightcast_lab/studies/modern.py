@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from weightcast.dictionaries import Covariance, Dictionary, Kernel, RandomGaussian
+from weightcast.dictionaries import (
+    Covariance,
+    Dictionary,
+    Kernel,
+    RandomConnections,
+    RandomGaussian,
+)
 from weightcast.kernels import SquaredExponential
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
@@ -25,6 +31,9 @@ from weightcast_lab.sweeps.trial import Trial
 from weightcast_lab.training import ModelSettings, TrainConfig, TrainingSettings, gpt, resnet20, vit
 
 INFORMED, RANDOM, RANDOM_HALF = "informed", "random", "random half"
+SINGLE = "single inputs"
+"""Each group of units sees some inputs, drawn at random: as many groups as every layer can have."""
+
 COVERED = {INFORMED: 0.5, RANDOM: 1.0, RANDOM_HALF: 0.5}
 """The share of the inputs' directions that all columns together see, in curves with columns."""
 
@@ -114,7 +123,7 @@ def make_config(
     """One run.
 
     Args:
-        curve: dense, narrow, informed, random, or random half.
+        curve: dense, narrow, informed, random, random half, or single inputs.
         fraction: share of the predicted layers' weights that is learned.
         setting: what it has in common with the network's other runs.
         seed: of the run.
@@ -148,13 +157,13 @@ def make_plan(network: str, curve: str, fraction: float, most_columns: int) -> P
 
     Args:
         network: resnet20, vit or gpt.
-        curve: informed, random, or random half.
+        curve: informed, random, random half, or single inputs.
         fraction: share of each layer's weights that is learned.
         most_columns: units of the narrowest layer; each column needs one.
     """
     informed: Dictionary = Covariance(selection="leading", mixing="orthonormal")
-    anything = RandomGaussian("orthonormal")
-    n_columns = min(most_columns, columns(curve, fraction))
+    anything = RandomConnections() if curve == SINGLE else RandomGaussian("orthonormal")
+    n_columns = most_columns if curve == SINGLE else min(most_columns, columns(curve, fraction))
     rule = Rule(informed if curve == INFORMED else anything, fraction, n_columns)
     rules: dict[str, Rule | None] = {PREDICTED[network]: rule}
     if network == "vit":  # its first layer sees pixels

@@ -33,6 +33,7 @@ from weightcast_lab.studies.adapting.trained import (
 from weightcast_lab.studies.real.task import equal_lengths
 from weightcast_lab.sweeps.trial import Place
 
+GLOSSES_TOGETHER = 8
 N_INPUTS, N_VALIDATION, N_TEST = 512, 2_000, 4_000
 
 
@@ -52,11 +53,22 @@ class Classifier(trained.Classifier):
 
     @override
     def features(self, *inputs: Tensor) -> Tensor:
-        """The mean (n, 384) of padded tokens (n, length)."""
+        """The mean (n, 384) of padded tokens (n, length).
+
+        The encoder is given glosses of like length together: more than half of a batch of drawn
+        ones is padding.
+        """
         tokens, mask = inputs
-        states = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
-        kept = mask.unsqueeze(2).to(states.dtype)
-        return (states * kept).sum(1) / kept.sum(1)
+        lengths = mask.sum(1)
+        order = lengths.argsort()
+        found = []
+        for part in order.split(len(order) if mask.all() else GLOSSES_TOGETHER):
+            longest = int(lengths[part[-1]])
+            kept = mask[part, :longest]
+            states = self.encoder(input_ids=tokens[part, :longest], attention_mask=kept)
+            weights = kept.unsqueeze(2) / lengths[part, None, None]
+            found.append((states.last_hidden_state * weights).sum(1))
+        return torch.cat(found)[order.argsort()]
 
 
 @runs_task("adapt", AdaptConfig)

@@ -30,7 +30,7 @@ from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
 from weightcast_lab.studies.deep.other_layers import LowRankActivation, SparsePlusLowRank
-from weightcast_lab.studies.modern import INFORMED, PREDICTED, RANDOM, columns
+from weightcast_lab.studies.modern import INFORMED, PREDICTED, RANDOM, SINGLE, columns
 from weightcast_lab.studies.modern_directions import trained, with_weights_of
 from weightcast_lab.training import Images, Text, TrainConfig
 from weightcast_lab.training.build import example_inputs
@@ -189,7 +189,7 @@ _ROTATIONS = RandomGaussian("orthonormal")
 _LEADING = Covariance(selection="leading", mixing="orthonormal")
 _rotations = _predicted(_ROTATIONS, _covering)
 
-OURS, SINGLE = "random rotations", "single inputs"
+OURS = "random rotations"
 PEERS: Mapping[str, Way] = {
     OURS: Way("Columns that together see all directions.", _rotations),
     SINGLE: Way(
