@@ -117,6 +117,20 @@ def test_parts_share_nothing_and_blocks_go_by_rank(given):
     assert sorted(itertools.chain(*parts)) == [*range(18)]
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_mixtures_are_white_and_span_the_leading_directions(given, times):
+    values, atoms = projected(directions.Mixed(0.0, times=times), given)
+    rank = 3 * N_ATOMS // times
+    span = torch.linalg.matrix_rank(values - values.mean(dim=0))
+    assert int(span) == rank
+    leading = torch.linalg.eigh(given.covariance).eigenvectors.flip(1)[:, :rank]
+    U = atoms.dictionaries().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(leading @ (leading.t() @ U), U)
+    for part in values.split(N_ATOMS, dim=1):
+        torch.testing.assert_close(torch.cov(part.t()), torch.eye(N_ATOMS, dtype=torch.float64))
+    assert bool(((leading.t() @ U).abs() > 1e-3 * U.norm(dim=0)).all()), "a part of each"
+
+
 def test_units_with_like_filters_take_the_same_atoms(given):
     like = given.weight[:, :3].repeat(1, 4)  # units 0, 3, 6, 9 have one filter
     atoms = directions.ByClusters(clusters=3).atoms(

@@ -135,13 +135,15 @@ def test_every_method_is_adapted_at_every_size_that_it_has():
 
 @pytest.mark.parametrize("cell", TRIED, ids=lambda c: c.name)
 def test_ideas_are_tried_at_each_rate_and_the_best_with_three_seeds(cell):
-    trials = cell.trials(rows_that_choose(cell, 0.01))
-    name = trials[0].config.method
-    more = [(0.01, 1), (0.01, 2)] if name in (DEFAULT, *BEST) else []
-    assert [(t.config.rate, t.config.seed) for t in trials] == [
-        *((rate, 0) for rate in (0.005, 0.01, 0.02)), *more
-    ]  # fmt: skip
-    assert {(t.kind, t.config.learned) for t in trials} == {("adapt-idea", 82_944)}
+    name = cell.name.removeprefix("idea, ")
+    rates = IDEAS[name].rates
+    assert len(rates) == 3
+    trials = cell.trials(rows_that_choose(cell, rates[1]))
+    more = [(rates[1], 1), (rates[1], 2)] if name in (DEFAULT, *BEST) else []
+    assert [(t.config.rate, t.config.seed) for t in trials] == [*((r, 0) for r in rates), *more]
+    assert {(t.kind, t.config.method, t.config.learned) for t in trials} == {
+        ("adapt-idea", name, 82_944)
+    }
     assert all(t.config.labels == {"idea": name, "rate": t.config.rate} for t in trials)
 
 

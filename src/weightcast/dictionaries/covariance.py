@@ -49,7 +49,7 @@ class Covariance(KernelRidge):
         K = site.require(self, self.needs[0])
         check_enough(self, site.n_atoms, len(K))
         if self.selection == "leading":
-            spectrum, vectors = eigenvectors(K)
+            spectrum, vectors = eigenvectors(K, site.columns * site.n_atoms)
             base, indices = leading_atoms(vectors, site)
             return self.mix_eigenvectors(base, spectrum, indices)
         base, grid = DenseBase(K), Grid((len(K),))

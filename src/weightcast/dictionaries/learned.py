@@ -28,6 +28,12 @@ class _Features(Dictionary):
     """What all learned features share: each column draws n_atoms of them."""
 
     mixing: Literal["raw", "orthonormal"]
+    n_features: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_features is not None and self.n_features < 1:
+            raise ValueError(f"n_features is {self.n_features}: it must be at least 1, or None")
 
     @abstractmethod
     def _features(self, site: Site) -> Tensor:
@@ -78,9 +84,10 @@ class PCA(Dictionary):
     def build(self, site: Site) -> Atoms:
         """Eigenvectors of the site's covariance; see :meth:`Dictionary.build`."""
         check_enough(self, site.n_atoms, site.n_visible)
-        variances, vectors = eigenvectors(site.require(self, "covariance"))
+        K, n_dealt = site.require(self, "covariance"), site.columns * site.n_atoms
+        variances, vectors = eigenvectors(K, n_dealt)
         if self.whiten:
-            scales = (variances + self.ridge * variances.mean()).rsqrt()
+            scales = (variances + self.ridge * K.diagonal().mean()).rsqrt()
             if not bool(scales.isfinite().all()):
                 raise ValueError(
                     f"PCA cannot whiten {int((~scales.isfinite()).sum())} of {len(scales)} "
@@ -88,7 +95,6 @@ class PCA(Dictionary):
                     "ridge above 0"
                 )
             vectors = vectors * scales
-        n_dealt = site.columns * site.n_atoms
         if n_dealt > site.n_visible:
             return Atoms(*leading_atoms(vectors, site))
         # No atom is dealt twice: they lie as the columns take them, so that nothing is gathered.
@@ -119,7 +125,6 @@ class KMeans(_Features):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_features(self.n_features)
         if not (self.whitening > 0 and math.isfinite(self.whitening)):
             raise ValueError(f"whitening is {self.whitening}: it must be positive and finite")
 
@@ -170,7 +175,6 @@ class Autoencoder(_Features):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_features(self.n_features)
         if min(self.epochs, self.batch_size) < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"epochs={self.epochs}, batch_size={self.batch_size}, learning_rate="
@@ -234,8 +238,3 @@ class FromEstimator(_Features):
             "FromEstimator holds a fitted estimator, which has no JSON form: keep such a plan in "
             "Python; saved models store the atoms themselves"
         )
-
-
-def _check_features(n_features: int | None) -> None:
-    if n_features is not None and n_features < 1:
-        raise ValueError(f"n_features is {n_features}: it must be at least 1, or None")

@@ -13,8 +13,7 @@ from weightcast.dictionaries.base import Dictionary, check_enough
 from weightcast.dictionaries.input_site import Need, Site
 from weightcast.dictionaries.spectra import eigenvectors, leading_atoms
 
-# A share of the mean variance, added to all: directions without inputs are not divided by 0, nor by
-# what is left there of products in single precision.
+# Of the mean variance, added to all: no direction is divided by 0 or by rounding errors of float32.
 _RIDGE = 1e-6
 
 
@@ -51,21 +50,19 @@ def leading_filters(W: Tensor, kept: int, C: Tensor | None = None) -> Tensor:
     n_visible, n_units = W.shape
     if kept <= n_units < n_visible:
         gram = W.t() @ (W if C is None else C @ W)
-        values, right = eigenvectors((gram + gram.t()) / 2)
+        values, right = eigenvectors((gram + gram.t()) / 2, kept)
         # Beyond W's rank, columns of W r are rounding: then any others would serve as well.
         if kept == 0 or values[kept - 1] > 1e-12 * values[0]:
             return _oriented(torch.linalg.qr(W @ right[:, :kept]).Q)
     if C is None:
-        return eigenvectors(W @ W.t())[1][:, :kept]
-    variance = float(C.diagonal().mean()) or 1.0
-    ridge = variance * torch.eye(len(C), dtype=C.dtype)
+        return eigenvectors(W @ W.t(), kept)[1][:, :kept]
+    ridge = (float(C.diagonal().mean()) or 1.0) * torch.eye(len(C), dtype=C.dtype)
     root, failed = torch.linalg.cholesky_ex(C + _RIDGE * ridge)
     if failed:  # a few inputs outweigh the rest, of which rounding is left: less than this
         root = torch.linalg.cholesky(C + (_RIDGE + len(C) * 2**-23) * ridge)
-    S = root.mT
-    SW = S @ W
-    leading = eigenvectors(SW @ SW.t())[1][:, :kept]
-    return torch.linalg.qr(torch.linalg.solve_triangular(S, leading, upper=True)).Q
+    SW = root.mT @ W
+    leading = eigenvectors(SW @ SW.t(), kept)[1][:, :kept]
+    return torch.linalg.qr(torch.linalg.solve_triangular(root.mT, leading, upper=True)).Q
 
 
 def _oriented(Q: Tensor) -> Tensor:

@@ -25,8 +25,7 @@ class Moments:
 
     def __init__(self, *, paired: bool = False) -> None:
         self.paired, self.groups, self.n_rows = paired, 1, 0
-        zero = torch.zeros((), dtype=torch.float64)
-        self._mean = self._mean_dense = self._own = self._cross = zero
+        self._mean = self._mean_dense = self._own = self._cross = torch.zeros(()).double()
 
     def update(self, x: Tensor, dense_x: Tensor | None = None) -> None:
         """Take in rows x and x~ (None: x again), (n_rows, n_visible) or with groups in the middle.

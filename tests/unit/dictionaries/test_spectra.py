@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -31,3 +33,25 @@ def test_equal_eigenvalues_have_one_basis_whoever_computed_them(n):
     moved = K + 1e-15 * torch.randn(n * n, n * n).double()
     again = spectra.eigenvectors((moved + moved.t()) / 2)[1]
     torch.testing.assert_close(again[:, :4], vectors[:, :4], atol=1e-6, rtol=0)
+
+
+def test_the_leading_ones_alone_are_those_of_all():
+    rows = torch.randn(700, 600, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    K = rows.t() @ rows
+    values, vectors = spectra.eigenvectors(K)
+    with patch("torch.linalg.eigh", side_effect=AssertionError("all of them were computed")):
+        some = spectra.eigenvectors(K, 5)
+    torch.testing.assert_close(some[0][:5], values[:5])
+    torch.testing.assert_close(some[1][:, :5], vectors[:, :5])
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_cut_through_equal_eigenvalues_has_the_basis_of_all_of_them(most):
+    values = torch.cat([torch.tensor([3.0, 2, 2, 2, 1.5]), torch.linspace(1, 0.1, 595)]).double()
+    rows = torch.randn(600, 600, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    Q = torch.linalg.qr(rows).Q
+    K = Q @ torch.diag(values) @ Q.t()
+    K = (K + K.t()) / 2
+    whole = spectra.eigenvectors(K)[1]
+    some = spectra.eigenvectors(K, most)[1]
+    torch.testing.assert_close(some[:, :most], whole[:, :most], atol=1e-6, rtol=0)

@@ -92,6 +92,27 @@ class Turned(Whitened):
 
 
 @dataclass(frozen=True)
+class Mixed(Whitened):
+    """Columns take random mixtures of the leading directions, orthonormal among white inputs.
+
+    Args:
+        times: so many columns share each set of directions.
+    """
+
+    times: int = 1
+
+    @override
+    def directions(self, site: Site) -> Tensor:
+        n = site.columns * site.n_atoms // self.times
+        drawn = torch.randn(self.times, n, n, generator=site.generator, dtype=torch.float64)
+        return torch.cat([*(self.root(site)[0][:, :n] @ torch.linalg.qr(drawn).Q)], dim=1)
+
+    @override
+    def hands(self, site: Site) -> Tensor:
+        return torch.arange(site.columns * site.n_atoms).view(site.columns, site.n_atoms)
+
+
+@dataclass(frozen=True)
 class OfOutputs(Whitened):
     """The directions of white inputs that W0's outputs depend on most."""
 

@@ -30,9 +30,10 @@ from weightcast_lab.sweeps.rows import Row, read_rows
 from weightcast_lab.sweeps.trial import Place, runs_trials
 
 LEARNED, N_ATOMS, COLUMNS = SIZES[2], 4, 16
-RATES = (0.005, 0.01, 0.02)
+RATES, MIDDLE_RATES = (0.005, 0.01, 0.02), (0.0025, 0.005, 0.01)
+LOW_RATES = (0.0005, 0.001, 0.0025)
 DEFAULT = "whitened leading directions"
-BEST: tuple[str, ...] = ()
+BEST = ("mixed at random", "as many in each layer as LoRA", "the same, mixed at random")
 """The three of least validation loss with seed 0, but for the default."""
 
 N_GRADIENTS, HEAD_PASSES = 8, 3
@@ -69,6 +70,21 @@ def _parts(model: nn.Module, _: Any, inputs: Examples, seed: int) -> nn.Module:
     for part, name in enumerate(("query", "key", "value")):
         plan[f"re:.*attention.self.{name}"] = _rule(directions.Part(part=part))
     return wc.adapt(model, plan, inputs=inputs, seed=seed)
+
+
+def _like_lora(dictionary: Any) -> Callable[..., nn.Module]:
+    """As many weights in each layer as LoRA's: more atoms where inputs outnumber units."""
+
+    def adapt(model: nn.Module, _: Any, inputs: Examples, seed: int) -> nn.Module:
+        few, many = (wc.Rule(dictionary, n_atoms=n, columns=COLUMNS) for n in (2, 12))
+        plan = {
+            f"re:{LAYERS}": _rule(dictionary),
+            r"re:.*\.intermediate\.dense": few,
+            r"re:encoder\.layer\.\d+\.output\.dense": many,
+        }
+        return wc.adapt(model, plan, inputs=inputs, seed=seed)
+
+    return adapt
 
 
 def _gradients(dictionary: Any) -> Callable[..., nn.Module]:
@@ -124,9 +140,9 @@ def _renew(model: nn.Module, inputs: Examples, optimiser: torch.optim.Optimizer)
         optimiser.state.pop(p, None)
 
 
-def _idea(expected: str, adapt: Any, **more: Any) -> Idea:
+def _idea(expected: str, adapt: Any, rates: tuple[float, ...] = RATES, **more: Any) -> Idea:
     adapt = _one(adapt) if isinstance(adapt, wc.dictionaries.Dictionary) else adapt
-    return Idea({LEARNED: N_ATOMS}, RATES, adapt, expected=expected, **more)
+    return Idea({LEARNED: N_ATOMS}, rates, adapt, expected=expected, **more)
 
 
 IDEAS: Mapping[str, Idea] = {
@@ -146,9 +162,12 @@ IDEAS: Mapping[str, Idea] = {
     "steepest directions": _idea(
         "What the task wants to change, from the gradients of a head's loss.",
         _gradients(directions.OfGradients),
+        LOW_RATES,
     ),
     "steepest directions of each column": _idea(
-        "Each column sees what its own units want.", _gradients(directions.OfOwnGradients)
+        "Each column sees what its own units want.",
+        _gradients(directions.OfOwnGradients),
+        LOW_RATES,
     ),
     "W0's singular vectors": _idea("What W0 listens to matters.", directions.OfWeights()),
     "W0's singular vectors in the inputs' metric": _idea(
@@ -162,6 +181,18 @@ IDEAS: Mapping[str, Idea] = {
     ),
     "single inputs": _idea(
         "Sparse: those of most variance, at no cost to project on.", directions.SingleInputs()
+    ),
+    "mixed at random": _idea(
+        "No column has only minor ones: each has a part of all 64.", directions.Mixed()
+    ),
+    "the first quarter, mixed at random": _idea(
+        "The same of 16: columns may see alike, and all see much.", directions.Mixed(times=4)
+    ),
+    "as many in each layer as LoRA": _idea(
+        "Layers with more inputs than units need more atoms.", _like_lora(WHITENED), MIDDLE_RATES
+    ),
+    "the same, mixed at random": _idea(
+        "Both gain, in different ways.", _like_lora(directions.Mixed()), MIDDLE_RATES
     ),
     "columns by clusters of units": _idea(
         "Units with like outputs want like directions.", directions.ByClusters()
