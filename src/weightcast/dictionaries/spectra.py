@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -25,8 +24,9 @@ def eigenvectors(K: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
     """
     n = len(K)
     if most is not None and n >= 512 and 4 * most <= n:  # one more shows if it cuts equal values
-        found = scipy.linalg.eigh(K.numpy(), subset_by_index=(n - most - 1, n - 1))
-        values, vectors = map(torch.from_numpy, found)
+        from scipy.linalg import eigh
+
+        values, vectors = map(torch.from_numpy, eigh(K, subset_by_index=(n - most - 1, n - 1)))
     else:
         values, vectors = torch.linalg.eigh(K)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
