@@ -131,3 +131,16 @@ def test_each_study_is_a_program_that_prints_its_table(name, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "by learned weights" in found.stdout, found.stderr
+
+
+def test_padding_and_what_else_is_in_a_batch_change_no_glosses_features():
+    encoder, tokenizer = small_minilm(intermediate=384)
+    model = glosses.Classifier(encoder, 0)
+    texts = [chr(97 + n) * (1 + 7 * n % 20) for n in range(19)]  # lengths in no order
+    found = tokenizer(texts, padding=True)
+    with torch.no_grad():
+        together = model.features(found["input_ids"], found["attention_mask"])
+        for text, own in zip(texts, together, strict=True):
+            alone = tokenizer([text], padding=True)
+            mean = encoder(input_ids=alone["input_ids"]).last_hidden_state[0].mean(0)
+            torch.testing.assert_close(own, mean)

@@ -170,22 +170,25 @@ def shallow(small, monkeypatch):  # noqa: F811
     monkeypatch.setattr(glosses, "minilm", lambda: small_minilm(intermediate=384))
 
 
+LIKE_LORA = ("as many in each layer as LoRA", "the same, mixed at random")
 QUICK = ("steepest directions of each column", "U made anew after a tenth of the steps")
 
 
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in IDEAS]
 )
-def test_each_idea_learns_four_weights_for_each_unit_and_is_never_tested(shallow, name):
+def test_each_idea_learns_its_weights_for_each_unit_and_is_never_tested(shallow, name):
     row = ideas.run(IdeaConfig(name, rate=0.01, steps=2), Place())
-    assert row["counts"]["learned"] == 4 * 6 * 384
+    atoms = 4 * 4 + 2 + 12 if name in LIKE_LORA else 6 * 4
+    assert row["counts"]["learned"] == atoms * 384
     assert row["metrics"]["validation_loss"] > 0
     assert not [metric for metric in row["metrics"] if "test" in metric]
 
 
 @pytest.mark.slow
-def test_of_minilms_layers_as_many_are_learned_as_the_table_says(small):  # noqa: F811
-    row = ideas.run(IdeaConfig(DEFAULT, rate=0.01, steps=1), Place())
+@pytest.mark.parametrize("name", [DEFAULT, LIKE_LORA[0]])
+def test_of_minilms_layers_as_many_are_learned_as_the_table_says(small, name):  # noqa: F811
+    row = ideas.run(IdeaConfig(name, rate=0.01, steps=1), Place())
     assert row["counts"]["learned"] == ideas.LEARNED
 
 
