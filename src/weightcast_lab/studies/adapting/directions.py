@@ -92,27 +92,6 @@ class Turned(Whitened):
 
 
 @dataclass(frozen=True)
-class Mixed(Whitened):
-    """Columns take random mixtures of the leading directions, orthonormal among white inputs.
-
-    Args:
-        times: so many columns share each set of directions.
-    """
-
-    times: int = 1
-
-    @override
-    def directions(self, site: Site) -> Tensor:
-        n = site.columns * site.n_atoms // self.times
-        drawn = torch.randn(self.times, n, n, generator=site.generator, dtype=torch.float64)
-        return torch.cat([*(self.root(site)[0][:, :n] @ torch.linalg.qr(drawn).Q)], dim=1)
-
-    @override
-    def hands(self, site: Site) -> Tensor:
-        return torch.arange(site.columns * site.n_atoms).view(site.columns, site.n_atoms)
-
-
-@dataclass(frozen=True)
 class OfOutputs(Whitened):
     """The directions of white inputs that W0's outputs depend on most."""
 
@@ -153,6 +132,23 @@ class InBlocks(Whitened):
     @override
     def hands(self, site: Site) -> Tensor:
         return torch.arange(site.columns * site.n_atoms).view(site.columns, site.n_atoms)
+
+
+@dataclass(frozen=True)
+class Mixed(InBlocks):
+    """Columns take random mixtures of the leading directions, orthonormal among white inputs.
+
+    Args:
+        times: so many columns share each set of directions.
+    """
+
+    times: int = 1
+
+    @override
+    def directions(self, site: Site) -> Tensor:
+        n = site.columns * site.n_atoms // self.times
+        drawn = torch.randn(self.times, n, n, generator=site.generator, dtype=torch.float64)
+        return torch.cat([*(self.root(site)[0][:, :n] @ torch.linalg.qr(drawn).Q)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ class OfGradients(Whitened):
 
 
 @dataclass(frozen=True, eq=False)
-class OfOwnGradients(OfGradients):
+class OfOwnGradients(InBlocks, OfGradients):
     """The same, each column by the gradient of its own units on all examples."""
 
     @override
@@ -222,7 +218,3 @@ class OfOwnGradients(OfGradients):
         R, _ = self.root(site)
         parts = (R.t() @ self.gradients.double().sum(dim=0)).tensor_split(site.columns, dim=1)
         return R @ torch.cat([leading_filters(part, site.n_atoms) for part in parts], dim=1)
-
-    @override
-    def hands(self, site: Site) -> Tensor:
-        return torch.arange(site.columns * site.n_atoms).view(site.columns, site.n_atoms)
