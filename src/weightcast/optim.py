@@ -25,9 +25,9 @@ def parameter_groups(
     learning rate then carries over. The decay of W per step is kept too: it is the product of
     learning rate and weight decay. Equivalently, U is scaled to rows of unit norm on average.
 
-    Of an adapted layer it is the output that moves alike, whatever W0: the rate is divided by the
-    root mean square of x U, which is 1 for whitened directions. A rate of 0.01 is one to start
-    from; heads, biases and norms take it as it is.
+    Of an adapted layer it is the output that moves alike: the rate is divided by x U's root mean
+    square, 1 for whitened directions, and, as atoms move together, by a quarter of their number.
+    Begin with 0.005, which heads, biases and norms take as it is.
 
     A scheduler must keep the groups' ratios. ``OneCycleLR`` sets one rate for all, unless given
     ``max_lr=[group["lr"] for group in groups]``; those that multiply, as ``LambdaLR``, are safe.
@@ -42,7 +42,7 @@ def parameter_groups(
         V, one for each scale of the dictionaries. Since each group costs an optimiser time, scales
         within a hundredth share the first one's.
     """
-    gains = {id(layer.delta): layer.gain for layer in adapted_layers(model).values()}
+    gains = {id(a.delta): a.gain * len(a.delta.V) / 4 for a in adapted_layers(model).values()}
     by_scale: dict[float, dict[str, Any]] = {}
     scaled: set[int] = set()
     for name, layer in predicted_layers(model).items():

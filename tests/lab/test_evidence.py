@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,9 @@ from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.studies.deep.ways import PEERS, ideas_for
 from weightcast_lab.sweeps.backlog import CHOICES
+from weightcast_lab.sweeps.rows import read_rows
 
+RESULTS = Path(__file__).parents[2] / "results"
 CELLS = evidence.cells()
 NAMES = [cell.name for cell in CELLS]
 TRAINED = [cell for cell in CELLS if not cell.name.startswith(("adapt", "idea", "deep"))]
@@ -28,14 +31,14 @@ def rows_that_choose(cell, best):
     """As after its choices, of which one rate was best."""
     return {
         trial.key: {"metrics": {cell.criterion: 0.0 if rate == best else 1.0}}
-        for rate, trial in cell.choices.items()
+        for rate, trial in cell.offered.items()
     }
 
 
 def runs(cell):
     """The runs at the second rate that is tried."""
-    rate = sorted(cell.choices)[1] if cell.choices else None
-    return cell.trials(rows_that_choose(cell, rate))[len(cell.choices) :]
+    rows = rows_that_choose(cell, sorted(cell.choices)[1] if cell.choices else None)
+    return cell.trials(rows)[len(cell.tried(rows)) :]
 
 
 def test_what_decides_the_papers_claim_comes_first():
@@ -211,6 +214,18 @@ def test_no_two_trials_are_told_apart_by_nothing():
         )
     ]
     assert len(set(names)) == len(names)
+
+
+def test_no_committed_row_is_of_a_rate_that_was_not_chosen():
+    """A rate beyond the first ones may win later: rows of the one before it must go then."""
+    files = [path for path in RESULTS.iterdir() if path.name in FILES]
+    rows = {row["trial"]: row for path in files for row in read_rows(path)}
+    chosen = [cell for cell in CELLS if cell.rate(rows) is not None]
+    assert len(chosen) > 20
+    for cell in chosen:
+        kept = {trial.key for trial in cell.trials(rows)}
+        others = {trial.key for rate in cell.offered for trial in cell.make(rate)} - kept
+        assert not others & rows.keys(), cell.name
 
 
 def call(monkeypatch, tmp_path, *arguments):

@@ -21,7 +21,7 @@ class AdapterTraining(TrainingSettings):  # noqa: D101
 
     epochs: int = 3
     batch_size: int = 32
-    learning_rate: float = 0.01
+    learning_rate: float = 0.005
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import starmap
@@ -97,15 +97,14 @@ def _figure4(name: str, fraction: float, why: str) -> Cell:
         return replace(made, experiment="evidence-figure4")
 
     chosen_at = 1.0 if name == DENSE else 0.05
-    return Cell(
+    return _chosen(
         f"figure 4, {name}, {100 * fraction:g} %",
         why,
         "evidence_figure4.jsonl",
         partial(make_runs, lambda rate, seed: config(fraction, rate, seed)),
-        {
-            rate: make_choice(replace(config(chosen_at, rate, 0), n_validation=10_000))
-            for rate in (1e-3, 2e-3, 4e-3, 8e-3)
-        },
+        lambda rate: make_choice(replace(config(chosen_at, rate, 0), n_validation=10_000)),
+        (1e-3, 2e-3, 4e-3, 8e-3),
+        "validation_error",
     )
 
 
@@ -121,14 +120,13 @@ def _modern(network: str, curve: str, fraction: float) -> Cell:
         made = modern.make_config(curve, fraction, setting, seed, data)
         return replace(made, experiment=f"evidence-{network}")
 
-    rates = (4e-3, 8e-3, 16e-3, 32e-3) if images else (2e-3, 4e-3, 8e-3)
-    return Cell(
+    return _chosen(
         f"{network}, {curve}, {100 * fraction:g} %",
         f"How far is {network} from dense when trained longer, each curve at its best rate?",
         f"evidence_{network}.jsonl",
         partial(make_runs, config),
-        {rate: make_choice(config(rate, 0)) for rate in rates},
-        criterion="validation_loss",
+        lambda rate: make_choice(config(rate, 0)),
+        (4e-3, 8e-3, 16e-3, 32e-3) if images else (2e-3, 4e-3, 8e-3),
     )
 
 
@@ -157,16 +155,13 @@ def _deep_config(
 def _deep_idea(network: str, way: str) -> Cell:
     """An idea against what is lost at a quarter of the weights: two rates, on validation data."""
     experiment = IDEAS_EXPERIMENT.format(network)
-    return Cell(
+    return _chosen(
         f"deep idea, {network}, {way}",
         DEEP_IDEAS[way].expected,
         "evidence_deep.jsonl",
         lambda _: [],
-        {
-            rate: Trial("deep-choice", _deep_config(network, way, 0.25, rate, 0, experiment))
-            for rate in ((0.016, 0.032) if network == "resnet20" else (0.004, 0.008))
-        },
-        criterion="validation_loss",
+        lambda rate: Trial("deep-choice", _deep_config(network, way, 0.25, rate, 0, experiment)),
+        (0.016, 0.032) if network == "resnet20" else (0.004, 0.008),
     )
 
 
@@ -184,13 +179,13 @@ def _deep_peer(way: str | None, fraction: float) -> Cell:
         return Trial("deep", replace(config, labels={**config.labels, **OWN_RATE}))
 
     chosen_at = 1.0 if way is None else DEEP_SHARES[1]
-    return Cell(
+    return _chosen(
         f"deep peers, gpt, {way or DENSE}, {100 * fraction:g} %",
         "How do others' ways to train with few weights compare?",
         "evidence_deep.jsonl",
         lambda rate: [trial(fraction, rate or 0.004, seed) for seed in SEEDS],
-        {rate: trial(chosen_at, rate, 0, chooses=True) for rate in DEEP_RATES},
-        criterion="validation_loss",
+        lambda rate: trial(chosen_at, rate, 0, chooses=True),
+        DEEP_RATES,
     )
 
 
@@ -250,13 +245,13 @@ def _adapt(method: str, learned: int | None, kind: str = "adapt") -> Cell:
         )  # fmt: skip
         return Trial(f"{kind}-choice" if chooses else kind, config)
 
-    return Cell(
+    return _chosen(
         f"{kind}, {method}" + ("" if learned is None else f", {learned:,}"),
         why,
         f"evidence_{kind.replace('-', '_')}.ndjson",
         lambda rate: [trial(rate or make.head_rate, seed) for seed in range(make.n_seeds)],
-        {rate: trial(rate, 0, chooses=True) for rate in make.methods[method].rates},
-        criterion="validation_loss",
+        lambda rate: trial(rate, 0, chooses=True),
+        make.methods[method].rates,
     )
 
 
@@ -271,14 +266,30 @@ def _idea(name: str) -> Cell:
         )  # fmt: skip
         return Trial("adapt-idea", config)
 
-    return Cell(
+    return _chosen(
         f"idea, {name}",
         IDEAS[name].expected,
         "evidence_adapt_ideas.ndjson",
         lambda rate: [trial(rate, seed) for seed in (1, 2) if name in (DEFAULT, *BEST)],
-        {rate: trial(rate, 0) for rate in IDEAS[name].rates},
-        criterion="validation_loss",
+        lambda rate: trial(rate, 0),
+        IDEAS[name].rates,
     )
+
+
+def _chosen(
+    name: str,
+    why: str,
+    file: str,
+    make: Callable[[float | None], list[Trial]],
+    choose: Callable[[float], Trial],
+    rates: Sequence[float],
+    criterion: str = "validation_loss",
+) -> Cell:
+    """A cell whose rate is one of these or, while the best lies at an end, up to 8 times beyond."""
+    beyond = [rate * factor for rate in rates[-1:] for factor in (2, 4, 8)]
+    beyond += [rate / factor for rate in rates[:1] for factor in (2, 4, 8)]
+    choices, further = ({rate: choose(rate) for rate in some} for some in (rates, beyond))
+    return Cell(name, why, file, make, choices, further, criterion)
 
 
 def make_runs(config: Callable[[float, int], TrainConfig], rate: float | None) -> list[Trial]:

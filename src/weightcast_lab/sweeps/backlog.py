@@ -65,7 +65,7 @@ class Backlog:
                     self.state.rows |= rows
                     self._listed |= rows.keys()
             for cell in self.cells:
-                self._list(cell, cell.choices.values())
+                self._list(cell, cell.offered.values())
                 self._list(cell, cell.trials(self.state.rows))  # known once the choices are
 
     def open_trials(self, *, gpu: bool) -> list[Trial]:

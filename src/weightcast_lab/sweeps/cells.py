@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from weightcast_lab.sweeps.rows import Row
@@ -24,6 +24,7 @@ class Cell:
         file: the name of the file that takes the rows of its runs.
         make: the runs, from the rate that was chosen; from None where there is nothing to choose.
         choices: trials that choose, by their rate; cells may share them.
+        further: more of them, each tried only if the best of those before lies at that end.
         criterion: which of their metrics decides; the smallest wins.
         gpu: whether it waits for a GPU.
     """
@@ -33,8 +34,29 @@ class Cell:
     file: str
     make: Callable[[float | None], list[Trial]]
     choices: Mapping[float, Trial]
+    further: Mapping[float, Trial] = field(default_factory=dict)
     criterion: str = "validation_error"
     gpu: bool = False
+
+    @cached_property
+    def offered(self) -> Mapping[float, Trial]:
+        """All trials that may choose, by their rate."""
+        return {**self.choices, **self.further}
+
+    def tried(self, rows: Mapping[str, Row]) -> list[float]:
+        """The rates that are to be tried, as far as it is known by now, in order.
+
+        Args:
+            rows: the finished ones by their trials' keys.
+        """
+        tried = sorted(self.choices)
+        while (best := self._best(tried, rows)) is not None:
+            lower = [rate for rate in self.further if rate < tried[0] == best]
+            upper = [rate for rate in self.further if rate > tried[-1] == best]
+            if not lower + upper:
+                break
+            tried = sorted([*tried, *sorted(lower)[-1:], *sorted(upper)[:1]])
+        return tried
 
     def rate(self, rows: Mapping[str, Row]) -> float | None:
         """The rate with the smallest value, of equal ones the smallest; None while one is missing.
@@ -42,13 +64,13 @@ class Cell:
         Args:
             rows: the finished ones by their trials' keys.
         """
-        if not self.choices or any(trial.key not in rows for trial in self.choices.values()):
+        return self._best(self.tried(rows), rows)
+
+    def _best(self, rates: Sequence[float], rows: Mapping[str, Row]) -> float | None:
+        keys = {rate: self.offered[rate].key for rate in rates}
+        if not keys or not rows.keys() >= set(keys.values()):
             return None
-
-        def value(rate: float) -> float:
-            return rows[self.choices[rate].key]["metrics"][self.criterion]
-
-        return min(sorted(self.choices), key=value)
+        return min(keys, key=lambda rate: rows[keys[rate]]["metrics"][self.criterion])
 
     def trials(self, rows: Mapping[str, Row]) -> list[Trial]:
         """All trials that are known by now: those that choose, and the runs once they have chosen.
@@ -56,15 +78,18 @@ class Cell:
         Args:
             rows: the finished ones by their trials' keys.
         """
-        if not self.choices:
-            return self._runs[None]
-        rate = self.rate(rows)
-        return [*self.choices.values(), *(() if rate is None else self._runs[rate])]
+        tried = self.tried(rows)
+        rate = self._best(tried, rows)
+        chosen = rate is not None or not tried
+        return [*(self.offered[r] for r in tried), *(self._runs[rate] if chosen else ())]
 
-    @property
-    def n_trials(self) -> int:
-        """All of them, those that are not known yet too."""
-        return len(self.choices) + len(next(iter(self._runs.values())))
+    def n_trials(self, rows: Mapping[str, Row]) -> int:
+        """All of them, those that are not known yet too.
+
+        Args:
+            rows: the finished ones by their trials' keys.
+        """
+        return len(self.tried(rows)) + len(next(iter(self._runs.values())))
 
     @property
     def data(self) -> str:
@@ -74,4 +99,4 @@ class Cell:
     @cached_property
     def _runs(self) -> Mapping[float | None, list[Trial]]:
         """By every rate that may be chosen: making a config takes its time."""
-        return {rate: self.make(rate) for rate in self.choices or (None,)}
+        return {rate: self.make(rate) for rate in self.offered or (None,)}

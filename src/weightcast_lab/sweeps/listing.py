@@ -30,22 +30,23 @@ def listing(backlog: Backlog) -> str:
 
 
 def _describe(cell: Cell, backlog: Backlog) -> Iterable[str]:
-    rows, rate = backlog.state.rows, cell.rate(backlog.state.rows)
+    rows = backlog.state.rows
     done = sum(trial.key in rows for trial in cell.trials(rows))
     seconds = _seconds_each(cell, backlog)
     about = "" if _mean_seconds([cell], rows) else "~"  # measured in cells like it
     minutes = "?" if seconds is None else f"{about}{seconds / 60:.1f}"
-    yield f"{done:>3}/{cell.n_trials:<3} {minutes:>9}  {cell.name}" + _say_rate(cell, rate)
+    said = _say_rate(cell.tried(rows), cell.rate(rows))
+    yield f"{done:>3}/{cell.n_trials(rows):<3} {minutes:>9}  {cell.name}{said}"
     for trial in cell.trials(rows):
         error = backlog.root / trial.key / "error.txt"
         if trial.key not in rows and error.exists():
             yield f"{'':19}failed: {trial.label}: {error}"
 
 
-def _say_rate(cell: Cell, rate: float | None) -> str:
+def _say_rate(tried: Sequence[float], rate: float | None) -> str:
     if rate is None:
-        return ", rate not chosen yet" * bool(cell.choices)
-    at_end = rate in (min(cell.choices), max(cell.choices))
+        return ", rate not chosen yet" * bool(tried)
+    at_end = rate in (tried[0], tried[-1])
     return f", rate {rate:g}" + " (the end of those tried)" * at_end
 
 
@@ -69,7 +70,7 @@ def _left(backlog: Backlog) -> tuple[float, int]:
         known = cell.trials(backlog.state.rows)
         missing = {trial.key for trial in known} - backlog.state.rows.keys() - seen
         seen |= missing
-        n = len(missing) + cell.n_trials - len(known)
+        n = len(missing) + cell.n_trials(backlog.state.rows) - len(known)
         seconds = _seconds_each(cell, backlog)
         if seconds is None:
             unknown += n

@@ -207,14 +207,17 @@ DICTIONARIES = {
 
 
 @pytest.mark.parametrize("width", [32, 256])
-@pytest.mark.parametrize("columns", [1, 16])
+@pytest.mark.parametrize(("columns", "n_atoms"), [(1, 4), (16, 4), (1, 16)])
 @pytest.mark.parametrize("name", DICTIONARIES)
-def test_one_rate_moves_outputs_alike(name, columns, width):
-    """By rates of V's own an output moves by rate * sqrt(n_atoms), whatever U and the inputs."""
+def test_one_rate_moves_outputs_alike(name, columns, n_atoms, width):
+    """By rates of V's own an output moves by as much, whatever U and the inputs.
+
+    Random signs are of atoms that do not move together: there it is rate * 4 / sqrt(n_atoms).
+    """
     torch.manual_seed(0)
     mixed = torch.linspace(3, 0.1, width).diag() @ torch.randn(width, width) / width**0.5
     x = 20 * torch.randn(2000, width) @ mixed + 5
-    model, n_atoms = nn.Sequential(nn.Linear(width, 64)), 4
+    model = nn.Sequential(nn.Linear(width, 64))
     rule = wc.Rule(DICTIONARIES[name], n_atoms=n_atoms, columns=columns)
     adapted = wc.adapt(model, {"*": rule}, inputs=x)
     (group,) = wc.parameter_groups(adapted, 0.01)
@@ -223,7 +226,21 @@ def test_one_rate_moves_outputs_alike(name, columns, width):
         for p in group["params"]:
             p.add_(group["lr"] * torch.randn(p.shape).sign())
     moved_by = (adapted(x).detach() - before).std(dim=0).square().mean().sqrt()
-    assert float(moved_by) == pytest.approx(0.01 * n_atoms**0.5, rel=0.15)
+    assert float(moved_by) == pytest.approx(0.01 * 4 / n_atoms**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("n_atoms", [1, 4, 16])
+def test_a_step_of_adam_moves_an_output_alike_whatever_the_number_of_atoms(n_atoms):
+    """Unit i is to grow on example i: there all atoms move to one end, 4 rate mean(abs(x U))."""
+    torch.manual_seed(0)
+    x = torch.randn(500, 64)
+    rule = wc.Rule(d.PCA(whiten=True), n_atoms=n_atoms, columns=4)
+    adapted = wc.adapt(nn.Sequential(nn.Linear(64, 500)), {"*": rule}, inputs=x)
+    before = adapted(x).diagonal()
+    (-before.sum()).backward()
+    torch.optim.Adam(wc.parameter_groups(adapted, 0.005)).step()
+    moved_by = (adapted(x).diagonal() - before).detach().mean()
+    assert float(moved_by) == pytest.approx(4 * 0.005 * (2 / torch.pi) ** 0.5, rel=0.05)
 
 
 def test_whitened_directions_need_no_rate_of_their_own():

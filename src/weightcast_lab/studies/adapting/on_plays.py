@@ -56,7 +56,7 @@ SIZES = (610_560, 1_221_120)
 _RANKS: dict[int | None, Any] = {size: {"r": r} for size, r in zip(SIZES, (2, 4), strict=True)}
 _ATOMS: dict[int | None, Any] = dict(zip(SIZES, (4, 8), strict=True))
 _RATES = (0.0005, 0.001, 0.002, 0.004)
-_OUR_RATES = (*_RATES, 0.008)
+_OUR_RATES = (*_RATES[1:], 0.008)
 
 
 def _ours(dictionary: Any, columns: int) -> Callable[..., nn.Module]:

@@ -56,8 +56,8 @@ SIZES = (37_320, 74_640)
 
 _MATRICES = [f"lstm.weight_{kind}_l{layer}" for layer in range(3) for kind in ("ih", "hh")]
 _ATOMS: dict[int | None, int] = dict(zip(SIZES, (6, 12), strict=True))
-_SMALL = (0.00025, 0.0005, 0.001, 0.0025)
-"""What V adds acts at each of 64 steps: at 0.005 the LSTM forgets all that it knew."""
+_SMALL = (0.0005, 0.001, 0.002, 0.004)
+"""What V adds acts at each of 64 steps: at 0.0075 the LSTM forgets all that it knew."""
 
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, _SMALL, ours(WHITENED, 16, "lstm.*")),
