@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 from weightcast_lab.sweeps.rows import Row
 from weightcast_lab.sweeps.trial import STUDIES, Trial
@@ -81,7 +81,7 @@ class Cell:
         tried = self.tried(rows)
         rate = self._best(tried, rows)
         chosen = rate is not None or not tried
-        return [*(self.offered[r] for r in tried), *(self._runs[rate] if chosen else ())]
+        return [*(self.offered[r] for r in tried), *(self._runs(rate) if chosen else ())]
 
     def n_trials(self, rows: Mapping[str, Row]) -> int:
         """All of them, those that are not known yet too.
@@ -89,7 +89,7 @@ class Cell:
         Args:
             rows: the finished ones by their trials' keys.
         """
-        return len(self.tried(rows)) + len(next(iter(self._runs.values())))
+        return len(self.tried(rows)) + len(self._runs(next(iter(self.choices), None)))
 
     @property
     def data(self) -> str:
@@ -97,6 +97,6 @@ class Cell:
         return self.trials({})[0].config.data
 
     @cached_property
-    def _runs(self) -> Mapping[float | None, list[Trial]]:
-        """By every rate that may be chosen: making a config takes its time."""
-        return {rate: self.make(rate) for rate in self.offered or (None,)}
+    def _runs(self) -> Callable[[float | None], list[Trial]]:
+        """Those at a rate, made when they are asked for, and once: a config takes its time."""
+        return cache(self.make)
