@@ -86,8 +86,8 @@ def encode(value: Any) -> Any:
         return value.to_json_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        unset = {f.name for f in dataclasses.fields(value) if f.metadata.get("brief")}
-        written = {k: encode(x) for k, x in fields.items() if not (k in unset and x is None)}
+        brief = {f.name: f.default for f in dataclasses.fields(value) if f.metadata.get("brief")}
+        written = {k: encode(x) for k, x in fields.items() if k not in brief or x is not brief[k]}
         return {"kind": kind_of(type(value)), **written}
     if isinstance(value, dict):
         return {str(key): encode(item) for key, item in value.items()}

@@ -91,6 +91,10 @@ def test_a_text_goes_on(place, tmp_path):
     assert metrics["test_loss"] < metrics["test_loss_before"] - 0.05
     with_bias = replace(config, free=("bias",), output=str(tmp_path / "other"), dtype="bfloat16")
     assert adapt_folder(with_bias, progress=False).row["counts"]["learned"] > 3_000
+    blind = replace(config, n_inputs=0, output=str(tmp_path / "blind"))
+    found = adapt_folder(blind, progress=False)
+    assert found.row["metrics"]["test_loss"] < metrics["test_loss_before"]  # W0 is random, small
+    assert '"relative": true' in (found.folder / "model" / "weightcast.json").read_text()
 
 
 def test_images_are_learned(place, tmp_path):

@@ -154,7 +154,7 @@ def test_ideas_come_between_what_is_compared_most_often_and_the_rest():
     assert [cell.name for cell in TRIED] == [f"idea, {name}" for name in IDEAS]
     start = NAMES.index(TRIED[0].name)
     assert NAMES[start - 1] == "adapt, full fine-tuning"
-    assert NAMES[start + len(TRIED)] == "adapt, random U, 16 columns, 20,736"
+    assert NAMES[start + len(TRIED)] == "adapt, weightcast, 32 columns, 20,736"
     assert set(BEST) < set(IDEAS)
 
 

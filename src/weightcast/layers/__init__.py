@@ -6,7 +6,13 @@ weights themselves (attention, recurrent layers, experts) are split first, so th
 layer: ``composite``.
 """
 
-from weightcast.layers.adapted import AdaptedLayer, adapted_layers, free, is_freed
+from weightcast.layers.adapted import (
+    AdaptedLayer,
+    adapted_layers,
+    free,
+    is_freed,
+    relative_refusal,
+)
 from weightcast.layers.attention import PredictedMultiheadAttention
 from weightcast.layers.bilinear import PredictedBilinear
 from weightcast.layers.composite import PredictedModule
@@ -29,7 +35,7 @@ from weightcast.layers.view import Refusal, View
 __all__ = ["LayerOptions", "PredictedLayer", "PredictedLinear", "PredictedTransposedLinear"]
 __all__ += ["PredictedBilinear", "PredictedConv1d", "PredictedConv2d", "PredictedConv3d"]
 __all__ += ["PredictedConvTranspose1d", "PredictedConvTranspose2d", "PredictedConvTranspose3d"]
-__all__ += ["AdaptedLayer", "adapted_layers", "free", "is_freed"]
+__all__ += ["AdaptedLayer", "adapted_layers", "free", "is_freed", "relative_refusal"]
 __all__ += ["DenseParameter", "PredictedEmbedding", "PredictedEmbeddingBag", "PredictedParameter"]
 __all__ += ["PredictedExperts", "PredictedMultiheadAttention", "PredictedRecurrent"]
 __all__ += ["SPLIT", "PredictedModule", "split_class", "split_module", "split_refusal"]

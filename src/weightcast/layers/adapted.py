@@ -1,4 +1,8 @@
-"""AdaptedLayer: a frozen layer W0 and, beside it, what is learned: y = x W0 + b + x U V."""
+"""AdaptedLayer: a frozen layer W0 and, beside it, what is learned: y = x W0 + b + x U V.
+
+Of a relative rule it is y = x (W0 (1 + U V)) + b instead, entry by entry. HiRA (Huang et al., ICLR
+2025) learns both factors of such a share; here U is fixed.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 
-from weightcast.layers.computed_weight import guarded
+from weightcast.layers.computed_weight import guarded, is_traced
 from weightcast.layers.layer import PredictedLayer
 from weightcast.layers.leaf import Leaf
 from weightcast.layers.registry import view
-from weightcast.layers.view import plus
+from weightcast.layers.view import Refusal, is_torchaos, plus
 
 _FREED = "weightcast_freed"
 Argument = TypeVar("Argument")
@@ -25,11 +31,19 @@ class AdaptedLayer(Leaf):
     it are found here too. Where ``delta`` has another dtype its inputs are cast to that, and the
     sum to the frozen layer's; at V = 0 outputs are the frozen layer's to the last bit.
 
+    If delta's rule is relative the weight is made anew at each call, and again in the backward
+    pass: n_visible * n_units * n_atoms multiply-adds, and as many as of a dense layer for V's
+    gradient.
+
     Args:
         frozen: the layer; none of its parameters takes a gradient.
         delta: a predicted layer of the same type and sizes, without a bias.
         gain: root mean square of what U makes of the layer's inputs, by which
-            :func:`weightcast.parameter_groups` divides the learning rate.
+            :func:`weightcast.parameter_groups` divides the learning rate; of U's entries, if the
+            rule is relative.
+
+    Raises:
+        ValueError: a relative rule for a layer that is predicted or quantised.
     """
 
     frozen: nn.Module
@@ -37,6 +51,8 @@ class AdaptedLayer(Leaf):
 
     def __init__(self, frozen: nn.Module, delta: PredictedLayer, gain: float = 1.0) -> None:
         super().__init__()
+        if delta.rule.relative and (refusal := relative_refusal(frozen)):
+            raise ValueError(refusal.about("the layer"))
         self.frozen, self.delta, self.gain = frozen, delta, gain
         for p in delta.parameters():
             free(p)
@@ -44,6 +60,8 @@ class AdaptedLayer(Leaf):
 
     def forward(self, *inputs: object, **options: object) -> Tensor:
         """The frozen layer's output plus delta's; arguments are the frozen layer's."""
+        if self.delta.rule.relative:
+            return self._call_relative(inputs, options)
         y = self.frozen(*inputs, **options)
         inputs = tuple(self._cast(x) for x in inputs)
         options = {key: self._cast(x) for key, x in options.items()}
@@ -53,23 +71,23 @@ class AdaptedLayer(Leaf):
 
     @property
     def weight(self) -> Tensor:
-        """W0 + U V in the frozen layer's layout and dtype, computed anew at each access."""
+        """What W0 has become, in its layout and dtype, computed anew at each access."""
         return guarded(self.multiply_out())
 
     def multiply_out(self) -> Tensor:
         """As :attr:`weight`, for a module that reads its weight itself."""
-        return plus(view(self.frozen).readable, self.delta.multiply_out())
+        return self._changed(view(self.frozen).readable, self.delta)
 
     @torch.no_grad()
     def to_dense(self) -> nn.Module:
-        """A dense layer of W0 + U V, summed in double precision, and of the frozen layer's bias.
+        """A dense layer of that weight, made in double precision, and of the frozen layer's bias.
 
         Its dtype is the frozen layer's; of a quantised one that in which it computes.
         """
         seen, exact = view(self.frozen), copy.deepcopy(self.delta).double()
         W0 = seen.readable
         dense = seen.new_dense(W0.device, W0.dtype)
-        dense.get_parameter("weight").copy_(W0.double() + exact.multiply_out())
+        dense.get_parameter("weight").copy_(self._changed(W0.double(), exact))
         if seen.bias is not None:
             dense.get_parameter("bias").copy_(seen.bias)
         return dense.train(self.training)
@@ -77,6 +95,36 @@ class AdaptedLayer(Leaf):
     def extra_repr(self) -> str:
         """The gain, for printed models."""
         return f"gain={self.gain:.3g}"
+
+    @staticmethod
+    def _changed(W0: Tensor, delta: PredictedLayer) -> Tensor:
+        D = delta.multiply_out()
+        return (W0 * (1 + D)).to(W0.dtype) if delta.rule.relative else plus(W0, D)
+
+    def _call_relative(self, inputs: tuple[object, ...], options: dict[str, object]) -> Tensor:
+        """The frozen layer's output with the weight that V makes, which autograd does not keep."""
+        W = self.multiply_out()
+        if torch._C._get_tracing_state() is not None:  # which functional_call refuses
+            lent = copy.copy(self.frozen)
+            lent._parameters = {**self.frozen._parameters, "weight": W}  # pyright: ignore
+            return lent(*inputs, **options)
+        if is_traced(W) or not W.requires_grad:
+            return functional_call(self.frozen, {"weight": W}, inputs, options)
+        version, place = self.delta.V._version, W.data_ptr()  # autograd keeps what pack knows
+
+        def pack(kept: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
+            return (kept.shape, kept.stride()) if kept.data_ptr() == place else kept
+
+        def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+            if isinstance(kept, Tensor):
+                return kept
+            if self.delta.V._version != version:
+                raise RuntimeError("V was changed between the forward and the backward pass")
+            with torch.no_grad():
+                return self.multiply_out().as_strided(*kept)
+
+        with saved_tensors_hooks(pack, unpack):
+            return functional_call(self.frozen, {"weight": W}, inputs, options)
 
     def _cast(self, x: Argument) -> Argument | Tensor:
         """An input in V's dtype; autocast casts itself."""
@@ -92,6 +140,17 @@ class AdaptedLayer(Leaf):
             if frozen is None or name.startswith("__"):
                 raise
             return getattr(frozen, name)
+
+
+def relative_refusal(layer: nn.Module) -> Refusal | None:
+    """Why there is no W0 of which U V could be a share; None if there is one."""
+    if not isinstance(layer, PredictedLayer) and not is_torchaos(layer.weight):
+        return None
+    return Refusal(
+        "is predicted or quantised, and a relative rule needs the entries of W0",
+        "take relative=False",
+        predicate=True,
+    )
 
 
 def free(p: nn.Parameter) -> None:

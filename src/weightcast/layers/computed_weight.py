@@ -65,11 +65,16 @@ class ComputedWeight(Tensor, metaclass=_Kin):
 
 def guarded(W: Tensor) -> Tensor:
     """The same tensor, guarded; as it is where a tracer looks on, or it has no memory to guard."""
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if type(W) is not Tensor or W.is_meta or traced or functorch.is_functorch_wrapped_tensor(W):
+    if type(W) is not Tensor or W.is_meta or is_traced(W):
         return W
     return W.as_subclass(ComputedWeight)
+
+
+def is_traced(W: Tensor) -> bool:
+    """Whether a tracer or one of torch.func's transforms looks on."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return traced or functorch.is_functorch_wrapped_tensor(W)
 
 
 def _is_guarded(value: object) -> TypeGuard[Tensor]:

@@ -167,9 +167,16 @@ def _predicted_row(name: str, layer: PredictedLayer, batch: int, counted: set[in
         static=base + mixing + indices + stacked + held - learned,
         stored=held + chosen + fixed,
         stored_bytes=sum(p.nbytes for p in own) + fixed * layer.V.element_size() + chosen_bytes,
-        multiply_adds=-(-layer.multiply_adds(batch) // batch),
+        multiply_adds=-(-_multiply_adds(layer, batch) // batch),
         dense_multiply_adds=layer.view.dense_multiply_adds,
     )
+
+
+def _multiply_adds(layer: PredictedLayer, batch: int) -> int:
+    """Of ``batch`` rows; of a relative layer those that make the weight, once for all rows."""
+    if not layer.rule.relative:
+        return layer.multiply_adds(batch)
+    return layer.multiply_adds(0, "materialised") + layer.n_visible * layer.n_units
 
 
 def _stored_indices(layer: PredictedLayer) -> tuple[int, int]:

@@ -208,6 +208,7 @@ class PredictedLayer(Leaf, PredictedWeight):
         Raises:
             ValueError: what the class, the rule or the dictionary cannot do for this layer.
         """
+        rule.check_use(adapting=delta is not None)
         dense = cls.view_class(layer, cls)
         if refusal := dense.refusal:
             raise ValueError(str(refusal))

@@ -37,6 +37,8 @@ class Rule(Plain):
         grid: a ``Grid`` of the layer's inputs or a shape (``(28, 28)``); a convolution has its own.
         path: ``auto``, ``factored`` or ``materialised``: how to compute x W.
         n_atoms: atoms of each column, in place of a fraction: as many weights of each unit.
+        relative: of :func:`adapt` alone: U V is a share of each of W0's entries, W0 (1 + U V), and
+            not what is added to them.
 
     Raises:
         ValueError: a fraction outside (0, 1], neither it nor n_atoms, or both; n_atoms or columns
@@ -51,6 +53,7 @@ class Rule(Plain):
     grid: Grid | tuple[int, ...] | int | None = None
     path: ExecutionPath = "auto"
     n_atoms: int | None = field(default=None, metadata={"brief": True})
+    relative: bool = field(default=False, metadata={"brief": True})
 
     def __post_init__(self) -> None:
         if not isinstance(self.dictionary, Dictionary):
@@ -70,6 +73,14 @@ class Rule(Plain):
             raise ValueError(f"columns is {self.columns!r}: it must be a whole number, at least 1")
         if self.grid is not None:
             object.__setattr__(self, "grid", Grid.of(self.grid))
+
+    def check_use(self, *, adapting: bool) -> None:
+        """Raise ValueError for a relative rule where there is no W0 that it could be of."""
+        if self.relative and not adapting:
+            raise ValueError(
+                "the rule is relative to a frozen weight, as weightcast.adapt alone has one: take "
+                "relative=False"
+            )
 
     def columns_for(self, n_units: int) -> int:
         """The columns of a layer with ``n_units`` units."""

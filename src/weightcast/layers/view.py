@@ -49,6 +49,8 @@ def readable(weight: Tensor) -> Tensor:
 
 def is_torchaos(weight: object) -> bool:
     """Whether torchao holds a weight in a form of its own."""
+    if type(weight) in (Tensor, nn.Parameter):  # where torch.compile reads no more of the type
+        return False
     return type(weight).__module__.split(".")[0] == "torchao"
 
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from weightcast.layers import PredictedModule, Refusal, predicted_layers, view
+from weightcast.layers import (
+    PredictedModule,
+    Refusal,
+    predicted_layers,
+    relative_refusal,
+    view,
+)
 from weightcast.layers.rule import Rule
 from weightcast.plan.adapters import is_adapter
 from weightcast.plan.eligibility import (
@@ -76,6 +82,9 @@ class Explanation:
 
 def explain(rules: Rules, model: nn.Module, *, adapting: bool = False) -> Explanation:
     """The rule of every layer, or why it has none; raises ValueError as ``Plan.resolve`` does."""
+    for rule in rules.values():
+        if rule is not None:
+            rule.check_use(adapting=adapting)
     if not adapting:
         _refuse_predicted(rules, model)
     layers = convertible_layers(model, predicted=adapting)
@@ -136,12 +145,14 @@ def _decide(
         return _Decision(key, None, Refusal(f"rule {key!r} leaves it dense"))
     decision = _Decision(key, rule)
     if refusal is None and not decision.exact:
-        refusal = _too_small(rule, layer)
+        refusal = _unfit(rule, layer)
     return decision if refusal is None else decision.without_rule(name, refusal)
 
 
-def _too_small(rule: Rule, layer: nn.Module) -> Refusal | None:
-    """Why a layer has too few inputs or units for a rule, if so."""
+def _unfit(rule: Rule, layer: nn.Module) -> Refusal | None:
+    """Why a layer has too few inputs or units for a rule, or no W0 to be relative to, if so."""
+    if rule.relative and (refusal := relative_refusal(layer)):
+        return refusal
     n_visible, n_units = view(layer).sizes
     if rule.columns_for(n_units) > n_units:
         few = f"has {n_units} units, and columns is {rule.columns}"

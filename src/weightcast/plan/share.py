@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from weightcast.dictionaries import PCA
+from weightcast.dictionaries import DCT, PCA, RandomGaussian
 from weightcast.inputs.survey import survey
-from weightcast.layers import view
+from weightcast.layers import relative_refusal, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
@@ -27,13 +28,16 @@ def share_learned(
     """A plan by which no more than ``learned`` weights are added, equally many atoms to each layer.
 
     What is left over goes to the layers that run last. Whitened leading directions of the inputs
-    are dealt to ``columns``, fewer where a layer has not enough inputs or units. Layers whose
-    inputs cannot be seen, small and tied ones and the last one, which may be a head, are left out.
+    are dealt to ``columns``, fewer where a layer has not enough inputs or units. Without batches
+    the rules are relative, of random cosines in one column; layers that cannot be, predicted and
+    quantised ones, take random atoms. Layers whose inputs cannot be seen, small and tied ones and
+    the last one, which may be a head, are left out.
 
     Raises:
         ValueError: no layer to adapt, or fewer weights than one atom of one layer.
     """
-    sizes, learned = _sizes(model, batches), plain(learned)
+    layers = convertible_layers(model, predicted=True)
+    sizes, learned = _sizes(model, layers, batches), plain(learned)
     if type(learned) is not int or learned < min(n_units for _, n_units in sizes.values()):
         least = min(sizes, key=lambda name: sizes[name][1])
         raise ValueError(
@@ -50,14 +54,18 @@ def share_learned(
     for name, n_atoms in counts.items():
         n_visible, n_units = sizes[name]
         if n_atoms:
-            groups = min(columns or COLUMNS, n_units, n_visible // n_atoms)
-            rules[name] = Rule(PCA(whiten=True), columns=groups, n_atoms=n_atoms)
+            relative = batches is None and relative_refusal(layers[name]) is None
+            known = RandomGaussian() if batches is None else PCA(whiten=True)
+            groups = min(columns or (1 if relative else COLUMNS), n_units, n_visible // n_atoms)
+            dictionary = DCT() if relative else known
+            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms, relative=relative)
     return Plan({**rules, "*": None})
 
 
-def _sizes(model: nn.Module, batches: list[Any] | None) -> dict[str, tuple[int, int]]:
+def _sizes(
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: list[Any] | None
+) -> dict[str, tuple[int, int]]:
     """(n_visible, n_units) of the layers that can be adapted, in the order in which they run."""
-    layers = convertible_layers(model, predicted=True)
     seen = [name for name, layer in layers.items() if not view(layer).blindness]
     order = seen if batches is None else survey(model, seen, batches).order
     alone = {group[0] for group in groups_of_one_weight(layers) if len(group) == 1}

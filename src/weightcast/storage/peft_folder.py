@@ -3,7 +3,8 @@
     x U V = x A^T B^T      A: every column's atoms as rows, B: V, block by block
 
 So columns become rank. All modules get one rank, by rows and columns of zeros, and alpha is that
-rank, for servers that read neither patterns nor scales. PEFT itself is not needed.
+rank, for servers that read neither patterns nor scales. What is relative to W0 becomes PEFT's HiRA,
+of the same A and B. PEFT itself is not needed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ from weightcast.transform.adapt import adapt
 _CONFIG, _TENSORS, _PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 _CONVOLUTIONS = (PredictedConv1d, PredictedConv2d, PredictedConv3d)
 _HELD = (PredictedLinear, PredictedTransposedLinear, PredictedEmbedding, *_CONVOLUTIONS)
+_KINDS = {False: "LoRA", True: "HiRA"}
+"""What PEFT calls U V beside W0, and relative to it."""
 _OTHERS = (
     "use_dora", "use_qalora", "lora_bias", "layer_replication", "trainable_token_indices",
     "alora_invocation_tokens", "use_bdlora", "kasa_config", "target_parameters", "arrow_config",
@@ -57,6 +60,8 @@ _OTHERS = (
 
 def export_peft(model: nn.Module, folder: str | os.PathLike[str], *, max_rank: int = 512) -> None:
     """Write an adapted model's adapter as PEFT writes LoRA's, for ``PeftModel.from_pretrained``.
+
+    Where all rules are relative it is as PEFT writes HiRA's.
 
     Outputs are the same up to rounding. Its size is rank (n_visible + n_units) numbers a layer, the
     rank being columns * n_atoms, and n_visible at most; ``save`` writes V and one U for all layers
@@ -76,6 +81,7 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], *, max_rank: i
         raise ValueError("the model holds nothing adapted: wc.adapt makes what PEFT can load")
     for name, layer in layers.items():
         _refuse_layer(name, layer, model)
+    kind = _kind(layers)
     factors = {name: _factors(layer.delta) for name, layer in layers.items()}
     groups = math.lcm(*(getattr(layer.delta, "groups", 1) for layer in layers.values()))
     rank = max(A.shape[0] for A, _ in factors.values())
@@ -88,27 +94,26 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], *, max_rank: i
         )
     tensors: dict[str, Tensor] = {}
     for name, (A, B) in factors.items():
-        written = _written(layers[name].delta, A, B, rank)
+        written = _written(layers[name].delta, A, B, rank, kind)
         tensors |= {f"{_PREFIX}{name}.{key}": x.contiguous() for key, x in written.items()}
     saved = _freed_modules(model)
     for name in saved:
         state = model.get_submodule(name).state_dict()
         tensors |= {f"{_PREFIX}{name}.{key}": x.clone() for key, x in state.items()}
     config = {
-        "peft_type": "LORA",
+        "peft_type": kind.upper(),
         "task_type": None,
         "base_model_name_or_path": getattr(model, "name_or_path", None) or None,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
         "target_modules": _targets(model, list(layers)),
         "modules_to_save": saved or None,
         "fan_in_fan_out": any(
             isinstance(layer.delta, PredictedTransposedLinear) for layer in layers.values()
         ),
     }
+    if kind == "LoRA":
+        config |= {"lora_alpha": rank, "lora_dropout": 0.0, "bias": "none"}
     with atomic_folder(Path(folder), _refuse_folder) as part:
         write_text(part / _CONFIG, json.dumps(config, indent=2))
         save_file(tensors, part / _TENSORS, metadata={"format": "pt"})
@@ -155,11 +160,24 @@ def _refuse_layer(name: str, layer: AdaptedLayer, model: nn.Module) -> None:
     kind = type(owner.module if isinstance(owner, PredictedModule) else layer.frozen).__name__
     held = type(layer.delta) in _HELD and not isinstance(owner, PredictedModule)
     spread = any(d != 1 for d in getattr(layer.delta, "dilation", ()))
-    if not held or spread or getattr(layer.delta, "padding_mode", "zeros") != "zeros":
+    relative = layer.delta.rule.relative
+    grouped = relative and getattr(layer.delta, "groups", 1) != 1
+    padded = getattr(layer.delta, "padding_mode", "zeros") != "zeros"
+    if not held or spread or grouped or padded:
         raise ValueError(
-            f"layer {name!r} ({kind}) cannot be held by PEFT's LoRA: leave it out of the plan, or "
-            "call weightcast.merge and give the dense weights away"
+            f"layer {name!r} ({kind}) cannot be held by PEFT's {_KINDS[relative]}: leave it out of "
+            "the plan, or call weightcast.merge and give the dense weights away"
         )
+
+
+def _kind(layers: Mapping[str, AdaptedLayer]) -> str:
+    relative = {layer.delta.rule.relative for layer in layers.values()}
+    if len(relative) > 1:
+        raise ValueError(
+            "some rules are relative and some are not, and PEFT holds one kind in a folder: LoRA "
+            "or HiRA"
+        )
+    return _KINDS[relative.pop()]
 
 
 @torch.no_grad()
@@ -195,18 +213,20 @@ def _by_group(delta: Any, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     return wide, narrow
 
 
-def _written(delta: Any, A: Tensor, B: Tensor, rank: int) -> dict[str, Tensor]:
+def _written(delta: Any, A: Tensor, B: Tensor, rank: int, kind: str) -> dict[str, Tensor]:
     """PEFT's two tensors of a layer, filled up to a rank."""
     groups = getattr(delta, "groups", 1)
     each, n_inputs = rank // groups, A.shape[1]
     A = nn.functional.pad(A.view(groups, -1, n_inputs), (0, 0, 0, each - len(A) // groups))
     A, B = A.reshape(rank, n_inputs), nn.functional.pad(B, (0, each - B.shape[1]))
+    kind = kind.lower()
     if isinstance(delta, PredictedEmbedding):
-        return {"lora_embedding_A": B.t(), "lora_embedding_B": A.t()}
+        return {f"{kind}_embedding_A": B.t(), f"{kind}_embedding_B": A.t()}
     if isinstance(delta, _CONVOLUTIONS):
         A = A.view(rank, -1, *delta.kernel_size)
         B = B.view(*B.shape, *[1] * delta.n_axes)
-    return {"lora_A.weight": A, "lora_B.weight": B}
+    end = ".weight" if kind == "lora" else ""  # its factors are modules, HiRA's parameters
+    return {f"{kind}_A{end}": A, f"{kind}_B{end}": B}
 
 
 def _freed_modules(model: nn.Module) -> list[str]:

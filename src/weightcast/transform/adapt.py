@@ -18,6 +18,7 @@ from weightcast.layers import AdaptedLayer, PredictedLayer, adapted_layers, view
 from weightcast.layers.adapted import free as let_learn
 from weightcast.layers.models import Model, check_values
 from weightcast.layers.rule import Rule, layer_seed
+from weightcast.optim import row_norm
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
 from weightcast.serialization import nearest
@@ -39,8 +40,9 @@ def adapt(
 ) -> Model:
     """Freeze a trained model, and add U V to the layers that the plan names, with V = 0.
 
-    Outputs are at first the given model's to the last bit. All else is frozen but ``heads`` and
-    what ``free`` names. Layers may be frozen, in few bits, quantised or predicted already. W0 is
+    A rule that is ``relative`` makes W0 (1 + U V) of W0 instead, entry by entry. Outputs are at
+    first the given model's to the last bit. All else is frozen but ``heads`` and what ``free``
+    names. Layers may be frozen, in few bits, quantised or predicted already. W0 is
     the given model's own memory: train a copy of that model, if you go on with it too.
 
     Cost: dictionaries made from data take one pass of the model over the inputs; n_visible^2
@@ -87,12 +89,10 @@ def adapt(
         if id(shared[id(learned_in(layers[name]))]) not in frozen:
             raise ValueError(f"layer {name!r} is a head, or tied to one, and named in the plan too")
     with ExitStack() as stack:
-        walk = None
-        if inputs is not None:
-            seen = [name for name in rules if not view(layers[name]).blindness]
-            needs = {name: ("covariance", *rules[name].dictionary.needs) for name in seen}
+        walk, needs = None, {} if inputs is None else _needs(rules, layers)
+        if needs:
             walk = stack.enter_context(
-                Walk(model, seen, as_batches(inputs), needs, seed, refresh="never")
+                Walk(model, list(needs), as_batches(inputs), needs, seed, refresh="never")
             )
         order = [] if walk is None else [name for name in walk.order if name in rules]
         order += [name for name in rules if name not in order]
@@ -155,10 +155,10 @@ class _Adds:
         """The layer and its delta; a twin's V and atoms become the twin's own."""
         rule, seen = self.rules[name], view(layer)
         delta_dtype = self.dtype or torch.promote_types(seen.weight.dtype, torch.float32)
-        if twin is not None:
-            delta = seen.predict(rule, atoms=twin.delta.atoms, delta=delta_dtype)
-            return AdaptedLayer(layer, delta, twin.gain)
         with naming_layer(name):
+            if twin is not None:
+                delta = seen.predict(rule, atoms=twin.delta.atoms, delta=delta_dtype)
+                return AdaptedLayer(layer, delta, twin.gain)
             given = None
             if self.walk is not None and name in self.walk.needs:
                 given = self.walk.given(name, self.model)
@@ -175,9 +175,18 @@ class _Adds:
             )  # fmt: skip
             covariance = None if statistics is None else statistics.covariance
             self._gain = seen.gain(delta.atoms, covariance)
-        if rule.dictionary.needs and not rule.dictionary.from_weight:
-            self._last = given, rule, delta
-        return AdaptedLayer(layer, delta, self._gain)
+            if rule.relative:  # U multiplies no inputs: it is its entries that count
+                self._gain = float(row_norm(delta)) / len(delta.V) ** 0.5
+            if rule.dictionary.needs and not rule.dictionary.from_weight:
+                self._last = given, rule, delta
+            return AdaptedLayer(layer, delta, self._gain)
+
+
+def _needs(rules: Mapping[str, Rule], layers: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What is to be known of layers' inputs: for dictionaries, and for the rates of what adds."""
+    scale = {name: () if rule.relative else ("covariance",) for name, rule in rules.items()}
+    needs = {name: (*scale[name], *rule.dictionary.needs) for name, rule in rules.items()}
+    return {n: what for n, what in needs.items() if what and not view(layers[n]).blindness}
 
 
 def _refuse_adapted(model: nn.Module) -> None:

@@ -3,10 +3,10 @@
     python -m weightcast_lab.bench.adapter_step --rows results/adapter_step.ndjson
 
 Six blocks of MiniLM's sizes with random weights, 32 texts of 32 tokens; all methods learn as many
-weights. Steps are timed in turn in one process. Counted are the bytes that autograd keeps for the
-backward pass, and the most that a step has allocated at a time. Measured is the peak of what
-network, gradients, optimiser and two steps add to a process of their own: with what C's allocator
-does not give back.
+weights. Steps are timed in turn in one process. Counted are the bytes that a forward pass leaves
+for the backward pass, and the most that a step has allocated at a time. Measured is the peak of
+what network, gradients, optimiser and two steps add to a process of their own: with what C's
+allocator does not give back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 import weightcast as wc
@@ -58,6 +57,12 @@ def ours(network: nn.Module, columns: int = 16) -> nn.Module:
     return wc.adapt(network, {"re:encoder.*": rule}, inputs=batches)
 
 
+def relative(network: nn.Module) -> nn.Module:
+    """V as large, whose U V is a share of W0."""
+    rule = wc.Rule(wc.dictionaries.DCT(), n_atoms=N_ATOMS, relative=True)
+    return wc.adapt(network, {"re:encoder.*": rule})
+
+
 def lora(network: nn.Module, rank: int = N_ATOMS // 2) -> nn.Module:
     """PEFT's, of half as many ranks, for it learns both factors."""
     peft = importlib.import_module("peft")
@@ -86,6 +91,7 @@ CONTENDERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "LoRA, A fixed": fixed,
     "weightcast, 16 columns": ours,
     "weightcast, 32 columns": partial(ours, columns=32),
+    "weightcast, relative": relative,
     "all weights": lambda network: network,
 }
 
@@ -108,29 +114,24 @@ def step_of(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
 
 
 def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
-    """What autograd keeps, each memory once, without parameters."""
-    found: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(input_ids=tokens)
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return sum(size for place, size in found.items() if place not in own)
+    """What a forward pass leaves behind for the backward pass, its outcome included."""
+    outcome = []
+    return sum(_allocations(lambda: outcome.append(model(input_ids=tokens))))
 
 
 def allocated_bytes(step: Callable[[], None]) -> int:
     """The most that a step holds at a time of what it has allocated itself."""
     step()  # the optimiser makes its state
+    return max(accumulate(_allocations(step)))
+
+
+def _allocations(run: Callable[[], None]) -> list[int]:
+    """Bytes that are allocated, and below zero that are freed, one after the other."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        step()
+        run()
     profiler: Any = seen.profiler
     changes = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes.sort(key=lambda event: event.start_ns())
-    return max(accumulate(event.nbytes() for event in changes))
+    return [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
 
 
 def sizes(adapted: nn.Module) -> dict[str, int]:
@@ -180,8 +181,9 @@ def main() -> None:
         make = CONTENDERS[options.contender]
         print(peak_mebibytes(lambda: step_of(make(encoder()), torch.randint(3000, (32, 32)))))
         return
-    made = sizes(ours(encoder())).items()
-    print("bytes of the adapter:", ", ".join(f"{name} {size:,}" for name, size in made))
+    for name, make in {"of directions": ours, "relative": relative}.items():
+        made = sizes(make(encoder())).items()
+        print(f"bytes {name}:", ", ".join(f"{kind} {size:,}" for kind, size in made))
     for row in rows_of(options.rounds):
         print(row["variant"], row["counts"], row["metrics"])
         if options.rows is not None:

@@ -136,7 +136,7 @@ def _build(config: AdapterConfig, progress: bool) -> tuple[Examples, Answers]:
     network, heads = load_network(config.task, source, data.n_classes, dtype, config.seed)
     heads = list(heads if config.heads is None else config.heads)
     answers = Answers(network, _padding(network, reader))
-    inputs = _inputs(answers, data, config.n_inputs)
+    inputs = _inputs(answers, data, config.n_inputs) if config.n_inputs else None
     if config.plan is None:
         plan = suggest(
             network, learned=config.learned, purpose="adapt", inputs=inputs, progress=progress

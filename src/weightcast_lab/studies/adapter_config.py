@@ -43,7 +43,8 @@ class AdapterConfig(Configuration):
         training: how it is trained.
         length: tokens of an example, at most; of text-generation exactly.
         n_validation: training examples set aside, the same ones for every seed.
-        n_inputs: training examples from which dictionaries are made.
+        n_inputs: training examples from which dictionaries are made; with 0 what is learned is a
+            share of each of the frozen weights, as ``suggest`` says.
         seed: of a new head, of draws, of the order of the examples.
         output: folder for checkpoints, logs and the adapter; null is runs/VARIANT-seed-SEED.
         experiment: which experiment the result row belongs to.
@@ -74,7 +75,7 @@ class AdapterConfig(Configuration):
             raise ValueError("the plan has no rule: add one, or leave it out to have one suggested")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie between 0 and 2^63 - 1")
-        for name, least in {"learned": 1, "length": 1, "n_inputs": 1, "n_validation": 0}.items():
+        for name, least in {"learned": 1, "length": 1, "n_inputs": 0, "n_validation": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
         if self.training.test_weights == "best" and not self.n_validation:

@@ -26,7 +26,7 @@ import torch
 from weightcast_lab.bench.scripts import make_parser, say
 from weightcast_lab.studies import figure4, figure5, modern
 from weightcast_lab.studies.adapting.ideas import BEST, DEFAULT, IDEAS, IdeaConfig
-from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, OURS_WIDE, SIZES
+from weightcast_lab.studies.adapting.methods import FULL, HEAD, METHODS, OURS, RELATIVE, SIZES
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
@@ -210,7 +210,7 @@ def _figure5(*, epochs: int, seeds: int, gpu: bool) -> Iterator[Cell]:
 
 def _adapted() -> list[Cell]:
     """What is compared most often first, then what was tried for ours, then size by size."""
-    most = [(name, size) for size in (82_944, *SIZES) for name in ("LoRA", OURS, OURS_WIDE)]
+    most = [(name, size) for size in (82_944, *SIZES) for name in ("LoRA", OURS, RELATIVE)]
     first = dict.fromkeys([*most, (HEAD, None), (FULL, None)])
     rest = [(name, size) for size in SIZES for name in METHODS if size in METHODS[name].settings]
     later = [point for point in rest if point not in first]

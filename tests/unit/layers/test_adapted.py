@@ -44,11 +44,11 @@ def trained(layer: Any) -> Any:
 
 
 @LAYER
-@pytest.mark.parametrize("path", ["auto", "materialised"])
-def test_outputs_are_at_first_the_frozen_layers_to_the_last_bit(name, path):
+@pytest.mark.parametrize("how", [{}, {"path": "materialised"}, {"relative": True}], ids=str)
+def test_outputs_are_at_first_the_frozen_layers_to_the_last_bit(name, how):
     row = ADDED[name]
     dense = row.build_dense(dtype=torch.float64).requires_grad_(False)
-    layer = adapted(dense, row.rule(columns=3, path=path))
+    layer = adapted(dense, row.rule(columns=3, **how))
     y = dense(*row.inputs())
     assert torch.equal(bits(layer(*row.inputs())), bits(y))
     assert torch.equal(bits(layer.weight), bits(dense.weight))
@@ -56,14 +56,47 @@ def test_outputs_are_at_first_the_frozen_layers_to_the_last_bit(name, path):
 
 
 @LAYER
-def test_what_is_added_is_that_of_the_merged_weights(name):
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_is_added_is_that_of_the_merged_weights(name, relative):
     row = ADDED[name]
-    layer = trained(adapted(row.build_dense(dtype=torch.float64), row.rule(columns=3)))
+    rule = row.rule(columns=3, relative=relative)
+    layer = trained(adapted(row.build_dense(dtype=torch.float64), rule))
     merged = layer.to_dense()
     assert type(merged) is type(layer.frozen)
     torch.testing.assert_close(layer(*row.inputs()), merged(*row.inputs()))
     torch.testing.assert_close(layer.weight, merged.weight, rtol=1e-14, atol=1e-14)
-    torch.testing.assert_close(layer.weight - layer.frozen.weight, layer.delta.weight)
+    change = layer.frozen.weight * layer.delta.weight if relative else layer.delta.weight
+    torch.testing.assert_close(layer.weight - layer.frozen.weight, change)
+
+
+@LAYER
+def test_gradients_of_a_relative_layer_are_those_of_its_weight(name):
+    row = ADDED[name]
+    dense = row.build_dense(dtype=torch.float64).requires_grad_(False)
+    layer = trained(adapted(dense, row.rule(columns=3, relative=True)))
+    inputs = [x.requires_grad_() if x.is_floating_point() else x for x in row.inputs()]
+    learned = [*layer.delta.parameters(), *(x for x in inputs if x.requires_grad)]
+    y = layer(*inputs)
+    ours = torch.autograd.grad(y.square().sum(), learned, retain_graph=True)
+    W = dense.weight * (1 + layer.delta.weight)
+    direct = torch.func.functional_call(dense, {"weight": W}, tuple(inputs))
+    torch.testing.assert_close(y, direct)
+    theirs = torch.autograd.grad(direct.square().sum(), learned)
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two)
+    assert torch.equal(torch.autograd.grad(y.square().sum(), learned)[0], ours[0])
+
+
+def test_the_weight_of_a_relative_layer_is_made_again_and_not_kept():
+    layer = trained(adapted(nn.Linear(12, 6).requires_grad_(False), RELATIVE, torch.float32))
+    y: Any = layer(torch.randn(3, 12, requires_grad=True))
+    one, two = y.grad_fn._saved_mat2, y.grad_fn._saved_mat2
+    assert torch.equal(one, layer.weight.t())
+    assert one.data_ptr() != two.data_ptr()
+    with torch.no_grad():
+        layer.delta.V.add_(1)
+    with pytest.raises(RuntimeError, match="V was changed between the forward and the backward"):
+        y.sum().backward()
 
 
 def test_minus_zero_stays_minus_zero():
@@ -80,6 +113,7 @@ def test_minus_zero_stays_minus_zero():
         assert torch.equal(bits(layer(x)), bits(dense(x)))
 
 
+RELATIVE = wc.Rule(d.RandomGaussian(), n_atoms=2, columns=2, relative=True)
 RULES = {
     "in order": wc.Rule(d.PCA(whiten=True), n_atoms=2, columns=3),
     "gathered": wc.Rule(d.Covariance(selection="leading"), n_atoms=3, columns=5),
@@ -166,11 +200,12 @@ def test_whoever_keeps_the_frozen_output_still_has_it():
         added.sum().backward()
 
 
+@pytest.mark.parametrize("rule", [RULES["stacked"], RELATIVE], ids=["added", "relative"])
 @pytest.mark.parametrize("kind", ["checkpoint", "compile", "jit", "autocast", "vmap", "inference"])
-def test_it_runs_as_torchs_own_layers_do(kind):
+def test_it_runs_as_torchs_own_layers_do(kind, rule):
     torch.manual_seed(0)
     dense = nn.Linear(12, 6).requires_grad_(False)
-    layer = trained(adapted(dense, RULES["stacked"], torch.float32))
+    layer = trained(adapted(dense, rule, torch.float32))
     x = torch.randn(4, 5, 12, requires_grad=True)
     expected = layer(x)
     (gradient,) = torch.autograd.grad(expected.square().sum(), layer.delta.V)

@@ -65,6 +65,20 @@ def test_quantised_frozen_and_predicted_layers_are_shared_with_too():
         assert list(share_learned(network, 1000, [TOKENS]).rules) == ["one", "two", "*"]
 
 
+def test_without_inputs_rules_are_relative_where_there_is_a_w0():
+    small = wc.convert(Network(), {"one": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    plan = wc.suggest(small, learned=1000, purpose="adapt")
+    found = {name: rule for name, rule in plan.rules.items() if rule}
+    assert {name: rule.relative for name, rule in found.items()} == {
+        "head": True, "two": True, "one": False,
+    }  # fmt: skip
+    assert {name: rule.columns for name, rule in found.items()} == {
+        "head": 1, "two": 1, "one": 5,
+    }  # fmt: skip
+    adapted = wc.adapt(small, plan)
+    assert torch.equal(adapted(TOKENS), small(TOKENS))
+
+
 def test_what_cannot_be_shared_is_an_error():
     model = Network()
     with pytest.raises(ValueError, match=r"learned is 47, and one atom .* 'two', learns 48"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,6 +87,21 @@ def output(model: nn.Module, inputs: Any) -> Tensor:
 
 def apart(one: Tensor, two: Tensor) -> float:
     return float((one - two).abs().max() / two.abs().max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_peft_loads_what_is_relative_as_hira(name, tmp_path):
+    torch.manual_seed(0)
+    make, plan, inputs, heads = NETWORKS[name]
+    model = make().eval()
+    plan = {key: replace(rule, relative=True) for key, rule in plan.items()}
+    adapted = trained(wc.adapt(model, plan, inputs=[inputs], heads=heads))
+    wc.export_peft(adapted, tmp_path / "hira")
+    y = output(adapted, inputs)
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "hira")
+    assert type(theirs.peft_config["default"]) is peft.HiraConfig
+    assert apart(output(model, inputs), y) > 0.01
+    assert apart(output(theirs, inputs), y) < 1e-5
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -198,6 +214,20 @@ def test_what_cannot_be_written_is_one_error(tmp_path):
     with pytest.raises(ValueError, match="exists and holds no adapter"):
         wc.export_peft(wc.adapt(Kinds(), {"linear": RANDOM}), tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_relative_is_written_alone_and_without_groups(tmp_path):
+    relative = replace(RANDOM, relative=True)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 1))
+    with pytest.raises(ValueError, match="PEFT holds one kind in a folder"):
+        wc.export_peft(wc.adapt(model, {"1": relative, "2": RANDOM}), tmp_path / "hira")
+    with pytest.raises(ValueError, match=r"layer '0' \(Conv2d\) cannot be held by PEFT's HiRA"):
+        wc.export_peft(wc.adapt(model, {"*": relative}), tmp_path / "hira")
+    adapted = trained(wc.adapt(model, {"1": relative, "2": relative}))
+    wc.export_peft(adapted, tmp_path / "hira")
+    x = torch.randn(5, 4, 9, 9)
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "hira")
+    assert apart(output(theirs, x), output(adapted, x)) < 1e-5
 
 
 def test_a_rank_above_a_servers_limit_is_told(tmp_path):

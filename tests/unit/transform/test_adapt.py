@@ -15,6 +15,7 @@ from weightcast.layers import AdaptedLayer, adapted_layers
 
 WHITENED = wc.Rule(d.PCA(whiten=True), n_atoms=2, columns=3)
 RANDOM = wc.Rule(d.RandomGaussian(), n_atoms=2, columns=3)
+RELATIVE = wc.Rule(d.RandomGaussian(), n_atoms=2, columns=3, relative=True)
 
 
 def network() -> nn.Sequential:
@@ -59,13 +60,14 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_kind_of_network_starts_bit_equal_learns_v_alone_and_merges(name):
+def test_every_kind_of_network_starts_bit_equal_learns_v_alone_and_merges(name, relative):
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     model = make()
     x = torch.randn(shape).to(next(model.parameters()).dtype)
-    adapted = wc.adapt(model, {"*": WHITENED}, inputs=x)
+    adapted = wc.adapt(model, {"*": RELATIVE if relative else WHITENED}, inputs=x)
     y = tensors(model(x))
     assert torch.equal(tensors(adapted(x)), y)
     assert all(name.endswith("delta.V") for name in learned(adapted))
@@ -243,6 +245,41 @@ def test_a_step_of_adam_moves_an_output_alike_whatever_the_number_of_atoms(n_ato
     assert float(moved_by) == pytest.approx(4 * 0.005 * (2 / torch.pi) ** 0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("n_atoms", [1, 4, 16])
+@pytest.mark.parametrize("name", ["random", "orthonormal", "cosines"])
+def test_one_rate_moves_relative_weights_alike(name, n_atoms):
+    """By as large a share as others move outputs of variance 1."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(256, 64))
+    rule = wc.Rule(DICTIONARIES[name], n_atoms=n_atoms, columns=4, relative=True)
+    adapted: Any = wc.adapt(model, {"*": rule})
+    (group,) = wc.parameter_groups(adapted, 0.01)
+    with torch.no_grad():
+        for p in group["params"]:
+            p.add_(group["lr"] * torch.randn(p.shape).sign())
+    share = (adapted[0].weight / model[0].weight - 1).detach()
+    moved_by = float(share.square().mean().sqrt())
+    assert moved_by == pytest.approx(0.01 * 4 / n_atoms**0.5, rel=0.15)
+
+
+def test_what_is_relative_is_saved_averaged_and_counted(tmp_path):
+    model = network()
+    ones = [moved(wc.adapt(model, {"*": RELATIVE, "4": None})) for _ in range(2)]
+    with torch.no_grad():
+        ones[1][0].delta.V.neg_()
+    for number, one in enumerate(ones):
+        wc.save(one, tmp_path / str(number))
+    loaded: Any = wc.load(tmp_path / "0", model)
+    assert torch.equal(loaded(rows()), ones[0](rows()))
+    assert loaded[0].delta.rule == RELATIVE
+    mean: Any = wc.average([tmp_path / "0", tmp_path / "1"])
+    loaded.load_state_dict(mean, strict=False)
+    torch.testing.assert_close(loaded[0].weight, model[0].weight)
+    torch.testing.assert_close(loaded[3].weight, (ones[0][3].weight + ones[1][3].weight) / 2)
+    added, _ = (row for row in wc.ledger(loaded, batch=100).rows if row.layer.endswith("delta"))
+    assert added.multiply_adds == -(-(2 * 12 * 16 + 12 * 16) // 100)  # W, once for all rows
+
+
 def test_whitened_directions_need_no_rate_of_their_own():
     adapted: Any = wc.adapt(network(), {"*": WHITENED}, inputs=rows())
     assert adapted[0].gain == pytest.approx(1, rel=0.02)
@@ -284,6 +321,14 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         network, {"plan": {"0": WHITENED}, "inputs": torch.full((9, 12), torch.nan)}, "NaN",
     ),
     "a table's inputs": (Twice, {"plan": {"table": WHITENED}, "inputs": rows()}, "selects rows"),
+    "relative to one that is predicted": (
+        lambda: wc.convert(network(), {"0": wc.Rule(d.DCT(), 0.5)}), {"plan": {"0": RELATIVE}},
+        "layer '0': the layer is predicted or quantised, and a relative rule needs the entries",
+    ),
+    "relative to all that are predicted": (
+        lambda: wc.convert(network(), {"*": wc.Rule(d.DCT(), 0.5)}), {"plan": {"*": RELATIVE}},
+        "is predicted or quantised",
+    ),
     "maxima": (Twice, {"plan": {"bag": RANDOM}}, "mode='max'"),
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ LAYERS = (
 )
 LAST_BLOCKS = LAYERS.replace(r"\d+", "[345]")
 OURS, OURS_WIDE, RANDOM = "weightcast", "weightcast, 32 columns", "random U, 16 columns"
+RELATIVE = "weightcast, relative"
 LORA, FULL, HEAD = "LoRA", "full fine-tuning", "head only"
 
 Groups = list[dict[str, Any]]
@@ -52,7 +53,7 @@ class Method:
 
 
 def rules(
-    model: nn.Module, layers: str, dictionary: Any, n_atoms: int, columns: int
+    model: nn.Module, layers: str, dictionary: Any, n_atoms: int, columns: int, **more: Any
 ) -> dict[str, wc.Rule]:
     """Rules of the layers whose names fit; fewer columns where inputs or units are few."""
     found = {}
@@ -60,15 +61,17 @@ def rules(
         if re.fullmatch(layers, name):
             n_visible, n_units = view(layer).sizes
             groups = min(columns, n_units, n_visible // n_atoms)
-            found[name] = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups)
+            found[name] = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups, **more)
     return found
 
 
-def ours(dictionary: Any, columns: int, layers: str = LAYERS) -> Callable[..., nn.Module]:
-    """U V; the setting is n_atoms."""
+def ours(
+    dictionary: Any, columns: int, layers: str = LAYERS, **more: Any
+) -> Callable[..., nn.Module]:
+    """U V, by rules with what is ``more`` in them; the setting is n_atoms."""
 
     def adapt(model: nn.Module, n_atoms: int, inputs: list[Any], seed: int) -> nn.Module:
-        plan = rules(model, layers, dictionary, n_atoms, columns)
+        plan = rules(model, layers, dictionary, n_atoms, columns, **more)
         return wc.adapt(model, plan, inputs=inputs, seed=seed)
 
     return adapt
@@ -145,6 +148,7 @@ RATES, _LARGE = (0.00125, 0.0025, 0.005, 0.01, 0.02), (0.02, 0.05, 0.1, 0.2)
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, RATES, ours(WHITENED, 16)),
     OURS_WIDE: Method(_ATOMS, RATES, ours(WHITENED, 32)),
+    RELATIVE: Method(_ATOMS, RATES, ours(wc.dictionaries.DCT(), 1, relative=True)),
     RANDOM: Method(_ATOMS, RATES, ours(wc.dictionaries.RandomGaussian(), 16)),
     LORA: Method(_ranks(), RATES, pefts("LoraConfig")),
     "rsLoRA": Method(_ranks(), RATES, pefts("LoraConfig", use_rslora=True)),

@@ -27,6 +27,7 @@ from weightcast_lab.studies.adapting.methods import (
     OURS,
     OURS_WIDE,
     RANDOM,
+    RELATIVE,
     WHITENED,
     Method,
     lora_fa,
@@ -59,10 +60,10 @@ _RATES = (0.0005, 0.001, 0.002, 0.004)
 _OUR_RATES = (*_RATES[1:], 0.008)
 
 
-def _ours(dictionary: Any, columns: int) -> Callable[..., nn.Module]:
+def _ours(dictionary: Any, columns: int, **more: Any) -> Callable[..., nn.Module]:
     def adapt(model: nn.Module, n_atoms: int, inputs: list[Tensor], seed: int) -> nn.Module:
-        plan = rules(model, LAYERS, dictionary, n_atoms, columns)
-        plan |= rules(model, KEYS_AND_VALUES, dictionary, 3 * n_atoms // 4, columns)
+        plan = rules(model, LAYERS, dictionary, n_atoms, columns, **more)
+        plan |= rules(model, KEYS_AND_VALUES, dictionary, 3 * n_atoms // 4, columns, **more)
         return wc.adapt(model, plan, inputs=inputs, seed=seed)
 
     return adapt
@@ -75,6 +76,7 @@ def _loras(**options: Any) -> Callable[..., nn.Module]:
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, _OUR_RATES, _ours(WHITENED, 16)),
     OURS_WIDE: Method(_ATOMS, _OUR_RATES, _ours(WHITENED, 32)),
+    RELATIVE: Method(_ATOMS, _OUR_RATES, _ours(wc.dictionaries.DCT(), 1, relative=True)),
     RANDOM: Method(_ATOMS, _OUR_RATES, _ours(wc.dictionaries.RandomGaussian(), 16)),
     LORA: Method(_RANKS, _RATES, _loras()),
     "rsLoRA": Method(_RANKS, _RATES, _loras(use_rslora=True)),
