@@ -128,6 +128,20 @@ def test_a_network_gives_what_it_gives_to_one_thread(name, verb):
     from_threads(model.eval(), inputs)
 
 
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_an_adapted_network_gives_what_it_gives_to_one_thread(name, relative):
+    torch.manual_seed(0)
+    rule = wc.Rule(wc.dictionaries.DCT(), n_atoms=3, relative=relative)
+    model = wc.adapt(NETWORKS[name]().eval(), {"*": rule})
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.normal_()
+    from_threads(model, [(torch.randn(5, 7, 24),) for _ in range(THREADS)])
+
+
 @pytest.mark.parametrize(
     "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )

@@ -104,12 +104,8 @@ class AdaptedLayer(Leaf):
     def _call_relative(self, inputs: tuple[object, ...], options: dict[str, object]) -> Tensor:
         """The frozen layer's output with the weight that V makes, which autograd does not keep."""
         W = self.multiply_out()
-        if torch._C._get_tracing_state() is not None:  # which functional_call refuses
-            lent = copy.copy(self.frozen)
-            lent._parameters = {**self.frozen._parameters, "weight": W}  # pyright: ignore
-            return lent(*inputs, **options)
         if is_traced(W) or not W.requires_grad:
-            return functional_call(self.frozen, {"weight": W}, inputs, options)
+            return self._call_with(W, inputs, options)
         version, place = self.delta.V._version, W.data_ptr()  # autograd keeps what pack knows
 
         def pack(kept: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
@@ -124,7 +120,16 @@ class AdaptedLayer(Leaf):
                 return self.multiply_out().as_strided(*kept)
 
         with saved_tensors_hooks(pack, unpack):
+            return self._call_with(W, inputs, options)
+
+    def _call_with(
+        self, W: Tensor, inputs: tuple[object, ...], options: dict[str, object]
+    ) -> Tensor:
+        if torch.compiler.is_compiling():  # which does not follow a copy
             return functional_call(self.frozen, {"weight": W}, inputs, options)
+        lent = copy.copy(self.frozen)  # in another thread the layer may have another weight
+        lent._parameters = self.frozen._parameters | {"weight": W}  # pyright: ignore
+        return lent(*inputs, **options)
 
     def _cast(self, x: Argument) -> Argument | Tensor:
         """An input in V's dtype; autocast casts itself."""
