@@ -368,7 +368,7 @@ def test_the_library_has_few_entries():
 
 def test_the_library_is_small():
     n_lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in LIBRARY.items()}
-    assert sum(n_lines.values()) <= 21_170
+    assert sum(n_lines.values()) <= 21_180
 
 
 def test_functions_are_short():

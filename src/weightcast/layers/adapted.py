@@ -102,9 +102,13 @@ class AdaptedLayer(Leaf):
         return (W0 * (1 + D)).to(W0.dtype) if delta.rule.relative else plus(W0, D)
 
     def _call_relative(self, inputs: tuple[object, ...], options: dict[str, object]) -> Tensor:
-        """The frozen layer's output with the weight that V makes, which autograd does not keep."""
+        """The frozen layer's output with the weight that V makes, which autograd does not keep.
+
+        Whoever has hooks of his own for what it keeps, as checkpoints have, sees to it himself.
+        """
         W = self.multiply_out()
-        if is_traced(W) or not W.requires_grad:
+        others = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore
+        if is_traced(W) or not W.requires_grad or others(False) is not None:
             return self._call_with(W, inputs, options)
         version, place = self.delta.V._version, W.data_ptr()  # autograd keeps what pack knows
 

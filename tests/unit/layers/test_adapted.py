@@ -93,6 +93,8 @@ def test_the_weight_of_a_relative_layer_is_made_again_and_not_kept():
     one, two = y.grad_fn._saved_mat2, y.grad_fn._saved_mat2
     assert torch.equal(one, layer.weight.t())
     assert one.data_ptr() != two.data_ptr()
+    x = torch.randn(3, 12, requires_grad=True)  # a checkpoint keeps neither of them
+    assert {x.data_ptr()} < {t.data_ptr() for t in kept_for_backward(layer, x)}
     with torch.no_grad():
         layer.delta.V.add_(1)
     with pytest.raises(RuntimeError, match="V was changed between the forward and the backward"):
