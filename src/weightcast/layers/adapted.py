@@ -106,7 +106,8 @@ class AdaptedLayer(Leaf):
 
         Whoever has hooks of his own for what it keeps, as checkpoints have, sees to it himself.
         """
-        W = self.multiply_out()
+        W0 = self.frozen.get_parameter("weight")  # torch.export's stand-in for it has no view
+        W = self._changed(W0, self.delta)
         others = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore
         if is_traced(W) or not W.requires_grad or others(False) is not None:
             return self._call_with(W, inputs, options)
@@ -121,7 +122,7 @@ class AdaptedLayer(Leaf):
             if self.delta.V._version != version:
                 raise RuntimeError("V was changed between the forward and the backward pass")
             with torch.no_grad():
-                return self.multiply_out().as_strided(*kept)
+                return self._changed(W0, self.delta).as_strided(*kept)
 
         with saved_tensors_hooks(pack, unpack):
             return self._call_with(W, inputs, options)

@@ -203,7 +203,9 @@ def test_whoever_keeps_the_frozen_output_still_has_it():
 
 
 @pytest.mark.parametrize("rule", [RULES["stacked"], RELATIVE], ids=["added", "relative"])
-@pytest.mark.parametrize("kind", ["checkpoint", "compile", "jit", "autocast", "vmap", "inference"])
+@pytest.mark.parametrize(
+    "kind", ["checkpoint", "compile", "export", "jit", "autocast", "vmap", "inference"]
+)
 def test_it_runs_as_torchs_own_layers_do(kind, rule):
     torch.manual_seed(0)
     dense = nn.Linear(12, 6).requires_grad_(False)
@@ -217,6 +219,10 @@ def test_it_runs_as_torchs_own_layers_do(kind, rule):
     elif kind == "compile":
         torch._dynamo.reset()
         y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    elif kind == "export":
+        exported = torch.export.export(layer, (x.detach(),)).module()
+        torch.testing.assert_close(exported(x), expected)
+        y = layer(x)
     elif kind == "jit":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
