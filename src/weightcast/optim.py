@@ -26,8 +26,9 @@ def parameter_groups(
     learning rate and weight decay. Equivalently, U is scaled to rows of unit norm on average.
 
     Of an adapted layer it is the output that moves alike: the rate is divided by x U's root mean
-    square, 1 for whitened directions, and, as atoms move together, by a quarter of their number.
-    Begin with 0.005, which heads, biases and norms take as it is.
+    square, 1 for whitened directions, or of what is relative by that of U's entries, and, as atoms
+    move together, by a quarter of their number. Begin with 0.005, which heads, biases and norms
+    take as it is; where all rules are relative 0.01 may be better.
 
     A scheduler must keep the groups' ratios. ``OneCycleLR`` sets one rate for all, unless given
     ``max_lr=[group["lr"] for group in groups]``; those that multiply, as ``LambdaLR``, are safe.
