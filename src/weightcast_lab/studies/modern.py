@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -177,6 +178,7 @@ def columns(curve: str, fraction: float) -> int:
     return max(1, int(COVERED[curve] / fraction))
 
 
+@cache  # of each seed and rate they are the same
 def narrow_widths(model: ModelSettings, fraction: float, context: int) -> tuple[int, ...]:
     """Widths of the narrowest dense network that learns no fewer weights than the predicted one.
 
