@@ -117,7 +117,7 @@ MODELS = {
     "Conv2d": lambda: convolutions("Conv2d"),
     "Conv3d": lambda: convolutions("Conv3d"),
 }
-SLOW = {"Conv2d", "Conv3d"}  # a minute and more to trace
+SLOW = {"Conv2d", "Conv3d", "every dictionary"}  # half a minute and more to trace
 TRIED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
 
 
