@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
-from weightcast.layers.computed_weight import guarded, is_traced
+from weightcast.layers.computed_weight import guarded, has_memory
 from weightcast.layers.layer import PredictedLayer
 from weightcast.layers.leaf import Leaf
 from weightcast.layers.registry import view
@@ -61,7 +61,7 @@ class AdaptedLayer(Leaf):
     def forward(self, *inputs: object, **options: object) -> Tensor:
         """The frozen layer's output plus delta's; arguments are the frozen layer's."""
         if self.delta.rule.relative:
-            return self._call_relative(inputs, options)
+            return self._call_relative(*inputs, **options)
         y = self.frozen(*inputs, **options)
         inputs = tuple(self._cast(x) for x in inputs)
         options = {key: self._cast(x) for key, x in options.items()}
@@ -101,7 +101,7 @@ class AdaptedLayer(Leaf):
         D = delta.multiply_out()
         return (W0 * (1 + D)).to(W0.dtype) if delta.rule.relative else plus(W0, D)
 
-    def _call_relative(self, inputs: tuple[object, ...], options: dict[str, object]) -> Tensor:
+    def _call_relative(self, *inputs: object, **options: object) -> Tensor:
         """The frozen layer's output with the weight that V makes, which autograd does not keep.
 
         Whoever has hooks of his own for what it keeps, as checkpoints have, sees to it himself.
@@ -109,9 +109,10 @@ class AdaptedLayer(Leaf):
         W0 = self.frozen.get_parameter("weight")  # torch.export's stand-in for it has no view
         W = self._changed(W0, self.delta)
         others = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore
-        if is_traced(W) or not W.requires_grad or others(False) is not None:
-            return self._call_with(W, inputs, options)
-        version, place = self.delta.V._version, W.data_ptr()  # autograd keeps what pack knows
+        if not has_memory(W) or not W.requires_grad or others(False) is not None:
+            return self._call_with(W, *inputs, **options)
+        learned = list(self.delta.parameters())
+        versions, place = [p._version for p in learned], W.data_ptr()  # not W: pack is kept too
 
         def pack(kept: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
             return (kept.shape, kept.stride()) if kept.data_ptr() == place else kept
@@ -119,17 +120,15 @@ class AdaptedLayer(Leaf):
         def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
             if isinstance(kept, Tensor):
                 return kept
-            if self.delta.V._version != version:
+            if [p._version for p in learned] != versions:
                 raise RuntimeError("V was changed between the forward and the backward pass")
             with torch.no_grad():
                 return self._changed(W0, self.delta).as_strided(*kept)
 
         with saved_tensors_hooks(pack, unpack):
-            return self._call_with(W, inputs, options)
+            return self._call_with(W, *inputs, **options)
 
-    def _call_with(
-        self, W: Tensor, inputs: tuple[object, ...], options: dict[str, object]
-    ) -> Tensor:
+    def _call_with(self, W: Tensor, /, *inputs: object, **options: object) -> Tensor:
         if torch.compiler.is_compiling():  # which does not follow a copy
             return functional_call(self.frozen, {"weight": W}, inputs, options)
         lent = copy.copy(self.frozen)  # in another thread the layer may have another weight

@@ -65,16 +65,15 @@ class ComputedWeight(Tensor, metaclass=_Kin):
 
 def guarded(W: Tensor) -> Tensor:
     """The same tensor, guarded; as it is where a tracer looks on, or it has no memory to guard."""
-    if type(W) is not Tensor or W.is_meta or is_traced(W):
-        return W
-    return W.as_subclass(ComputedWeight)
+    return W.as_subclass(ComputedWeight) if has_memory(W) else W
 
 
-def is_traced(W: Tensor) -> bool:
-    """Whether a tracer or one of torch.func's transforms looks on."""
+def has_memory(W: Tensor) -> bool:
+    """Whether a tensor is plain, with values in memory, and no tracer or transform looks on."""
     functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return traced or functorch.is_functorch_wrapped_tensor(W)
+    seen = traced or functorch.is_functorch_wrapped_tensor(W)
+    return type(W) is Tensor and not W.is_meta and not seen
 
 
 def _is_guarded(value: object) -> TypeGuard[Tensor]:

@@ -55,9 +55,9 @@ def share_learned(
         n_visible, n_units = sizes[name]
         if n_atoms:
             relative = batches is None and relative_refusal(layers[name]) is None
-            known = RandomGaussian() if batches is None else PCA(whiten=True)
+            blind = DCT() if relative else RandomGaussian()
+            dictionary = blind if batches is None else PCA(whiten=True)
             groups = min(columns or (1 if relative else COLUMNS), n_units, n_visible // n_atoms)
-            dictionary = DCT() if relative else known
             rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms, relative=relative)
     return Plan({**rules, "*": None})
 

@@ -42,8 +42,8 @@ def adapt(
 
     A rule that is ``relative`` makes W0 (1 + U V) of W0 instead, entry by entry. Outputs are at
     first the given model's to the last bit. All else is frozen but ``heads`` and what ``free``
-    names. Layers may be frozen, in few bits, quantised or predicted already. W0 is
-    the given model's own memory: train a copy of that model, if you go on with it too.
+    names. Layers may be frozen, in few bits, quantised or predicted already. W0 is the given
+    model's own memory: train a copy of that model, if you go on with it too.
 
     Cost: dictionaries made from data take one pass of the model over the inputs; n_visible^2
     numbers are held for each layer of a block at a time, and n_visible^3 multiply-adds made for
@@ -173,10 +173,11 @@ class _Adds:
                 rule, seed=layer_seed(self.seed, name), statistics=statistics, bases=self.bases,
                 delta=delta_dtype,
             )  # fmt: skip
-            covariance = None if statistics is None else statistics.covariance
-            self._gain = seen.gain(delta.atoms, covariance)
             if rule.relative:  # U multiplies no inputs: it is its entries that count
                 self._gain = float(row_norm(delta)) / len(delta.V) ** 0.5
+            else:
+                covariance = None if statistics is None else statistics.covariance
+                self._gain = seen.gain(delta.atoms, covariance)
             if rule.dictionary.needs and not rule.dictionary.from_weight:
                 self._last = given, rule, delta
             return AdaptedLayer(layer, delta, self._gain)

@@ -101,6 +101,16 @@ def test_the_weight_of_a_relative_layer_is_made_again_and_not_kept():
         y.sum().backward()
 
 
+def test_a_learned_u_may_not_change_before_the_backward_pass_either():
+    rule = wc.Rule(d.LowRank(), n_atoms=2, relative=True)
+    layer = trained(adapted(nn.Linear(12, 6).requires_grad_(False), rule, torch.float32))
+    y = layer(torch.randn(3, 12, requires_grad=True))
+    with torch.no_grad():
+        layer.delta.atoms.base.atoms.add_(1)
+    with pytest.raises(RuntimeError, match="changed between the forward and the backward"):
+        y.sum().backward()
+
+
 def test_minus_zero_stays_minus_zero():
     dense = nn.Embedding(3, 8).requires_grad_(False)
     dense.weight.data[1] = -0.0

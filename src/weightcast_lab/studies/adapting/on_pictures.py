@@ -72,9 +72,7 @@ _ATOMS: dict[int | None, int] = dict(zip(SIZES, (2, 4), strict=True))
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, RATES, ours(WHITENED, 16, POINTWISE)),
     DEEPER: Method(dict(zip(SIZES, (1, 3), strict=True)), RATES, _deeper),
-    RELATIVE: Method(
-        _ATOMS, RATES, ours(wc.dictionaries.DCT(), 1, POINTWISE, relative=True)
-    ),
+    RELATIVE: Method(_ATOMS, RATES, ours(wc.dictionaries.DCT(), 1, POINTWISE, relative=True)),
     RANDOM: Method(_ATOMS, RATES, ours(wc.dictionaries.RandomGaussian(), 16, POINTWISE)),
     LORA: Method(
         dict(zip(SIZES, ({"r": 1}, {"r": 2}), strict=True)), RATES,

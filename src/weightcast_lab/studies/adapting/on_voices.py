@@ -62,9 +62,7 @@ _SMALL = (0.0005, 0.001, 0.002, 0.004)
 
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, _SMALL, ours(WHITENED, 16, "lstm.*")),
-    RELATIVE: Method(
-        _ATOMS, RATES, ours(wc.dictionaries.DCT(), 1, "lstm.*", relative=True)
-    ),
+    RELATIVE: Method(_ATOMS, RATES, ours(wc.dictionaries.DCT(), 1, "lstm.*", relative=True)),
     RANDOM: Method(_ATOMS, _SMALL, ours(wc.dictionaries.RandomGaussian(), 16, "lstm.*")),
     LORA: Method(
         dict(zip(SIZES, ({"r": 5}, {"r": 10}), strict=True)), RATES,
