@@ -102,6 +102,16 @@ def test_single_inputs_are_those_of_most_variance(given):
     torch.testing.assert_close(values.var(dim=0), torch.ones(6, dtype=torch.float64))
 
 
+def test_signs_are_as_large_at_every_input_and_another_seed_draws_others():
+    def drawn(seed):
+        return directions.Signs().atoms(24, N_ATOMS, seed=seed).dictionary(0)
+
+    assert torch.equal(drawn(0).abs(), torch.ones(24, N_ATOMS))
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+    assert 0.2 < float((drawn(0) > 0).float().mean()) < 0.8
+
+
 def test_parts_share_nothing_and_blocks_go_by_rank(given):
     site = {"statistics": given, "columns": COLUMNS}
     leading = torch.linalg.eigh(given.covariance).eigenvectors.flip(1)

@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ _CONVOLUTIONS = (PredictedConv1d, PredictedConv2d, PredictedConv3d)
 _HELD = (PredictedLinear, PredictedTransposedLinear, PredictedEmbedding, *_CONVOLUTIONS)
 _KINDS = {False: "LoRA", True: "HiRA"}
 """What PEFT calls U V beside W0, and relative to it."""
+_ENDS = {"lora": ".weight", "hira": ""}  # LoRA's factors are modules, HiRA's parameters
 _OTHERS = (
     "use_dora", "use_qalora", "lora_bias", "layer_replication", "trainable_token_indices",
     "alora_invocation_tokens", "use_bdlora", "kasa_config", "target_parameters", "arrow_config",
@@ -120,24 +122,26 @@ def export_peft(model: nn.Module, folder: str | os.PathLike[str], *, max_rank: i
 
 
 def import_peft(folder: str | os.PathLike[str], model: Model) -> Model:
-    """The adapted model that a LoRA adapter of PEFT's makes of its network, exactly.
+    """The adapted model that a LoRA or HiRA adapter of PEFT's makes of its network, exactly.
 
     A becomes the learned U of a :class:`LowRank` dictionary, and scale times B becomes V; ranks and
-    alphas of single modules and rsLoRA's scale are read, zeros that fill up a rank left out.
+    alphas of single modules and rsLoRA's scale are read, zeros that fill up a rank left out. HiRA's
+    rules are relative.
 
     Args:
         folder: that PEFT, or :func:`export_peft`, wrote; nothing in it is executed.
         model: the network that was adapted; W0 is its own memory.
 
     Raises:
-        FormatError: another method than LoRA, a variant that adds something else than B A, or
+        FormatError: another method than these two, a variant that adds something else than B A, or
             tensors that do not fit the model.
     """
     with naming(folder), refusing("cannot be read as an adapter"):
         config, tensors = _read(Path(folder))
         layers = convertible_layers(model, predicted=True)
         factors, rest = _parts(config, tensors, layers)
-        rules = {name: Rule(LowRank(), n_atoms=len(A)) for name, (A, _) in factors.items()}
+        rule = partial(Rule, LowRank(), relative=config["peft_type"] == "HIRA")
+        rules = {name: rule(n_atoms=len(A)) for name, (A, _) in factors.items()}
         modules = dict(model.named_modules())
         owners = {key: _owner(key, modules) for key in rest}
         adapted = adapt(model, rules, heads=dict.fromkeys(owners.values()))
@@ -173,10 +177,7 @@ def _refuse_layer(name: str, layer: AdaptedLayer, model: nn.Module) -> None:
 def _kind(layers: Mapping[str, AdaptedLayer]) -> str:
     relative = {layer.delta.rule.relative for layer in layers.values()}
     if len(relative) > 1:
-        raise ValueError(
-            "some rules are relative and some are not, and PEFT holds one kind in a folder: LoRA "
-            "or HiRA"
-        )
+        raise ValueError("some rules are relative: PEFT holds one kind in a folder, LoRA or HiRA")
     return _KINDS[relative.pop()]
 
 
@@ -225,8 +226,7 @@ def _written(delta: Any, A: Tensor, B: Tensor, rank: int, kind: str) -> dict[str
     if isinstance(delta, _CONVOLUTIONS):
         A = A.view(rank, -1, *delta.kernel_size)
         B = B.view(*B.shape, *[1] * delta.n_axes)
-    end = ".weight" if kind == "lora" else ""  # its factors are modules, HiRA's parameters
-    return {f"{kind}_A{end}": A, f"{kind}_B{end}": B}
+    return {f"{kind}_A{_ENDS[kind]}": A, f"{kind}_B{_ENDS[kind]}": B}
 
 
 def _freed_modules(model: nn.Module) -> list[str]:
@@ -262,14 +262,14 @@ def _refuse_folder(folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and tensors of a folder; FormatError for what is no plain LoRA."""
+    """The configuration and tensors of a folder; FormatError for what is not plain."""
     for name in (_CONFIG, _TENSORS):
         if not (folder / name).is_file():
             raise FormatError(f"is no adapter of PEFT's: {name} is missing")
     config = parse_json((folder / _CONFIG).read_bytes(), _CONFIG)
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    if not isinstance(config, dict) or config.get("peft_type") not in ("LORA", "HIRA"):
         kind = config.get("peft_type") if isinstance(config, dict) else config
-        raise FormatError(f"holds {excerpt(kind)}, and only LORA is read")
+        raise FormatError(f"holds {excerpt(kind)}, and only LORA and HIRA are read")
     for field in _OTHERS:
         if config.get(field):
             raise FormatError(f"has {field}, which adds something else than B A")
@@ -285,27 +285,28 @@ def _parts(
     """A (rank, n_visible) and scaled B (n_units, rank) of every layer; and all other tensors."""
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     rest = {key.removeprefix(_PREFIX): x for key, x in tensors.items()}
-    for key in [key for key in rest if ".lora_" in f".{key}"]:
-        name, _, part = key.rpartition(".lora_")
+    kind = config["peft_type"].lower()
+    for key in [key for key in rest if f".{kind}_" in f".{key}"]:
+        name, _, part = key.rpartition(f".{kind}_")
         if name not in layers:
             raise FormatError(f"does not fit: no layer {name!r}{nearest(name, layers)}")
-        if part == "A.weight":
-            A, B = rest.pop(key), rest.pop(f"{name}.lora_B.weight")
-            rank = len(A)
+        if part == f"A{_ENDS[kind]}":
+            A, B = rest.pop(key), rest.pop(f"{name}.{kind}_B{_ENDS[kind]}")
         elif part == "embedding_A":
-            B, A = rest.pop(key).t(), rest.pop(f"{name}.lora_embedding_B").t()
-            rank = len(A)
-        elif part in ("B.weight", "embedding_B"):
+            B, A = rest.pop(key).t(), rest.pop(f"{name}.{kind}_embedding_B").t()
+        elif part in (f"B{_ENDS[kind]}", "embedding_B"):
             continue
         else:
             raise FormatError(f"holds {key!r}, which adds something else than B A")
-        B = B * _scale(config, name, rank)
+        B = B * _scale(config, name, len(A))
         factors[name] = _fitted(name, layers[name], A.flatten(1).double(), B.flatten(1).double())
     return factors, rest
 
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """alpha / r of a module, or alpha / sqrt(r) of rsLoRA's."""
+    """alpha / r of a module, or alpha / sqrt(r) of rsLoRA's; HiRA has none."""
+    if config["peft_type"] == "HIRA":
+        return 1.0
     patterns = config.get("alpha_pattern") or {}
     own = (a for k, a in patterns.items() if re.match(rf"(.*\.)?({k})$", name))
     alpha = next(own, config.get("lora_alpha", 8))

@@ -102,6 +102,9 @@ def test_peft_loads_what_is_relative_as_hira(name, tmp_path):
     assert type(theirs.peft_config["default"]) is peft.HiraConfig
     assert apart(output(model, inputs), y) > 0.01
     assert apart(output(theirs, inputs), y) < 1e-5
+    ours = wc.import_peft(tmp_path / "hira", model)
+    assert all(layer.delta.rule.relative for layer in adapted_layers(ours).values())
+    assert apart(output(ours, inputs), y) < 1e-5
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -159,6 +162,19 @@ def test_what_peft_trained_becomes_v_of_its_own_u(name, tmp_path):
     config.r = VARIANTS[name].get("r", 4)
     theirs = peft.get_peft_model(copy.deepcopy(model), config)
     trained(theirs)
+    theirs.save_pretrained(tmp_path, save_embedding_layers=False)
+    ours = wc.import_peft(tmp_path, model)
+    assert len(adapted_layers(ours)) == 5
+    assert apart(output(model, TEXT), output(theirs, TEXT)) > 0.01
+    assert apart(output(ours, TEXT), output(theirs, TEXT)) < 1e-5
+
+
+def test_what_peft_trained_as_hira_is_read_too(tmp_path):
+    torch.manual_seed(0)
+    model = NETWORKS["BERT"][0]().eval()
+    targets = ["query", "key", "word_embeddings"]
+    config = peft.HiraConfig(r=4, target_modules=targets, rank_pattern={"key": 2})
+    theirs = trained(peft.get_peft_model(copy.deepcopy(model), config))
     theirs.save_pretrained(tmp_path, save_embedding_layers=False)
     ours = wc.import_peft(tmp_path, model)
     assert len(adapted_layers(ours)) == 5
@@ -228,6 +244,8 @@ def test_what_is_relative_is_written_alone_and_without_groups(tmp_path):
     x = torch.randn(5, 4, 9, 9)
     theirs = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "hira")
     assert apart(output(theirs, x), output(adapted, x)) < 1e-5
+    ours = wc.import_peft(tmp_path / "hira", model)
+    assert apart(output(ours, x), output(adapted, x)) < 1e-5
 
 
 def test_a_rank_above_a_servers_limit_is_told(tmp_path):
@@ -239,7 +257,7 @@ def test_a_rank_above_a_servers_limit_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "holds 'IA3', and only LORA is read"),
+        ({"peft_type": "IA3"}, "holds 'IA3', and only LORA and HIRA are read"),
         ({"use_dora": True}, "has use_dora, which adds something else than B A"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from weightcast.dictionaries import Atoms, DenseBase, Dictionary, Site
+from weightcast.dictionaries import Atoms, DenseBase, Dictionary, RandomGaussian, Site
 from weightcast.dictionaries.base import check_enough
 from weightcast.dictionaries.input_site import Need
 from weightcast.dictionaries.selection import deal_leading
@@ -218,3 +218,15 @@ class OfOwnGradients(InBlocks, OfGradients):
         R, _ = self.root(site)
         parts = (R.t() @ self.gradients.double().sum(dim=0)).tensor_split(site.columns, dim=1)
         return R @ torch.cat([leading_filters(part, site.n_atoms) for part in parts], dim=1)
+
+
+@dataclass(frozen=True)
+class Signs(Dictionary):
+    """Random signs, for shares of W0: an atom takes a weight up or down by as much as any other."""
+
+    @override
+    def build(self, site: Site) -> Atoms:
+        """The signs of Gaussian atoms."""
+        drawn = RandomGaussian().build(site)
+        rows = drawn.base.rows(torch.arange(drawn.base.n_base))
+        return Atoms(DenseBase(rows.sign()), drawn.indices)

@@ -3,8 +3,9 @@
     python -m weightcast_lab.studies.evidence --minutes 60 --data wordnet=WORDNET
     python -m weightcast_lab.studies.adapting.ideas --table
 
-All learn 82,944 weights of MiniLM, 4 for each unit in 16 columns, as :mod:`on_glosses` says. A rate
-for each is chosen with seed 0, by the loss; ``BEST`` and the default run with seeds 1 and 2 too.
+All learn 82,944 weights of MiniLM, 4 for each unit, in 16 columns where they are added to W0, as
+:mod:`on_glosses` says. A rate for each is chosen with seed 0, by the loss; ``BEST`` and the default
+run with seeds 1 and 2 too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 import weightcast as wc
 from weightcast_lab.bench.scripts import make_parser, markdown
 from weightcast_lab.studies.adapting import directions
-from weightcast_lab.studies.adapting.methods import LAYERS, SIZES, WHITENED, Method
+from weightcast_lab.studies.adapting.methods import LAYERS, SIZES, WHITENED, Method, ours
 from weightcast_lab.studies.adapting.on_glosses import AdaptConfig, Classifier, task
 from weightcast_lab.studies.adapting.trained import adapt_and_measure
 from weightcast_lab.sweeps.rows import Row, read_rows
@@ -62,6 +63,11 @@ def _one(dictionary: Any) -> Callable[..., nn.Module]:
         return wc.adapt(model, {f"re:{LAYERS}": _rule(dictionary)}, inputs=inputs, seed=seed)
 
     return adapt
+
+
+def _shares(dictionary: Any) -> Callable[..., nn.Module]:
+    """Shares of each entry of W0, with atoms that all units have in common."""
+    return ours(dictionary, 1, relative=True)
 
 
 def _parts(model: nn.Module, _: Any, inputs: Examples, seed: int) -> nn.Module:
@@ -205,6 +211,13 @@ IDEAS: Mapping[str, Idea] = {
     ),
     "U made anew after a tenth of the steps": _idea(
         "The inputs have moved by then.", _one(WHITENED), renew=_renew
+    ),
+    "shares of W0, by cosines": _idea(
+        "Where W0 is small nothing changes; each unit has directions of its own.",
+        _shares(wc.dictionaries.DCT()),
+    ),
+    "shares of W0, by random signs": _idea(
+        "Cosines are small at some inputs; signs are so at none.", _shares(directions.Signs())
     ),
 }  # fmt: skip
 """By the name in tables. Kernels on patches are not among them: hidden units lie on no grid."""
