@@ -29,9 +29,9 @@ def share_learned(
 
     What is left over goes to the layers that run last. Whitened leading directions of the inputs
     are dealt to ``columns``, fewer where a layer has not enough inputs or units. Without batches
-    the rules are relative, of random cosines in one column; layers that cannot be, predicted and
-    quantised ones, take random atoms. Layers whose inputs cannot be seen, small and tied ones and
-    the last one, which may be a head, are left out.
+    the rules are relative, of random cosines in one column, over all inputs: on a convolution's own
+    grid an atom sees one channel. Predicted and quantised layers take random atoms. Those whose
+    inputs cannot be seen, small and tied ones and the last one, maybe a head, are left out.
 
     Raises:
         ValueError: no layer to adapt, or fewer weights than one atom of one layer.
@@ -51,14 +51,14 @@ def share_learned(
             if counts[name] < n_visible and n_units <= left:
                 counts[name], left, gave = counts[name] + 1, left - n_units, True
     rules: dict[str, Rule | None] = {}
-    for name, n_atoms in counts.items():
-        n_visible, n_units = sizes[name]
+    for (name, (n_visible, n_units)), n_atoms in zip(sizes.items(), counts.values(), strict=True):
         if n_atoms:
-            relative = batches is None and relative_refusal(layers[name]) is None
-            blind = DCT() if relative else RandomGaussian()
-            dictionary = blind if batches is None else PCA(whiten=True)
-            groups = min(columns or (1 if relative else COLUMNS), n_units, n_visible // n_atoms)
-            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms, relative=relative)
+            most, shares = min(n_units, n_visible // n_atoms), {}
+            dictionary = RandomGaussian() if batches is None else PCA(whiten=True)
+            if batches is None and relative_refusal(layers[name]) is None:
+                dictionary, shares = DCT(), {"grid": n_visible, "relative": True}
+            groups = min(columns or (1 if shares else COLUMNS), most)
+            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms, **shares)
     return Plan({**rules, "*": None})
 
 

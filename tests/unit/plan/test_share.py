@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,20 @@ def test_without_inputs_rules_are_relative_where_there_is_a_w0():
     }  # fmt: skip
     adapted = wc.adapt(small, plan)
     assert torch.equal(adapted(TOKENS), small(TOKENS))
+
+
+def test_cosines_of_shares_see_all_inputs_of_a_convolution():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(8, 64, 3, groups=2), nn.Conv2d(64, 32, 1), nn.ConvTranspose2d(32, 16, 3),
+        nn.Flatten(), nn.LazyLinear(5),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 8, 6, 6)
+    model(x)
+    adapted: Any = wc.adapt(model, wc.suggest(model, learned=300, purpose="adapt"))
+    assert torch.equal(adapted(x), model(x))
+    for layer in adapted[:3]:
+        assert bool((layer.delta.atoms.dictionary(0).abs() > 1e-9).float().mean() > 0.9)
 
 
 def test_what_cannot_be_shared_is_an_error():
