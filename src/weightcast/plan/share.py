@@ -19,7 +19,7 @@ MIN_WEIGHTS = 1_000
 """Layers with fewer weights stay as they are."""
 
 COLUMNS = 16
-"""Groups of units of each layer, unless told otherwise: 16 to 64 were as good."""
+"""Of a layer that is no convolution: 16 to 64 groups of units were as good in MiniLM."""
 
 
 def share_learned(
@@ -28,10 +28,10 @@ def share_learned(
     """A plan by which no more than ``learned`` weights are added, equally many atoms to each layer.
 
     What is left over goes to the layers that run last. Whitened leading directions of the inputs
-    are dealt to ``columns``, fewer where a layer has not enough inputs or units. Without batches
-    the rules are relative, of random cosines in one column, over all inputs: on a convolution's own
+    are dealt to ``columns`` (of convolutions 1), fewer where inputs or units are few. Without
+    batches rules are relative, of cosines in one column, over all inputs: on a convolution's own
     grid an atom sees one channel. Predicted and quantised layers take random atoms. Those whose
-    inputs cannot be seen, small and tied ones and the last one, maybe a head, are left out.
+    inputs cannot be seen, small and tied ones and the last, maybe a head, are left out.
 
     Raises:
         ValueError: no layer to adapt, or fewer weights than one atom of one layer.
@@ -51,14 +51,15 @@ def share_learned(
             if counts[name] < n_visible and n_units <= left:
                 counts[name], left, gave = counts[name] + 1, left - n_units, True
     rules: dict[str, Rule | None] = {}
-    for (name, (n_visible, n_units)), n_atoms in zip(sizes.items(), counts.values(), strict=True):
+    for (name, (n, m)), n_atoms in zip(sizes.items(), counts.values(), strict=True):
         if n_atoms:
-            most, shares = min(n_units, n_visible // n_atoms), {}
+            relative = batches is None and relative_refusal(layers[name]) is None
+            one = relative or view(layers[name]).grid
+            groups = min(columns or (1 if one else COLUMNS), m, n // n_atoms)
             dictionary = RandomGaussian() if batches is None else PCA(whiten=True)
-            if batches is None and relative_refusal(layers[name]) is None:
-                dictionary, shares = DCT(), {"grid": n_visible, "relative": True}
-            groups = min(columns or (1 if shares else COLUMNS), most)
-            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms, **shares)
+            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms)
+            if relative:
+                rules[name] = Rule(DCT(), columns=groups, grid=n, n_atoms=n_atoms, relative=True)
     return Plan({**rules, "*": None})
 
 

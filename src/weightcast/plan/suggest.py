@@ -76,7 +76,7 @@ def suggest(
             Without them layers come in the order of registration, and those take DCT atoms and
             kernels, or to adapt relative rules.
         columns: groups of units with atoms of their own, fewer where a layer has fewer units; None
-            takes 10, or to adapt 16, of relative rules 1.
+            takes 10, or to adapt 16, of convolutions and relative rules 1.
         budget: numbers that the whole network learns (or stores) at most, what stays dense
             included: a share of all its weights in (0, 1), or a whole number.
         learned: weights that are added for ``purpose="adapt"`` at most, heads not counted, see

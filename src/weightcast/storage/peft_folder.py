@@ -50,8 +50,7 @@ from weightcast.transform.adapt import adapt
 _CONFIG, _TENSORS, _PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 _CONVOLUTIONS = (PredictedConv1d, PredictedConv2d, PredictedConv3d)
 _HELD = (PredictedLinear, PredictedTransposedLinear, PredictedEmbedding, *_CONVOLUTIONS)
-_KINDS = {False: "LoRA", True: "HiRA"}
-"""What PEFT calls U V beside W0, and relative to it."""
+_KINDS = {False: "LoRA", True: "HiRA"}  # what PEFT calls U V beside W0, and relative to it
 _ENDS = {"lora": ".weight", "hira": ""}  # LoRA's factors are modules, HiRA's parameters
 _OTHERS = (
     "use_dora", "use_qalora", "lora_bias", "layer_replication", "trainable_token_indices",

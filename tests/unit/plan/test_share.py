@@ -95,6 +95,21 @@ def test_cosines_of_shares_see_all_inputs_of_a_convolution():
         assert bool((layer.delta.atoms.dictionary(0).abs() > 1e-9).float().mean() > 0.9)
 
 
+def test_directions_of_a_convolutions_inputs_are_in_one_column_unless_told_otherwise():
+    model = nn.Sequential(nn.Conv2d(64, 32, 1), nn.Flatten(), nn.Linear(512, 64), nn.Linear(64, 5))
+    x = torch.randn(8, 64, 4, 4)
+
+    def columns(**options):
+        plan = wc.suggest(model, learned=300, purpose="adapt", **options)
+        return [rule.columns for rule in plan.rules.values() if rule]
+
+    assert columns(inputs=x) == [1, 16]
+    assert columns(inputs=x, columns=4) == [4, 4]
+    small = wc.convert(model, {"0": wc.Rule(wc.dictionaries.DCT(), 0.5)})
+    plan = wc.suggest(small, learned=300, purpose="adapt", inputs=x)
+    assert [rule.columns for rule in plan.rules.values() if rule] == [1, 16]
+
+
 def test_what_cannot_be_shared_is_an_error():
     model = Network()
     with pytest.raises(ValueError, match=r"learned is 47, and one atom .* 'two', learns 48"):

@@ -200,6 +200,7 @@ IDEAS: Mapping[str, Idea] = {
     "the same, mixed at random": _idea(
         "Both gain, in different ways.", _like_lora(directions.Mixed()), MIDDLE_RATES
     ),
+    "one column": _idea("All units see the four that vary most.", ours(WHITENED, 1)),
     "columns by clusters of units": _idea(
         "Units with like outputs want like directions.", directions.ByClusters()
     ),

@@ -54,7 +54,7 @@ from weightcast_lab.sweeps.trial import Place
 N_INPUTS, N_VALIDATION, N_TEST, SIDE = 256, 2_000, 2_000, 64
 SIZES = (21_184, 42_368)
 """LoRA's counts at ranks 1 and 2; ours, of 2 and 4 atoms, are 1.4 % above."""
-DEEPER = "weightcast, depthwise too"
+DEEPER, ONE_COLUMN = "weightcast, depthwise too", "weightcast, 1 column"
 POINTWISE = r"1\.(0\.layers\.3|[1-9]\d*\.layers\.[06])"
 DEPTHWISE = r"1\.\d+\.layers\.[03]\.1"
 """Names in :func:`features_of` EfficientNet."""
@@ -71,6 +71,7 @@ _ATOMS: dict[int | None, int] = dict(zip(SIZES, (2, 4), strict=True))
 
 METHODS: dict[str, Method] = {
     OURS: Method(_ATOMS, RATES, ours(WHITENED, 16, POINTWISE)),
+    ONE_COLUMN: Method(_ATOMS, RATES, ours(WHITENED, 1, POINTWISE)),
     DEEPER: Method(dict(zip(SIZES, (1, 3), strict=True)), RATES, _deeper),
     RELATIVE: Method(_ATOMS, RATES, ours(wc.dictionaries.DCT(), 1, POINTWISE, relative=True)),
     RANDOM: Method(_ATOMS, RATES, ours(wc.dictionaries.RandomGaussian(), 16, POINTWISE)),
