@@ -56,15 +56,6 @@ def _rule(dictionary: Any) -> wc.Rule:
     return wc.Rule(dictionary, n_atoms=N_ATOMS, columns=COLUMNS)
 
 
-def _one(dictionary: Any) -> Callable[..., nn.Module]:
-    """One dictionary for all layers."""
-
-    def adapt(model: nn.Module, _: Any, inputs: Examples, seed: int) -> nn.Module:
-        return wc.adapt(model, {f"re:{LAYERS}": _rule(dictionary)}, inputs=inputs, seed=seed)
-
-    return adapt
-
-
 def _shares(dictionary: Any) -> Callable[..., nn.Module]:
     """Shares of each entry of W0, with atoms that all units have in common."""
     return ours(dictionary, 1, relative=True)
@@ -140,14 +131,14 @@ def loss_gradients(encoder: nn.Module, inputs: Examples, loss: Loss) -> dict[str
 
 def _renew(model: nn.Module, inputs: Examples, optimiser: torch.optim.Optimizer) -> None:
     """Merge what was learned so far, make U anew, and go on from V = 0."""
-    fresh = _one(WHITENED)(wc.merge(model), None, inputs, 0)
+    fresh = ours(WHITENED, COLUMNS)(wc.merge(model), N_ATOMS, inputs, 0)
     model.load_state_dict(fresh.state_dict())
     for p in model.parameters():
         optimiser.state.pop(p, None)
 
 
 def _idea(expected: str, adapt: Any, rates: tuple[float, ...] = RATES, **more: Any) -> Idea:
-    adapt = _one(adapt) if isinstance(adapt, wc.dictionaries.Dictionary) else adapt
+    adapt = ours(adapt, COLUMNS) if isinstance(adapt, wc.dictionaries.Dictionary) else adapt
     return Idea({LEARNED: N_ATOMS}, rates, adapt, expected=expected, **more)
 
 
@@ -211,7 +202,7 @@ IDEAS: Mapping[str, Idea] = {
         "By default they share U; apart they see 192 directions, not 64.", _parts
     ),
     "U made anew after a tenth of the steps": _idea(
-        "The inputs have moved by then.", _one(WHITENED), renew=_renew
+        "The inputs have moved by then.", WHITENED, renew=_renew
     ),
     "shares of W0, by cosines": _idea(
         "Where W0 is small nothing changes; each unit has directions of its own.",
