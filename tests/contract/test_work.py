@@ -56,7 +56,7 @@ def _counted_and_measured(
     indices = dictionary.atoms(n, n_atoms, columns=columns, grid=grid, statistics=given).indices
     with _Measured() as measured:
         fingerprint(dictionary.build(d.Site(n, n_atoms, columns, grid, indices=indices)))
-    return building(dictionary, grid, n, indices), measured.work
+    return building(wc.Rule(dictionary, 0.5), grid, n, indices), measured.work
 
 
 @pytest.mark.parametrize("name", REBUILDABLE)

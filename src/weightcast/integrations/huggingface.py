@@ -32,7 +32,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from weightcast.dictionaries import Atoms, SharedBases
 from weightcast.dictionaries.constants import named_constants
 from weightcast.dictionaries.packing import unpack
-from weightcast.grid import Grid
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.eligibility import convertible_layers
@@ -147,9 +146,8 @@ def _skeleton(
         if record.base is not None:
             atoms = _blank(rule, record, n_visible, (columns, n_atoms))
         elif rule.dictionary.rebuildable:
-            grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
             some = torch.arange(n_atoms).expand(columns, n_atoms)
-            allowance.spend(building(rule.dictionary, grid, n_visible, some), name)
+            allowance.spend(building(rule, seen.grid, n_visible, some), name)
             # The file's indices come later; those that weights would choose cannot be drawn here.
             given = some if rule.dictionary.from_weight else None
             atoms = rule.build(n_visible, n_units, grid=seen.grid, bases=bases, indices=given)

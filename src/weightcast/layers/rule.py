@@ -34,7 +34,8 @@ class Rule(Plain):
             n_atoms = round(fraction * n_visible), whatever the number of columns.
         columns: groups of units, each with its own draw of atoms; at least 1. A dictionary that is
             ``per_unit`` has as many as units.
-        grid: a ``Grid`` of the layer's inputs or a shape (``(28, 28)``); a convolution has its own.
+        grid: a ``Grid`` of the layer's inputs or a shape (``(28, 28)``); a convolution has its own,
+            which relative rules leave aside: there an atom sees one channel alone.
         path: ``auto``, ``factored`` or ``materialised``: how to compute x W.
         n_atoms: atoms of each column, in place of a fraction: as many weights of each unit.
         relative: of :func:`adapt` alone: U V is a share of each of W0's entries, W0 (1 + U V), and
@@ -98,6 +99,12 @@ class Rule(Plain):
             )
         return self.n_atoms
 
+    def grid_for(self, own: Grid | None, n_visible: int) -> Grid | None:
+        """The grid of a layer with an ``own`` one or none; ValueError if it is of another size."""
+        own = None if self.relative else own
+        chosen = own if self.grid is None else Grid.of(self.grid)
+        return None if chosen is None else chosen.check(n_visible)
+
     def build(
         self,
         n_visible: int,
@@ -115,7 +122,7 @@ class Rule(Plain):
         Args:
             n_visible: the layer's number of inputs.
             n_units: the layer's number of units.
-            grid: the layer's own grid, used if the rule has none.
+            grid: the layer's own grid.
             statistics: of the layer's inputs, for data-driven dictionaries.
             generator: a CPU generator of every draw; None takes seed 0.
             bases: bases built so far for other layers, to share with this one.
@@ -131,12 +138,11 @@ class Rule(Plain):
                 f"columns is {self.columns} for {n_units} units: every column needs a unit of its "
                 f"own, so columns must lie between 1 and {n_units}"
             )
-        chosen = grid if self.grid is None else Grid.of(self.grid)
         site = Site(
             n_visible=n_visible,
             n_atoms=self.atoms_for(n_visible),
             columns=self.columns_for(n_units),
-            grid=None if chosen is None else chosen.check(n_visible),
+            grid=self.grid_for(grid, n_visible),
             statistics=statistics,
             generator=generator or torch.Generator().manual_seed(0),
             bases=bases or SharedBases(),

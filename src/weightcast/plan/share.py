@@ -29,9 +29,8 @@ def share_learned(
 
     What is left over goes to the layers that run last. Whitened leading directions of the inputs
     are dealt to ``columns`` (of convolutions 1), fewer where inputs or units are few. Without
-    batches rules are relative, of cosines in one column, over all inputs: on a convolution's own
-    grid an atom sees one channel. Predicted and quantised layers take random atoms. Those whose
-    inputs cannot be seen, small and tied ones and the last, maybe a head, are left out.
+    batches rules are relative, of cosines in one column; predicted and quantised layers take
+    random atoms. Layers whose inputs cannot be seen, small and tied ones and the last are left out.
 
     Raises:
         ValueError: no layer to adapt, or fewer weights than one atom of one layer.
@@ -50,16 +49,15 @@ def share_learned(
         for name, (n_visible, n_units) in reversed(sizes.items()):
             if counts[name] < n_visible and n_units <= left:
                 counts[name], left, gave = counts[name] + 1, left - n_units, True
+    added = RandomGaussian() if batches is None else PCA(whiten=True)
     rules: dict[str, Rule | None] = {}
     for (name, (n, m)), n_atoms in zip(sizes.items(), counts.values(), strict=True):
         if n_atoms:
             relative = batches is None and relative_refusal(layers[name]) is None
             one = relative or view(layers[name]).grid
             groups = min(columns or (1 if one else COLUMNS), m, n // n_atoms)
-            dictionary = RandomGaussian() if batches is None else PCA(whiten=True)
-            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms)
-            if relative:
-                rules[name] = Rule(DCT(), columns=groups, grid=n, n_atoms=n_atoms, relative=True)
+            dictionary = DCT() if relative else added
+            rules[name] = Rule(dictionary, columns=groups, n_atoms=n_atoms, relative=relative)
     return Plan({**rules, "*": None})
 
 
@@ -76,7 +74,6 @@ def _sizes(
     if not sizes:
         raise ValueError(
             f"no layer to adapt: of {len(order)} that multiply inputs the last one, those under "
-            f"{MIN_WEIGHTS:,} weights and those that are tied or refused are left out: name layers "
-            "in a Plan of your own"
+            f"{MIN_WEIGHTS:,} weights, tied and refused ones are left out: name layers in a Plan"
         )
     return sizes

@@ -6,9 +6,10 @@ import math
 
 from torch import Tensor, nn
 
-from weightcast.dictionaries import Base, Dictionary, Site
+from weightcast.dictionaries import Base, Site
 from weightcast.dictionaries.work import NUMBER
 from weightcast.grid import Grid
+from weightcast.layers.rule import Rule
 from weightcast.storage.manifest import FormatError
 
 ALLOWED = 2**35
@@ -37,14 +38,14 @@ class Allowance:
             )
 
 
-def building(dictionary: Dictionary, grid: Grid | None, n_visible: int, indices: Tensor) -> int:
+def building(rule: Rule, own: Grid | None, n_visible: int, indices: Tensor) -> int:
     """Multiply-adds of building atoms at (columns, n_atoms) indices, and of their fingerprint.
 
-    ValueError if the base does not have the indices, or the grid is of another size.
+    ``own`` is the layer's grid. ValueError if it is of another size, or the base lacks the indices.
     """
-    grid = None if grid is None else grid.check(n_visible)
     columns, n_atoms = indices.shape
-    work = dictionary.work(Site(n_visible, n_atoms, columns, grid, indices=indices))
+    site = Site(n_visible, n_atoms, columns, rule.grid_for(own, n_visible), indices=indices)
+    work = rule.dictionary.work(site)
     return work + 4 * (indices.numel() + n_visible) * NUMBER
 
 

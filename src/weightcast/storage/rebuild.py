@@ -15,7 +15,6 @@ from weightcast.dictionaries import Atoms, Base, SharedBases
 from weightcast.dictionaries.atoms import stacking
 from weightcast.dictionaries.fingerprint import Fingerprint, fingerprint
 from weightcast.dictionaries.packing import BaseSpec, unpack, unpack_mask
-from weightcast.grid import Grid
 from weightcast.layers import PredictedLayer, view
 from weightcast.layers.rule import Rule
 from weightcast.storage.allowance import Allowance, building, check_width
@@ -107,8 +106,7 @@ def rebuild(
             f"is damaged: layer {name!r} has no stored base, and a "
             f"{type(rule.dictionary).__name__} cannot be rebuilt"
         )
-    grid = seen.grid if rule.grid is None else Grid.of(rule.grid)
-    source.allowance.spend(building(rule.dictionary, grid, n_visible, indices), name)
+    source.allowance.spend(building(rule, seen.grid, n_visible, indices), name)
     layer = predict(indices=indices)
     remedy = '. Saved with bases="store", dictionaries need not be rebuilt'
     check_fingerprint(name, layer, manifest.fingerprint, manifest.dtype, remedy)

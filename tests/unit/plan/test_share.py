@@ -81,7 +81,11 @@ def test_without_inputs_rules_are_relative_where_there_is_a_w0():
     assert torch.equal(adapted(TOKENS), small(TOKENS))
 
 
-def test_cosines_of_shares_see_all_inputs_of_a_convolution():
+BY_HAND = wc.Rule(wc.dictionaries.DCT(), n_atoms=2, relative=True)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_cosines_of_shares_see_all_inputs_of_a_convolution(by_hand, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(8, 64, 3, groups=2), nn.Conv2d(64, 32, 1), nn.ConvTranspose2d(32, 16, 3),
@@ -89,10 +93,16 @@ def test_cosines_of_shares_see_all_inputs_of_a_convolution():
     ).eval()  # fmt: skip
     x = torch.randn(2, 8, 6, 6)
     model(x)
-    adapted: Any = wc.adapt(model, wc.suggest(model, learned=300, purpose="adapt"))
+    plan: Any = dict.fromkeys("012", BY_HAND)
+    if not by_hand:
+        plan = wc.suggest(model, learned=300, purpose="adapt")
+    adapted: Any = wc.adapt(model, plan)
     assert torch.equal(adapted(x), model(x))
     for layer in adapted[:3]:
         assert bool((layer.delta.atoms.dictionary(0).abs() > 1e-9).float().mean() > 0.9)
+        torch.nn.init.normal_(layer.delta.V)
+    wc.save(adapted, tmp_path / "adapted")
+    assert torch.equal(wc.load(tmp_path / "adapted", model)(x), adapted(x))
 
 
 def test_directions_of_a_convolutions_inputs_are_in_one_column_unless_told_otherwise():

@@ -41,13 +41,13 @@ def test_building_counts_the_dictionary_and_its_fingerprint():
     dct = wc.dictionaries.DCT()
     work = dct.work(wc.dictionaries.Site(12, 3, 2, grid, indices=indices))
     assert work > 0
-    assert building(dct, grid, 12, indices) == work + 4 * (6 + 12) * NUMBER
+    assert building(wc.Rule(dct, 0.25), grid, 12, indices) == work + 4 * (6 + 12) * NUMBER
 
 
 def test_building_refuses_a_grid_of_another_size():
     indices = torch.arange(6).view(2, 3)
     with pytest.raises(ValueError, match=r"grid \(3, 3\).*has 9 inputs, the layer has 12"):
-        building(wc.dictionaries.DCT(), wc.Grid((3, 3)), 12, indices)
+        building(wc.Rule(wc.dictionaries.DCT(), 0.25), wc.Grid((3, 3)), 12, indices)
 
 
 def test_a_base_has_at_most_the_atoms_that_its_columns_can_use():

@@ -55,17 +55,13 @@ class Method:
 def rules(
     model: nn.Module, layers: str, dictionary: Any, n_atoms: int, columns: int, **more: Any
 ) -> dict[str, wc.Rule]:
-    """Rules of the layers whose names fit; fewer columns where inputs or units are few.
-
-    Those of shares of W0 have atoms over all inputs, in convolutions too.
-    """
+    """Rules of the layers whose names fit; fewer columns where inputs or units are few."""
     found = {}
     for name, layer in convertible_layers(model).items():
         if re.fullmatch(layers, name):
             n_visible, n_units = view(layer).sizes
             groups = min(columns, n_units, n_visible // n_atoms)
-            line = n_visible if more.get("relative") else None
-            found[name] = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups, grid=line, **more)
+            found[name] = wc.Rule(dictionary, n_atoms=n_atoms, columns=groups, **more)
     return found
 
 
