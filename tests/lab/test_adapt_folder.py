@@ -148,6 +148,21 @@ def test_padding_changes_nothing(place):
         torch.testing.assert_close(answers(both)[::2], answers(short).expand(30, -1))
 
 
+def test_texts_of_like_length_go_together(place):
+    network, _ = load_network("text-classification", place / "bert", 2, torch.float32, 0)
+    answers, seen = Answers(network, 0), list[int]()
+    network.eval()  # dropout would draw anew
+    network.bert.embeddings.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    texts = [torch.arange(5, 5 + n) for n in (12, 3, 12, 3, 12, 3, 12, 3) * 2]
+    padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=PADDING)
+    logits = answers(padded)
+    assert sum(seen) == 8 * 12 + 8 * 3
+    alone = torch.cat([answers(text.unsqueeze(0)) for text in texts])
+    torch.testing.assert_close(logits, alone)
+
+
 def refused(capsys, *words):
     """What the command says of a user's mistake."""
     assert main(["adapt", "run.json", *words]) == 2

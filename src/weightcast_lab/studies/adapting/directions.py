@@ -230,3 +230,15 @@ class Signs(Dictionary):
         drawn = RandomGaussian().build(site)
         rows = drawn.base.rows(torch.arange(drawn.base.n_base))
         return Atoms(DenseBase(rows.sign()), drawn.indices)
+
+
+@dataclass(frozen=True)
+class Blocks(Dictionary):
+    """Inputs in blocks of equal length, for shares of W0: a unit hears a block louder, or less."""
+
+    @override
+    def build(self, site: Site) -> Atoms:
+        """An atom is 1 on its block, and 0 elsewhere."""
+        owner = torch.arange(site.n_visible) * site.n_atoms // site.n_visible
+        base = DenseBase(torch.nn.functional.one_hot(owner).t().double())
+        return Atoms(base, site.choose(lambda: torch.arange(site.n_atoms).unsqueeze(0)))

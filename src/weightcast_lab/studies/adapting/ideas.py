@@ -211,6 +211,10 @@ IDEAS: Mapping[str, Idea] = {
     "shares of W0, by random signs": _idea(
         "Cosines are small at some inputs; signs are so at none.", _shares(directions.Signs())
     ),
+    "shares of W0, by blocks of inputs": _idea(
+        "One factor for each quarter of a unit's inputs: nothing simpler.",
+        _shares(directions.Blocks()),
+    ),
 }  # fmt: skip
 """By the name in tables. Kernels on patches are not among them: hidden units lie on no grid."""
 
