@@ -54,7 +54,7 @@ def check(what: str, files: Files, expected: torch.Tensor, folder: Path, exact: 
     for name, data in files.items():
         (folder / name).write_bytes(data)
     dense = make_dense().eval()
-    loaded, message = at_once(lambda: _load(folder, dense), what=what)
+    loaded, message = at_once(lambda: _load(folder, dense), what)
     assert message.startswith(str(folder)) or loaded is not None, what
     assert len(message) < 3000, what
     assert message.isprintable(), what

@@ -116,7 +116,7 @@ def test_a_sweep_that_was_killed_and_stopped_ends_as_if_nothing_had_been(undistu
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     pids = {event[0] for events in attempts(folder).values() for event in events}
-    wait_for(lambda: not any(map(alive, pids)))  # nothing is left behind
+    wait_for(lambda: not any(map(alive, pids)), seconds=15)  # nothing is left behind
     before = finished(folder)
     assert 2 <= len(before) < 6
     assert ended(folder) <= before.keys()  # a trial says so when its row is there

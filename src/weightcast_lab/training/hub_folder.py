@@ -43,11 +43,15 @@ class Answers(nn.Module):
 
         Texts of like length go through the network together: much of a drawn batch is padding.
         """
-        order, most = torch.arange(len(x), device=x.device), len(x) if self.training else AT_ONCE
         if x.device.type == "cpu" and not x.is_floating_point() and (x == PADDING).any():
-            order, most = (x != PADDING).sum(1).argsort(stable=True), LIKE_LENGTHS
-        parts = [self.network(**self.batch(x[part])).logits for part in order.split(most)]
-        return torch.cat(parts)[order.argsort()].float()
+            order = (x != PADDING).sum(1).argsort(stable=True)
+            return self._in_parts(x[order], LIKE_LENGTHS)[order.argsort()]
+        return self._in_parts(x, len(x) if self.training else AT_ONCE)
+
+    def _in_parts(self, x: Tensor, most: int) -> Tensor:
+        """Logits of so many examples at a time; those of one part are not copied."""
+        found = [self.network(**self.batch(part)).logits.float() for part in x.split(most)]
+        return torch.cat(found) if len(found) > 1 else found[0]
 
     def batch(self, x: Tensor) -> dict[str, Any]:
         """What the network is called with."""
