@@ -133,6 +133,19 @@ def test_ways_differ_as_their_names_say():
     assert torch.equal(later.positions, before.positions)
 
 
+def test_more_columns_go_on_from_one_that_was_trained():
+    way = "more columns after a tenth of the data"
+    more, fresh = (built("gpt", name)[0] for name in (way, ways.OURS))
+    assert not torch.equal(more.positions, fresh.positions)  # what was learned is kept
+    layers = predicted_layers(more)
+    assert {layer.atoms.columns for layer in layers.values()} == {4}
+    first = built("gpt", "one column")[0]
+    for name, layer in layers.items():  # of one column's W a quarter, by chance of random atoms
+        W = predicted_layers(first)[name].weight  # a tenth of 64 windows moves it little
+        cosine = torch.cosine_similarity(layer.weight.flatten(), W.flatten(), dim=0)
+        assert cosine > 0.25, name
+
+
 def test_fractions_that_cannot_be_are_refused():
     dense, data = dense_model(GPT, (32,), 92), read_place(GPT, Place())
     with pytest.raises(ValueError, match=r"fraction is 0\.2, but the first have 20% of all"):

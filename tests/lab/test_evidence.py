@@ -206,7 +206,7 @@ def test_no_two_trials_are_told_apart_by_nothing():
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
     deep = 2 * len(DEEP_IDEAS) + 5 * (1 + len(PEERS))
-    assert len(choices) == 4 * 8 + 4 * 9 + 3 * 9 + adapted + 3 * len(IDEAS) + deep
+    assert len(choices) == 4 * 8 + 3 * 9 + 3 * 9 + adapted + 3 * len(IDEAS) + deep
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)
         for t in itertools.chain(

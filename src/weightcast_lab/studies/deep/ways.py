@@ -25,14 +25,14 @@ from weightcast.dictionaries import (
     RandomConnections,
     RandomGaussian,
 )
-from weightcast.layers import view
+from weightcast.layers import predicted_layers, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
 from weightcast_lab.studies.deep.other_layers import LowRankActivation, SparsePlusLowRank
 from weightcast_lab.studies.modern import INFORMED, PREDICTED, RANDOM, SINGLE, columns
 from weightcast_lab.studies.modern_directions import trained, with_weights_of
-from weightcast_lab.training import Images, Text, TrainConfig
+from weightcast_lab.training import Images, Text, TrainConfig, fit
 from weightcast_lab.training.build import example_inputs
 
 Data = Images | Text
@@ -100,6 +100,10 @@ def _units(_: float) -> int:
     return 10_000
 
 
+def _one(_: float) -> int:
+    return 1
+
+
 def _first_dense(model: nn.Module, config: TrainConfig, data: Data, fraction: float) -> nn.Module:
     """The first stage or block learns all its weights, the others so much less."""
     key, sizes = PREDICTED[config.model.name], _sizes(model, config)
@@ -131,6 +135,18 @@ def _after_a_tenth(model: nn.Module, config: TrainConfig, data: Data, fraction: 
     source = trained(config, data, AFTER).eval()
     small = _predicted(_LEADING, _half)(source, config, data, fraction)
     return with_weights_of(model, small).train()
+
+
+def _more_columns(model: nn.Module, config: TrainConfig, data: Data, fraction: float) -> nn.Module:
+    """Columns that see all directions, fitted to one column that has seen a tenth of the data."""
+    one = _predicted(_ROTATIONS, _one)(model, config, data, fraction)
+    part = data.fewer(round(AFTER * len(data.train[0])))
+    fit(one, part, config.training, seed=config.seed, progress=False)
+    source = wc.merge(one)
+    small = with_weights_of(source, _rotations(source, config, data, fraction))
+    for name, layer in predicted_layers(small).items():
+        layer.fit(view(source.get_submodule(name)).weight)
+    return small.train()
 
 
 def _replaced(make: Callable[[nn.Linear, float], nn.Module]) -> Build:
@@ -211,7 +227,10 @@ IDEAS: Mapping[str, Way] = {
     "a column for each unit": Way(
         "More columns see more directions, and cost no weights.", _predicted(_ROTATIONS, _units)
     ),
-    "one column": Way("How much the columns matter.", _predicted(_ROTATIONS, lambda _: 1)),
+    "one column": Way("How much the columns matter.", _predicted(_ROTATIONS, _one)),
+    "more columns after a tenth of the data": Way(
+        "One begins with what all units share, the others add to it.", _more_columns
+    ),
     SINGLE: PEERS[SINGLE],
     "leading directions": Way(
         "What inputs vary along most before training.",
