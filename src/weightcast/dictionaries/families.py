@@ -35,29 +35,33 @@ class Family:
         return self.grid is not None and self.grid.n_points > 1
 
     @property
-    def kernel(self) -> SquaredExponential:
-        """Pixels of images are smooth over more cells than the few of a convolution's filters."""
+    def is_image(self) -> bool:
+        """Whether the grid is an image's: its pixels are smooth over more cells than filters'."""
         large = self.grid is not None and min(self.grid.shape) > 11
-        return SquaredExponential(2.0 if (large if self.pixels is None else self.pixels) else 1.0)
+        return large if self.pixels is None else self.pixels
+
+    @property
+    def kernel(self) -> SquaredExponential:
+        """As wide as inputs are smooth."""
+        return SquaredExponential(2.0 if self.is_image else 1.0)
 
     @property
     def own(self) -> Dictionary:
         """The one that suits best where only V is counted."""
-        if self.pixels or (self.in_space and not (self.data and self._has_channels)):
-            return Kernel(self.kernel)
-        if self.in_space:
-            return ChannelCovariance(self.kernel)
+        # Filters of few channels, such as colours, are not smooth but vary together: a convnet's
+        # first layer loses nothing by its inputs' directions, by a kernel it does.
+        if self.is_image or (self.in_space and (self._has_channels or not self.data)):
+            return self._on_grid
         return Covariance(selection="leading", mixing="orthonormal") if self.data else DCT()
 
     @property
     def stored(self) -> list[Dictionary]:
         """Those of which any may be best where all that a file holds is counted."""
-        found = [SingularVectors(), SparseAtoms()]
-        if self.own.rebuildable or self.own.factored:  # other atoms in a file are none better
-            found.append(self.own)
+        found: list[Dictionary] = [SingularVectors(), SparseAtoms()]
         if self.in_space:
-            found += [DCT(), Kernel(self.kernel, selection="leading", mixing="orthonormal")]
-        return found
+            kernel = Kernel(self.kernel, selection="leading", mixing="orthonormal")
+            found += [self._on_grid, DCT(), kernel]
+        return found if self.in_space or self.data else [*found, DCT()]
 
     @property
     def probed(self) -> dict[str, Dictionary]:
@@ -65,6 +69,11 @@ class Family:
         found: dict[str, Dictionary] = {"Kernel": Kernel(self.kernel)} if self.in_space else {}
         found["DCT"] = DCT(selection="leading")
         return {**found, "Covariance": Covariance()} if self.data else found
+
+    @property
+    def _on_grid(self) -> Dictionary:
+        by_channel = self.data and self._has_channels and not self.pixels
+        return ChannelCovariance(self.kernel) if by_channel else Kernel(self.kernel)
 
     @property
     def _has_channels(self) -> bool:

@@ -39,8 +39,8 @@ class Contents:
             if isinstance(value, (*_PLAIN, *_OPAQUE)) or id(value) in self._known:
                 continue
             self._known[id(value)] = value
-            if (undo := _undo_of(value)) is not None:
-                self._undo.append(undo)
+            undo = _undo_items(value), _undo_attributes(value)
+            self._undo += [part for part in undo if part is not None]
             if isinstance(value, dict):
                 left += value.values()
             elif isinstance(value, (list, tuple, set, frozenset, deque)):
@@ -73,12 +73,6 @@ def _slots(value: Any) -> list[str]:
     named = [vars(cls).get("__slots__", ()) for cls in type(value).__mro__]
     found = (n for names in named for n in ((names,) if isinstance(names, str) else names))
     return [name for name in found if not name.startswith("__")]
-
-
-def _undo_of(value: Any) -> Callable[[], object] | None:
-    """What puts back all that one object holds itself, if anything does."""
-    parts = [part for part in (_undo_items(value), _undo_attributes(value)) if part is not None]
-    return None if not parts else lambda: [part() for part in parts]
 
 
 def _undo_items(value: Any) -> Callable[[], object] | None:

@@ -24,7 +24,7 @@ from weightcast.least_squares import fit_columns, loss_curve
 from weightcast.plan.allocate import FLOOR, Choice, Offer, share_out
 from weightcast.plan.eligibility import convertible_layers
 from weightcast.plan.plan import Plan
-from weightcast.plan.sites import ProbeSite, find_sites, observe
+from weightcast.plan.sites import ProbeSite, find_sites, observe, suiting
 from weightcast.serialization import plain
 
 Count = Literal["learned", "stored"]
@@ -130,12 +130,16 @@ def gather_offers(
         raise ValueError(f"count is {count!r}: take 'learned' or 'stored'")
     known = {name: grid for name, grid in grids.items() if grid is not None}
     sites, offers = find_sites(model, list(grids), known), {}
+    every = convertible_layers(model)
     with Progress("suggesting", len(sites), show=progress) as shown:
         for name, site in sites.items():
             if walk is not None and name in walk.order:
                 site = observe(model, site, walk)
-            groups, own_seed = min(columns, site.n_units), layer_seed(seed, name)
-            offers[name] = _offers(site, groups, count, own_seed)
+            data, groups = site.statistics is not None, min(columns, site.n_units)
+            own = suiting(every[name], grids[name], data=data).own
+            # Where everything stored counts, all that could be cheaper.
+            kinds = [own] if count == "learned" else Family(site.grid, data).stored
+            offers[name] = _offers(site, kinds, groups, count, layer_seed(seed, name))
             shown.step()
             shown.say(f"{name}: {len(offers[name]) - 1} dictionaries compared")
     return Offers(model, grids, sites, offers, count)
@@ -172,15 +176,16 @@ def left_for(model: nn.Module, layers: Collection[str], budget: float | int, cou
     return number - rest
 
 
-def _offers(site: ProbeSite, columns: int, count: Count, seed: int) -> list[Offer]:
+def _offers(
+    site: ProbeSite, kinds: Sequence[Dictionary], columns: int, count: Count, seed: int
+) -> list[Offer]:
     """One offer per dictionary that can be built, and that to leave the layer dense, at full cost.
 
     Atoms that cost more than the dense layer are not looked at, nor those of dictionaries that
     fell far behind others.
     """
-    # The family's own; where everything stored counts, all that could be cheaper too.
-    family, offers = Family(site.grid, site.statistics is not None), list[Offer]()
-    for dictionary in [family.own] if count == "learned" else family.stored:
+    offers = list[Offer]()
+    for dictionary in kinds:
         if dictionary.per_unit:
             offers += _offers_per_unit(site, dictionary)
             continue

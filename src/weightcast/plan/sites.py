@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightcast.dictionaries import InputStatistics
+from weightcast.dictionaries.families import Family
 from weightcast.grid import Grid
 from weightcast.inputs.gather import naming_layer
 from weightcast.inputs.walk import Walk
@@ -44,6 +45,12 @@ class ProbeSite:
     def n_visible(self) -> int:
         """Weights of a filter."""
         return self.filters.shape[1]
+
+
+def suiting(layer: nn.Module, grid: Grid | None, *, data: bool) -> Family:
+    """What suits a layer: a linear one has a grid only if it is given the pixels of images."""
+    pixels = grid is not None and isinstance(layer, nn.Linear)
+    return Family(grid if pixels else view(layer).grid, data, pixels)
 
 
 def find_sites(

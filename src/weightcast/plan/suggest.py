@@ -22,6 +22,7 @@ from weightcast.plan.budget import Count, Offers, TooMuchDenseError, gather_offe
 from weightcast.plan.eligibility import convertible_layers, groups_of_one_weight, refusals
 from weightcast.plan.plan import Plan
 from weightcast.plan.share import MIN_WEIGHTS, share_learned
+from weightcast.plan.sites import suiting
 
 
 def suggest(
@@ -42,12 +43,11 @@ def suggest(
     With a fraction, every predicted layer learns this share of its weights. With a budget, layers
     share what the network may learn: the loss of every layer's output is counted for every number
     of atoms, as :func:`probe` counts it, and the next number goes where it adds most to the product
-    of what the layers keep. So a layer whose inputs vary in few directions gets few atoms; where
-    weights are random, nothing else tells layers apart.
+    of what the layers keep. So a layer whose inputs vary in few directions gets few atoms.
 
-    With a budget, images and patches take kernels (flattened images, the first convolution or patch
-    embedding), convolutions above those the covariance of their channels times a kernel on space,
-    and linear layers (of transformers too) the covariance of their inputs. ``count="stored"`` is
+    Flattened images take kernels, convolutions of more than 4 channels the covariance of their
+    channels times a kernel on space, and with inputs all others (patch embeddings, 1 x 1
+    convolutions, linear layers) the leading directions of theirs. ``count="stored"`` is
     for :func:`compress`: dictionaries that a file must hold count in full, and each layer takes
     the best among kernels, cosines, inputs of each unit's own (``SparseAtoms``), and singular
     vectors of its weights. A layer then gets at least nine tenths of what an equal share would be,
@@ -56,8 +56,7 @@ def suggest(
     stay dense.
 
     No plan stores more numbers than the dense network: columns whose atoms a file must hold are
-    fewer where they would, and a layer for which one is too many takes atoms that follow from a
-    rule.
+    fewer where they would, and if one is too many atoms follow from a rule.
 
     Cost: with inputs and a budget each block of the model runs a few times over the inputs, and
     for each layer n_visible^2 (n_visible + n_units) multiply-adds are made for each dictionary.
@@ -71,10 +70,9 @@ def suggest(
             neither it nor a budget is given.
         inputs: example batches as for ``convert``, at most 1,000 where they have no length. With
             them layers come in the order in which the model runs them, the first has the grid of
-            the images it is given, layers without coordinates take the covariance of their inputs,
-            and convolutions of more than 4 channels that of their channels times a kernel on space.
-            Without them layers come in the order of registration, and those take DCT atoms and
-            kernels, or to adapt relative rules.
+            the images it is given, and covariances are known. Without them layers come in the order
+            of registration, and take kernels where they have a grid, else DCT atoms, or to adapt
+            relative rules.
         columns: groups of units with atoms of their own, fewer where a layer has fewer units; None
             takes 10, or to adapt 16, of convolutions and relative rules 1.
         budget: numbers that the whole network learns (or stores) at most, what stays dense
@@ -165,9 +163,8 @@ def _plan_for_all(
         n_visible, n_units = seen.sizes
         if round(fraction * n_visible) < 1:
             continue
-        pixels = grid is not None and isinstance(layers.every[name], nn.Linear)
         have_rows = batches is not None and not seen.blindness
-        family = Family(grid if pixels else seen.grid, have_rows, pixels)
+        family = suiting(layers.every[name], grid, data=have_rows)
         groups = min(columns, n_units)
         if not family.own.rebuildable and not family.own.factored:
             # A file holds the atoms of all columns: no more than leave it below the dense layer's.

@@ -62,7 +62,8 @@ def average(
                     raise FormatError("holds no adapter: save a model that wc.adapt made")
                 files.append(TensorFile(tensors_file, manifest.tensors, manifest.packed))
                 manifests.append(manifest)
-        static = {name for name in files[0].entries if _is_static(name, manifests[0])}
+        atoms = tuple(f"{layer}.atoms." for layer in manifests[0].layers)
+        static = {name for name in files[0].entries if name.startswith(atoms)}
         for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
             _check_alike(folders[0], manifests[0], folder, manifest, static)
         mean = {name: _mean(name, files, shares) for name in files[0].entries if name not in static}
@@ -85,10 +86,6 @@ def _shares(n_folders: int, weights: Sequence[float] | None) -> list[float]:
             "is not below 0, not all of them 0"
         )
     return [weight / total for weight in weights]
-
-
-def _is_static(name: str, manifest: Manifest) -> bool:
-    return any(name.startswith(f"{layer}.atoms.") for layer in manifest.layers)
 
 
 def _check_alike(

@@ -75,7 +75,7 @@ def adapt(
     rules = {
         name: rule
         for name, rule in plan.resolve(model, adapting=True).items()
-        if name in plan.rules or not _inside(name, heads)
+        if name in plan.rules or not f"{name}.".startswith(tuple(f"{h}." for h in heads))
     }
     if not rules:
         raise ValueError(
@@ -206,10 +206,6 @@ def _heads(model: nn.Module, heads: Iterable[str]) -> list[str]:
         if name not in modules or not any(True for _ in modules[name].parameters()):
             raise ValueError(f"no module {name!r} can be a head{nearest(name, modules)}")
     return heads
-
-
-def _inside(name: str, heads: Iterable[str]) -> bool:
-    return any(f"{name}.".startswith(f"{head}.") for head in heads)
 
 
 def _freed(model: nn.Module, heads: Iterable[str], free: Collection[str]) -> set[int]:

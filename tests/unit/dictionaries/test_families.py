@@ -23,9 +23,10 @@ LEADING = d.Covariance(selection="leading", mixing="orthonormal")
         (Family(wc.Grid((28, 28)), True), d.Kernel(WIDE)),
         (Family(wc.Grid((8, 8)), True, pixels=True), d.Kernel(WIDE)),
         (Family(wc.Grid((8, 8), 9), True, pixels=True), d.Kernel(WIDE)),
-        (Family(wc.Grid((8, 8)), True), d.Kernel(NARROW)),
-        (Family(wc.Grid((16, 16), 3), True, pixels=False), d.Kernel(NARROW)),  # patches
-        (Family(wc.Grid((3, 3), 4), True), d.Kernel(NARROW)),
+        (Family(wc.Grid((8, 8)), True), LEADING),  # filters of 8 x 8
+        (Family(wc.Grid((8, 8)), False), d.Kernel(NARROW)),
+        (Family(wc.Grid((16, 16), 3), True, pixels=False), LEADING),  # patches
+        (Family(wc.Grid((3, 3), 4), True), LEADING),
         (Family(wc.Grid((3, 3), 5), True), d.ChannelCovariance(NARROW)),
         (Family(wc.Grid((3, 3), 5), False), d.Kernel(NARROW)),
     ],
@@ -40,6 +41,9 @@ def test_where_all_that_is_stored_counts_more_are_compared():
     assert Family(None, True).stored == anywhere
     filters = Family(wc.Grid((3, 3), 2), False)
     assert filters.stored == [*anywhere, d.Kernel(NARROW), d.DCT(), spread]
+    seen = Family(wc.Grid((3, 3), 2), True)  # whatever suits best where V alone is counted
+    assert seen.stored == filters.stored
+    assert Family(None, False).stored == [*anywhere, d.DCT()]
 
 
 def test_what_a_probe_compares():

@@ -163,7 +163,7 @@ def test_a_budget_is_kept_and_nearly_spent(budget, inputs, count):
 def test_families_take_the_dictionaries_that_suit_them():
     plan = wc.suggest(_network(), budget=0.2, inputs=COLOUR, progress=False)
     kinds = {name: type(rule.dictionary) for name, rule in plan.rules.items() if rule}
-    assert kinds.pop("0", d.Kernel) is d.Kernel  # an image: kernels
+    assert kinds.pop("0", d.Covariance) is d.Covariance  # of three channels
     assert kinds == {"2": d.ChannelCovariance, "6": d.Covariance, "8": d.Covariance}
     torch.manual_seed(0)
     block = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
@@ -267,12 +267,30 @@ def test_under_a_tied_head_every_layer_may_be_predicted(inputs, how):
     wc.convert(model, plan, inputs)
 
 
+@pytest.mark.parametrize("how", [{"fraction": 0.25}, {"budget": 0.4}])
+def test_channels_of_one_place_have_no_order(how):
+    """Kernels are for places: 1 x 1 convolutions see channels alone, as linear layers do."""
+    model = nn.Sequential(
+        nn.Conv2d(48, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 4, 1)
+    )
+    x = torch.randn(8, 48, 4, 4)
+    plan = wc.suggest(model, **how, inputs=x, progress=False)
+    kinds = {type(rule.dictionary) for rule in plan.rules.values() if rule}
+    assert kinds == {d.Covariance}
+    plan = wc.suggest(model, **how, progress=False)
+    assert {type(rule.dictionary) for rule in plan.rules.values() if rule} == {d.DCT}
+    wc.convert(model, plan)
+
+
 def test_convolutions_of_many_channels_take_their_covariance_where_there_are_inputs():
     plan = wc.suggest(_network(), 0.25, inputs=COLOUR)
     kinds = {name: type(rule.dictionary) for name, rule in plan.rules.items() if rule}
     assert kinds == {
         "0": d.Kernel, "2": d.ChannelCovariance, "6": d.Covariance, "8": d.Covariance,
     }  # fmt: skip
+    # The first's directions in a file would take more room than its dense weight; fewer do not.
+    first = wc.suggest(_network(), 0.1, inputs=COLOUR).rules["0"]
+    assert (type(first.dictionary), first.columns) == (d.Covariance, 1)
     wc.convert(_network(), plan, COLOUR)
     plan = wc.suggest(_network(), 0.25)
     assert isinstance(plan.rules["2"].dictionary, d.Kernel)

@@ -37,7 +37,7 @@ def find_loss(loss: Loss | Literal["kl", "squared"] | None, model: nn.Module) ->
     def measure(student: Any, teacher: Any, batch: Any) -> Tensor:
         (y, is_logits), (target, _) = _compared(student), _compared(teacher)
         y, target = matched(y, target)
-        axis = _class_axis(y)
+        axis = 1 if y.dim() > 3 else -1  # of classes: pixels' are (batch, classes, height, width)
         fits = is_logits and exclusive and y.shape[axis] > 1
         if loss == "kl" or (loss is None and fits):
             return kl_divergence(y, target, batch, axis)
@@ -110,11 +110,6 @@ def _compared(output: Any, *, by_name: bool = True) -> tuple[Tensor, bool]:
             "function of it, loss=lambda student, teacher, batch: ..."
         )
     return found, False
-
-
-def _class_axis(y: Tensor) -> int:
-    """Classes lie on the last axis; those of pixels, (batch, classes, height, width), do not."""
-    return 1 if y.dim() > 3 else -1
 
 
 def _shown(y: Tensor, target: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
