@@ -69,6 +69,7 @@ from weightcast.measure import (
 )
 from weightcast.optim import parameter_groups
 from weightcast.plan import Explanation, Plan, PlanRow, Rule, suggest
+from weightcast.plan.trained import PretrainedWarning
 from weightcast.storage import FormatError, load, save
 from weightcast.storage.average import average
 from weightcast.storage.export import export
@@ -81,7 +82,6 @@ from weightcast.transform.convert import convert, merge
 from weightcast.transform.distil import Distilled, distil
 from weightcast.transform.pretrain import PretrainedLayer, pretrain
 from weightcast.transform.shrink import ShrinkTrial, shrink
-from weightcast.transform.trained import PretrainedWarning
 from weightcast.weight import PredictedWeight
 
 __version__ = version("weightcast")

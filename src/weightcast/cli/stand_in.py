@@ -58,11 +58,9 @@ def _layer_names(tensors: Mapping[str, Tensor]) -> set[str]:
             owned.setdefault(owner, set()).add(leaf)
             owner, _, child = owner.rpartition(".")
             leaf = f"{child}.{leaf}"
-    found = {
-        name: tensors[f"{name}.weight"]
-        for name, leaves in owned.items()
-        if leaves <= {"weight", "bias"} and _is_weight(tensors.get(f"{name}.weight"))
-    }
+    named = {n: f"{n}.weight" for n, leaves in owned.items() if leaves <= {"weight", "bias"}}
+    found = {name: tensors[weight] for name, weight in named.items() if weight in tensors}
+    found = {n: W for n, W in found.items() if 2 <= W.dim() <= 5 and W.is_floating_point()}
     biases = {name: tensors.get(f"{name}.bias") for name in found}
     turned = {name for name, W in found.items() if _fits(biases[name], W.shape[1])}
     turned = {name for name in turned if not _fits(biases[name], len(found[name]))}
@@ -74,10 +72,6 @@ def _layer_names(tensors: Mapping[str, Tensor]) -> set[str]:
         and not (W.dim() in doubtful and W.shape[0] == W.shape[1])
         and not _is_read_by_attention(name, tensors)
     }
-
-
-def _is_weight(tensor: Tensor | None) -> bool:
-    return tensor is not None and 2 <= tensor.dim() <= 5 and tensor.is_floating_point()
 
 
 def _fits(bias: Tensor | None, n_units: int) -> bool:

@@ -8,6 +8,7 @@ from weightcast.dictionaries.analytic import DCT
 from weightcast.dictionaries.base import Dictionary
 from weightcast.dictionaries.covariance import ChannelCovariance, Covariance
 from weightcast.dictionaries.kernel import Kernel
+from weightcast.dictionaries.local import LocalKernel
 from weightcast.dictionaries.singular import SingularVectors
 from weightcast.dictionaries.sparse import SparseAtoms
 from weightcast.grid import Grid
@@ -16,18 +17,23 @@ from weightcast.kernels import SquaredExponential
 FEW_CHANNELS = 4
 """A convolution of at most as many channels reads an image: too few for their covariance."""
 
+WINDOWED = 32 * 32
+"""Points of the largest images on which ten windows were measured (docs/choosing.md)."""
+
 
 @dataclass(frozen=True)
 class Family:
     """The dictionaries for one layer, by what is known of its inputs.
 
     ``data`` says whether there are statistics of them, ``pixels`` whether the grid is a whole
-    image's and not a filter's; None guesses from its size.
+    image's and not a filter's; None guesses from its size. ``drawn``: a weight on pixels that is
+    learned anew, where one that is trained sees more of an image than one window.
     """
 
     grid: Grid | None
     data: bool
     pixels: bool | None = None
+    drawn: bool = False
 
     @property
     def in_space(self) -> bool:
@@ -48,8 +54,9 @@ class Family:
     @property
     def own(self) -> Dictionary:
         """The one that suits best where only V is counted."""
-        # Filters of few channels, such as colours, are not smooth but vary together: a convnet's
-        # first layer loses nothing by its inputs' directions, by a kernel it does.
+        # Few channels, such as colours, vary together, which directions know and a kernel does not.
+        if self.drawn and self.grid is not None and self.grid.n_points <= WINDOWED:
+            return LocalKernel()
         if self.is_image or (self.in_space and (self._has_channels or not self.data)):
             return self._on_grid
         return Covariance(selection="leading", mixing="orthonormal") if self.data else DCT()

@@ -104,18 +104,15 @@ def compression_report(
     errors = {} if inputs is None else _output_errors(model, compressed, list(layers), inputs)
     rows = []
     for name, layer in layers.items():
-        row, lost = by_name[name], _weight_error(name, modules[name], layer)
+        with naming_layer(name):
+            W, predicted = (layer.check_weight(one.weight) for one in (modules[name], layer))
+        lost = float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
+        row = by_name[name]
         numbers = (row.dense, row.learned, row.stored)
         dictionary = type(layer.rule.dictionary).__name__
         rows.append(CompressionRow(name, dictionary, *numbers, lost, errors.get(name)))
     whole = (counts.total.dense, counts.total.learned, counts.total.stored)
     return CompressionReport((*rows, CompressionRow("model", "", *whole, None, errors.get(None))))
-
-
-def _weight_error(name: str, dense: Any, layer: Any) -> float:
-    with naming_layer(name):
-        W, predicted = layer.check_weight(dense.weight), layer.check_weight(layer.weight)
-    return float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
 
 
 def _output_errors(

@@ -18,6 +18,7 @@ from weightcast.layers import view
 from weightcast.layers.models import check_values
 from weightcast.least_squares import Metric
 from weightcast.plan.eligibility import convertible_layers, weight_refusal
+from weightcast.plan.trained import looks_trained
 from weightcast.serialization import nearest
 
 
@@ -49,8 +50,9 @@ class ProbeSite:
 
 def suiting(layer: nn.Module, grid: Grid | None, *, data: bool) -> Family:
     """What suits a layer: a linear one has a grid only if it is given the pixels of images."""
-    pixels = grid is not None and isinstance(layer, nn.Linear)
-    return Family(grid if pixels else view(layer).grid, data, pixels)
+    seen, pixels = view(layer), grid is not None and isinstance(layer, nn.Linear)
+    drawn = pixels and not looks_trained(seen.filters())
+    return Family(grid if pixels else seen.grid, data, pixels, drawn)
 
 
 def find_sites(

@@ -45,9 +45,9 @@ def suggest(
     of atoms, as :func:`probe` counts it, and the next number goes where it adds most to the product
     of what the layers keep. So a layer whose inputs vary in few directions gets few atoms.
 
-    Flattened images take kernels, convolutions of more than 4 channels the covariance of their
-    channels times a kernel on space, and with inputs all others (patch embeddings, 1 x 1
-    convolutions, linear layers) the leading directions of theirs. ``count="stored"`` is
+    Flattened images take kernels (in windows up to 32 x 32, unless the weights look trained),
+    convolutions of more than 4 channels the covariance of their channels times a kernel on space,
+    and with inputs all others the leading directions of theirs. ``count="stored"`` is
     for :func:`compress`: dictionaries that a file must hold count in full, and each layer takes
     the best among kernels, cosines, inputs of each unit's own (``SparseAtoms``), and singular
     vectors of its weights. A layer then gets at least nine tenths of what an equal share would be,

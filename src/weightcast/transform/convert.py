@@ -17,8 +17,8 @@ from weightcast.layers.models import Model
 from weightcast.layers.rule import Rule, layer_seed
 from weightcast.plan.eligibility import convertible_layers, has_hooks
 from weightcast.plan.plan import Plan
+from weightcast.plan.trained import warn_if_trained
 from weightcast.transform.swap import NOT_DENSE, swap
-from weightcast.transform.trained import warn_if_trained
 
 
 def convert(

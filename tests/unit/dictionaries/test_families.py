@@ -23,6 +23,8 @@ LEADING = d.Covariance(selection="leading", mixing="orthonormal")
         (Family(wc.Grid((28, 28)), True), d.Kernel(WIDE)),
         (Family(wc.Grid((8, 8)), True, pixels=True), d.Kernel(WIDE)),
         (Family(wc.Grid((8, 8), 9), True, pixels=True), d.Kernel(WIDE)),
+        (Family(wc.Grid((8, 8), 3), True, pixels=True, drawn=True), d.LocalKernel()),
+        (Family(wc.Grid((64, 64)), False, pixels=True, drawn=True), d.Kernel(WIDE)),  # too large
         (Family(wc.Grid((8, 8)), True), LEADING),  # filters of 8 x 8
         (Family(wc.Grid((8, 8)), False), d.Kernel(NARROW)),
         (Family(wc.Grid((16, 16), 3), True, pixels=False), LEADING),  # patches

@@ -29,10 +29,10 @@ def test_a_budget_is_kept_by_what_it_counts(count, inputs):
     assert 0.8 * 0.3 * total.dense < spent <= 0.3 * total.dense
 
 
-def test_pixels_are_offered_a_kernel_and_hidden_layers_what_their_inputs_say():
+def test_pixels_are_offered_windows_and_hidden_layers_what_their_inputs_say():
     plan = wc.suggest(network(), budget=0.3, inputs=IMAGES, progress=False)
     pixels, hidden = plan.rules["1"], plan.rules["3"]
-    assert isinstance(pixels.dictionary, d.Kernel)
+    assert isinstance(pixels.dictionary, d.LocalKernel)
     assert pixels.grid == wc.Grid((8, 8))
     assert isinstance(hidden.dictionary, d.Covariance)
     assert plan.rules["*"] is None

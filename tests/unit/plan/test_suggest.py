@@ -21,15 +21,27 @@ def _mlp() -> nn.Sequential:
     )
 
 
-def test_pixels_take_a_kernel_hidden_layers_their_covariance():
+def test_pixels_take_windows_hidden_layers_their_covariance():
     plan = wc.suggest(_mlp(), 0.1, inputs=[(IMAGES, torch.zeros(40))], columns=5)
     assert list(plan.rules) == ["1", "3", "*"]
     pixels, hidden = plan.rules["1"], plan.rules["3"]
-    assert isinstance(pixels.dictionary, d.Kernel)
+    assert pixels.dictionary == d.LocalKernel()
     assert pixels.grid == wc.Grid((8, 8))
     assert isinstance(hidden.dictionary, d.Covariance)
     assert (pixels.fraction, pixels.columns) == (0.1, 5)
     assert plan.rules["*"] is None
+
+
+@pytest.mark.parametrize("how", [{"fraction": 0.1}, {"budget": 0.3}])
+def test_units_that_are_trained_see_more_than_a_window(how):
+    torch.manual_seed(0)
+    model = _mlp()
+    with torch.no_grad():  # a direction that no draw has
+        model[1].weight += 0.1 * torch.randn(60, 1) @ torch.randn(1, 64)
+    plan = wc.suggest(model, **how, inputs=IMAGES, progress=False)
+    assert plan.rules["1"].dictionary == d.Kernel(wc.kernels.SquaredExponential(2.0))
+    drawn = wc.suggest(_mlp(), **how, inputs=IMAGES, progress=False)
+    assert drawn.rules["1"].dictionary == d.LocalKernel()
 
 
 def test_suggestions_convert_train_and_survive_json():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import init
 
 import weightcast as wc
-from weightcast.transform.trained import looks_trained
+from weightcast.plan.trained import looks_trained
 
 HALF = wc.Rule(wc.dictionaries.DCT(), 0.5)
 SHAPES = [(10, 500), (64, 27), (16, 9), (128, 128), (10, 64), (4, 8), (3, 50), (50, 3), (400, 784)]
