@@ -158,6 +158,13 @@ def test_ideas_come_between_what_is_compared_most_often_and_the_rest():
     assert set(BEST) < set(IDEAS)
 
 
+def test_rates_are_chosen_by_what_is_aimed_at():
+    criteria = {cell.name.split(",")[0]: cell.criterion for cell in TRAINED if cell.choices}
+    assert criteria == {
+        "figure 4": "validation_error", "resnet20": "validation_error", "gpt": "validation_loss",
+    }  # fmt: skip
+
+
 def test_ideas_for_deep_networks_are_tried_on_validation_data_alone():
     for network in evidence.NETWORKS:
         own = [cell for cell in DEEP_IDEAS if network in cell.name]

@@ -105,7 +105,7 @@ def compression_report(
     rows = []
     for name, layer in layers.items():
         with naming_layer(name):
-            W, predicted = (layer.check_weight(one.weight) for one in (modules[name], layer))
+            W, predicted = (layer.check_weight(view(one).weight) for one in (modules[name], layer))
         lost = float((W - predicted).square().sum() / W.square().sum().clamp_min(1e-300))
         row = by_name[name]
         numbers = (row.dense, row.learned, row.stored)
