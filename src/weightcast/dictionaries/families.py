@@ -54,11 +54,11 @@ class Family:
     @property
     def own(self) -> Dictionary:
         """The one that suits best where only V is counted."""
-        # Few channels, such as colours, vary together, which directions know and a kernel does not.
         if self.drawn and self.grid is not None and self.grid.n_points <= WINDOWED:
             return LocalKernel()
         if self.is_image or (self.in_space and (self._has_channels or not self.data)):
             return self._on_grid
+        # Few channels, such as colours, vary together, which directions know and a kernel does not.
         return Covariance(selection="leading", mixing="orthonormal") if self.data else DCT()
 
     @property

@@ -136,9 +136,10 @@ def gather_offers(
             if walk is not None and name in walk.order:
                 site = observe(model, site, walk)
             data, groups = site.statistics is not None, min(columns, site.n_units)
-            own = suiting(every[name], grids[name], data=data).own
-            # Where everything stored counts, all that could be cheaper.
-            kinds = [own] if count == "learned" else Family(site.grid, data).stored
+            if count == "learned":
+                kinds = [suiting(every[name], grids[name], data=data).own]
+            else:  # all that could be cheaper
+                kinds = Family(site.grid, data).stored
             offers[name] = _offers(site, kinds, groups, count, layer_seed(seed, name))
             shown.step()
             shown.say(f"{name}: {len(offers[name]) - 1} dictionaries compared")

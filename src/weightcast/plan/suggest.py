@@ -52,8 +52,7 @@ def suggest(
     the best among kernels, cosines, inputs of each unit's own (``SparseAtoms``), and singular
     vectors of its weights. A layer then gets at least nine tenths of what an equal share would be,
     unless it loses less than a ten thousandth of its output. With a fraction ``stored`` decides for
-    what loses least among the same dictionaries; layers that would take more room than dense ones
-    stay dense.
+    what loses least among the same dictionaries; what would take more room than dense stays dense.
 
     No plan stores more numbers than the dense network: columns whose atoms a file must hold are
     fewer where they would, and if one is too many atoms follow from a rule.
