@@ -12,7 +12,7 @@ from weightcast_lab.studies.adapting.on_glosses import AdaptConfig
 from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
-from weightcast_lab.studies.deep.ways import PEERS, ideas_for
+from weightcast_lab.studies.deep.ways import BEST_FOR_IMAGES, PEERS, ideas_for
 from weightcast_lab.sweeps.backlog import CHOICES
 from weightcast_lab.sweeps.rows import read_rows
 
@@ -173,13 +173,24 @@ def test_ideas_for_deep_networks_are_tried_on_validation_data_alone():
         ]
         assert len(own) > 10
         for cell in own:
-            assert runs(cell) == []
             for rate, trial in cell.choices.items():
                 config = trial.config
                 assert (trial.kind, config.seed, config.fraction) == ("deep-choice", 0, 0.25)
+                assert config.experiment.endswith("-validation")
                 assert config.training.learning_rate == rate
                 assert config.n_validation > 0
                 assert config.model.name == network
+
+
+def test_the_best_ideas_for_images_run_with_three_seeds():
+    run = {cell.name: [t.config for t in runs(cell)] for cell in DEEP_IDEAS if runs(cell)}
+    assert list(run) == [
+        f"deep idea, resnet20, {name}" for name in ideas_for("resnet20") if name in BEST_FOR_IMAGES
+    ]
+    for configs in run.values():
+        assert [config.seed for config in configs] == [0, 1, 2]
+        assert {config.training.learning_rate for config in configs} == {0.032}
+        assert {config.experiment for config in configs} == {"evidence-deep-ideas-resnet20"}
 
 
 def test_others_ways_run_at_three_shares_at_a_rate_of_their_own():

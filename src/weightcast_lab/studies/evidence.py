@@ -32,9 +32,9 @@ from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.studies.adapting.trained import RunConfig
-from weightcast_lab.studies.deep.deep_trials import IDEAS_EXPERIMENT, DeepConfig
+from weightcast_lab.studies.deep.deep_trials import DeepConfig
+from weightcast_lab.studies.deep.ways import BEST_FOR_IMAGES, PEERS, ideas_for
 from weightcast_lab.studies.deep.ways import IDEAS as DEEP_IDEAS
-from weightcast_lab.studies.deep.ways import PEERS, ideas_for
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
 from weightcast_lab.sweeps.backlog import Backlog, work
 from weightcast_lab.sweeps.cells import CHOICE, Cell
@@ -137,12 +137,12 @@ def _around_shorter_runs(curve: str) -> tuple[float, ...]:
     return (4e-3, 8e-3, 16e-3) if curve in (DENSE, NARROW) else (8e-3, 16e-3, 32e-3)
 
 
-def _deep_config(
-    network: str, way: str | None, fraction: float, rate: float, seed: int, experiment: str
-) -> DeepConfig:
+def _deep_trial(
+    network: str, way: str | None, share: float, rate: float, seed: int, *, what: str, kind: str
+) -> Trial:
     """The narrow network of the preset cpu, with its data and passes."""
-    base = modern.cpu_setting(network)
-    return DeepConfig(
+    base, runs = modern.cpu_setting(network), kind == "deep"
+    config = DeepConfig(
         data=CIFAR10 if network == "resnet20" else PLAYS,
         model=base.model,
         training=replace(base.training, learning_rate=rate),
@@ -151,25 +151,31 @@ def _deep_config(
         n_train=base.n_train,
         n_inputs=base.n_inputs,
         context=base.context,
-        experiment=experiment,
-        variant=f"{way or DENSE}, {100 * fraction:g} %, rate {rate:g}",
-        labels={"curve": way or DENSE, "fraction": fraction},
+        experiment=f"evidence-deep-{what}" + "-validation" * (not runs),
+        variant=f"{way or DENSE}, {100 * share:g} %, rate {rate:g}",
+        labels={"curve": way or DENSE, "fraction": share, **(OWN_RATE if runs else {})},
         way=way,
-        fraction=fraction,
+        fraction=share,
     )
+    return Trial(kind, config)
 
 
 def _deep_idea(network: str, way: str) -> Cell:
-    """An idea against what is lost at a quarter of the weights: two rates, on validation data."""
-    experiment = IDEAS_EXPERIMENT.format(network)
+    """An idea against what is lost at a quarter: rates on validation data; runs of the best."""
+    trial = partial(_deep_trial, network, way, 0.25, what=f"ideas-{network}")
     return _chosen(
         f"deep idea, {network}, {way}",
         DEEP_IDEAS[way].expected,
         "evidence_deep.jsonl",
-        lambda _: [],
-        lambda rate: Trial("deep-choice", _deep_config(network, way, 0.25, rate, 0, experiment)),
+        lambda rate: [trial(rate or 0.016, s, kind="deep") for s in _seeds_of_idea(network, way)],
+        lambda rate: trial(rate, 0, kind="deep-choice"),
         (0.016, 0.032) if network == "resnet20" else (0.004, 0.008),
     )
+
+
+def _seeds_of_idea(network: str, way: str) -> Sequence[int]:
+    """The GPT's best idea has its runs among the peers."""
+    return SEEDS if network == "resnet20" and way in BEST_FOR_IMAGES else ()
 
 
 def _deep_peer(way: str | None, fraction: float) -> Cell:
@@ -177,21 +183,14 @@ def _deep_peer(way: str | None, fraction: float) -> Cell:
 
     It is chosen at a share between the others, and serves all.
     """
-
-    def trial(share: float, rate: float, seed: int, *, chooses: bool = False) -> Trial:
-        experiment = "evidence-deep-peers" + "-validation" * chooses
-        config = _deep_config("gpt", way, share, rate, seed, experiment)
-        if chooses:
-            return Trial("deep-choice", config)
-        return Trial("deep", replace(config, labels={**config.labels, **OWN_RATE}))
-
+    trial = partial(_deep_trial, "gpt", way, what="peers")
     chosen_at = 1.0 if way is None else DEEP_SHARES[1]
     return _chosen(
         f"deep peers, gpt, {way or DENSE}, {100 * fraction:g} %",
         "How do others' ways to train with few weights compare?",
         "evidence_deep.jsonl",
-        lambda rate: [trial(fraction, rate or 0.004, seed) for seed in SEEDS],
-        lambda rate: trial(chosen_at, rate, 0, chooses=True),
+        lambda rate: [trial(fraction, rate or 0.004, seed, kind="deep") for seed in SEEDS],
+        lambda rate: trial(chosen_at, rate, 0, kind="deep-choice"),
         DEEP_RATES,
     )
 

@@ -265,6 +265,9 @@ IDEAS: Mapping[str, Way] = {
 IN_SPACE = ("channel covariance, length 1", "channel covariance, length 0.5", "norms once more")
 """Ideas for convolutions and their norms alone."""
 
+BEST_FOR_IMAGES = ("leading directions", "cosines", "channel covariance, length 1")
+"""ResNet-20's ideas of least loss on validation images, which run with three seeds."""
+
 
 def ideas_for(network: str) -> list[str]:
     """The names of what is tried for resnet20 or gpt."""
