@@ -56,8 +56,8 @@ def test_everything_that_was_asked_for_is_there():
         *(f"figure 4, {pair}, {share} %" for pair in pairs for share in (2, 5, 10, 25)),
     }
     kinds = ("single inputs", "informed", "random", "narrow")
-    curves = [f"{c}, {share} %" for c in kinds for share in (25, 50)]
-    for network in ("resnet20", "gpt"):
+    for network, more in (("resnet20", ("cosines",)), ("gpt", ())):
+        curves = [f"{c}, {share} %" for c in (*kinds, *more) for share in (25, 50)]
         assert {name for name in NAMES if name.startswith(network)} == {
             f"{network}, {curve}" for curve in ["dense, 100 %", *curves]
         }
@@ -166,7 +166,7 @@ def test_rates_are_chosen_by_what_is_aimed_at():
 
 
 def test_ideas_for_deep_networks_are_tried_on_validation_data_alone():
-    for network in evidence.NETWORKS:
+    for network in evidence.MODERN_CURVES:
         own = [cell for cell in DEEP_IDEAS if network in cell.name]
         assert [cell.name for cell in own] == [
             f"deep idea, {network}, {name}" for name in ideas_for(network)
@@ -224,7 +224,7 @@ def test_no_two_trials_are_told_apart_by_nothing():
     methods = [method for kind in kinds for method in kind.methods.values()]
     adapted = sum(len(method.settings) * len(method.rates) for method in methods)
     deep = 2 * len(DEEP_IDEAS) + 5 * (1 + len(PEERS))
-    assert len(choices) == 4 * 8 + 3 * 9 + 3 * 9 + adapted + 3 * len(IDEAS) + deep
+    assert len(choices) == 4 * 8 + 3 * 11 + 3 * 9 + adapted + 3 * len(IDEAS) + deep
     names = [
         (t.config.experiment, t.config.variant, t.config.seed)
         for t in itertools.chain(

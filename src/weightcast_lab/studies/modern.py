@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from weightcast.dictionaries import (
+    DCT,
     Covariance,
     Dictionary,
     Kernel,
@@ -35,8 +36,19 @@ INFORMED, RANDOM, RANDOM_HALF = "informed", "random", "random half"
 SINGLE = "single inputs"
 """Each group of units sees some inputs, drawn at random: as many groups as every layer can have."""
 
-COVERED = {INFORMED: 0.5, RANDOM: 1.0, RANDOM_HALF: 0.5}
+COSINES = "cosines"
+"""For convolutions: frequencies drawn at random, of a filter's points and over its channels."""
+
+COVERED = {INFORMED: 0.5, RANDOM: 1.0, RANDOM_HALF: 0.5, COSINES: 1.0}
 """The share of the inputs' directions that all columns together see, in curves with columns."""
+
+_DICTIONARIES: Mapping[str, Dictionary] = {
+    INFORMED: Covariance(selection="leading", mixing="orthonormal"),
+    RANDOM: RandomGaussian("orthonormal"),
+    RANDOM_HALF: RandomGaussian("orthonormal"),
+    SINGLE: RandomConnections(),
+    COSINES: DCT(),
+}
 
 FRACTIONS = (0.25, 0.1, 0.5)
 N_CHARACTERS = 65
@@ -124,7 +136,7 @@ def make_config(
     """One run.
 
     Args:
-        curve: dense, narrow, informed, random, random half, or single inputs.
+        curve: dense, narrow, informed, random, random half, single inputs, or cosines.
         fraction: share of the predicted layers' weights that is learned.
         setting: what it has in common with the network's other runs.
         seed: of the run.
@@ -158,18 +170,16 @@ def make_plan(network: str, curve: str, fraction: float, most_columns: int) -> P
 
     Args:
         network: resnet20, vit or gpt.
-        curve: informed, random, random half, or single inputs.
+        curve: informed, random, random half, single inputs, or cosines.
         fraction: share of each layer's weights that is learned.
         most_columns: units of the narrowest layer; each column needs one.
     """
-    informed: Dictionary = Covariance(selection="leading", mixing="orthonormal")
-    anything = RandomConnections() if curve == SINGLE else RandomGaussian("orthonormal")
     n_columns = most_columns if curve == SINGLE else min(most_columns, columns(curve, fraction))
-    rule = Rule(informed if curve == INFORMED else anything, fraction, n_columns)
+    rule = Rule(_DICTIONARIES[curve], fraction, n_columns)
     rules: dict[str, Rule | None] = {PREDICTED[network]: rule}
     if network == "vit":  # its first layer sees pixels
         kernel = Kernel(SquaredExponential(1.0), selection="leading", mixing="orthonormal")
-        rules["patches"] = replace(rule, dictionary=kernel if curve == INFORMED else anything)
+        rules["patches"] = replace(rule, dictionary=kernel) if curve == INFORMED else rule
     return Plan({**rules, "*": None})
 
 
