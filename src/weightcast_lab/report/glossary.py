@@ -73,6 +73,7 @@ SENTENCES = {
     "random": "Random rotations, in so many columns that together they see all directions.",
     "random half": "Random rotations, in as many columns as the informed dictionaries have.",
     "random rotations": "Random rotations, in so many columns that together they see all inputs.",
+    "cosines": "Cosines along the axes of each layer's inputs, of frequencies drawn at random.",
     "single inputs": "Random inputs for each group of units, nothing else: W is sparse.",
     # Others' ways to train with few weights.
     "low rank": "Both factors of W are learned, whose rank leaves them as many weights.",
