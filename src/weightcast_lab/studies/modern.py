@@ -37,7 +37,7 @@ SINGLE = "single inputs"
 """Each group of units sees some inputs, drawn at random: as many groups as every layer can have."""
 
 COSINES = "cosines"
-"""For convolutions: frequencies drawn at random, of a filter's points and over its channels."""
+"""For convolutions: waves over the points of a filter, some of each channel, drawn at random."""
 
 COVERED = {INFORMED: 0.5, RANDOM: 1.0, RANDOM_HALF: 0.5, COSINES: 1.0}
 """The share of the inputs' directions that all columns together see, in curves with columns."""

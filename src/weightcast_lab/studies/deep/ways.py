@@ -30,7 +30,7 @@ from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
 from weightcast_lab.studies.deep.other_layers import LowRankActivation, SparsePlusLowRank
-from weightcast_lab.studies.modern import INFORMED, PREDICTED, RANDOM, SINGLE, columns
+from weightcast_lab.studies.modern import COSINES, INFORMED, PREDICTED, RANDOM, SINGLE, columns
 from weightcast_lab.studies.modern_directions import trained, with_weights_of
 from weightcast_lab.training import Images, Text, TrainConfig, fit
 from weightcast_lab.training.build import example_inputs
@@ -247,7 +247,7 @@ IDEAS: Mapping[str, Way] = {
         "Filters of 3 x 3 points are hardly smooth.",
         _predicted(ChannelCovariance(wc.kernels.SquaredExponential(0.5)), _covering),
     ),
-    "cosines": Way("Random frequencies, nothing looked at.", _predicted(DCT(), _covering)),
+    COSINES: Way("Random frequencies, nothing looked at.", _predicted(DCT(), _covering)),
     "first block dense": Way("What it loses, no later one can find again.", _first_dense),
     "shares by suggest": Way("Layers whose inputs vary in few directions need few.", _suggested),
     "no weight decay": Way("V has few weights to overfit with.", _rotations, {"weight_decay": 0.0}),
@@ -265,7 +265,7 @@ IDEAS: Mapping[str, Way] = {
 IN_SPACE = ("channel covariance, length 1", "channel covariance, length 0.5", "norms once more")
 """Ideas for convolutions and their norms alone."""
 
-BEST_FOR_IMAGES = ("leading directions", "cosines", "channel covariance, length 1")
+BEST_FOR_IMAGES = ("leading directions", COSINES, "channel covariance, length 1")
 """ResNet-20's ideas of least loss on validation images, which run with three seeds."""
 
 
