@@ -9,7 +9,7 @@ def test_a_small_network_is_found_on_validation_data_and_measured_once(tmp_path)
     row = shrunk(task, 0)
     trials = row["shrink"]["trials"]
     dense, chosen = trials[0], min((t for t in trials[1:] if t["holds"]), key=lambda t: t["stored"])
-    assert dense["metric"] < 6  # of 400 images: how many depends on how a processor rounds
+    assert dense["metric"] < 4
     assert chosen["metric"] <= dense["metric"] + TOLERANCE
     assert row["counts"]["stored"] == chosen["stored"] < 0.3 * row["counts"]["dense"]
     assert row["counts"]["dense"] == wc.ledger(task.model).total.stored == 155_530
