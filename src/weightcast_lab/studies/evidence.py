@@ -32,7 +32,7 @@ from weightcast_lab.studies.adapting.on_pictures import PicturesConfig
 from weightcast_lab.studies.adapting.on_plays import PlaysConfig
 from weightcast_lab.studies.adapting.on_voices import VoicesConfig
 from weightcast_lab.studies.adapting.trained import RunConfig
-from weightcast_lab.studies.deep.deep_trials import DeepConfig
+from weightcast_lab.studies.deep.deep_trials import IDEAS_EXPERIMENT, DeepConfig
 from weightcast_lab.studies.deep.ways import BEST_FOR_IMAGES, PEERS, ideas_for
 from weightcast_lab.studies.deep.ways import IDEAS as DEEP_IDEAS
 from weightcast_lab.studies.sources import full_path, parse_sources, prepare
@@ -78,11 +78,7 @@ def cells() -> list[Cell]:
             for fraction in (0.02, 0.1, 0.25)
             for name in (*PAIRS, "Local-Grouped")
         ),
-        *(
-            _modern(network, curve, 0.5)
-            for network in MODERN_CURVES
-            for curve in MODERN_CURVES[network]
-        ),
+        *(_modern(name, curve, 0.5) for name, curves in MODERN_CURVES.items() for curve in curves),
     ]
 
 
@@ -150,9 +146,20 @@ def _around_shorter_runs(curve: str) -> tuple[float, ...]:
 
 
 def _deep_trial(
-    network: str, way: str | None, share: float, rate: float, seed: int, *, what: str, kind: str
+    network: str,
+    way: str | None,
+    choices: str,
+    share: float,
+    rate: float | None,
+    seed: int,
+    *,
+    kind: str,
 ) -> Trial:
-    """The narrow network of the preset cpu, with its data and passes."""
+    """The narrow network of the preset cpu, with its data and passes.
+
+    ``choices`` is the experiment of what chooses a rate; its ending tells it from the runs'.
+    """
+    assert rate is not None
     base, runs = modern.cpu_setting(network), kind == "deep"
     config = DeepConfig(
         data=CIFAR10 if network == "resnet20" else PLAYS,
@@ -163,7 +170,7 @@ def _deep_trial(
         n_train=base.n_train,
         n_inputs=base.n_inputs,
         context=base.context,
-        experiment=f"evidence-deep-{what}" + "-validation" * (not runs),
+        experiment=choices.removesuffix("-validation") if runs else choices,
         variant=f"{way or DENSE}, {100 * share:g} %, rate {rate:g}",
         labels={"curve": way or DENSE, "fraction": share, **(OWN_RATE if runs else {})},
         way=way,
@@ -174,20 +181,16 @@ def _deep_trial(
 
 def _deep_idea(network: str, way: str) -> Cell:
     """An idea against what is lost at a quarter: rates on validation data; runs of the best."""
-    trial = partial(_deep_trial, network, way, 0.25, what=f"ideas-{network}")
+    trial = partial(_deep_trial, network, way, IDEAS_EXPERIMENT.format(network), 0.25)
+    seeds = SEEDS if network == "resnet20" and way in BEST_FOR_IMAGES else ()
     return _chosen(
         f"deep idea, {network}, {way}",
         DEEP_IDEAS[way].expected,
         "evidence_deep.jsonl",
-        lambda rate: [trial(rate or 0.016, s, kind="deep") for s in _seeds_of_idea(network, way)],
+        lambda rate: [trial(rate, seed, kind="deep") for seed in seeds],
         lambda rate: trial(rate, 0, kind="deep-choice"),
         (0.016, 0.032) if network == "resnet20" else (0.004, 0.008),
     )
-
-
-def _seeds_of_idea(network: str, way: str) -> Sequence[int]:
-    """The GPT's best idea has its runs among the peers."""
-    return SEEDS if network == "resnet20" and way in BEST_FOR_IMAGES else ()
 
 
 def _deep_peer(way: str | None, fraction: float) -> Cell:
@@ -195,13 +198,13 @@ def _deep_peer(way: str | None, fraction: float) -> Cell:
 
     It is chosen at a share between the others, and serves all.
     """
-    trial = partial(_deep_trial, "gpt", way, what="peers")
+    trial = partial(_deep_trial, "gpt", way, "evidence-deep-peers-validation")
     chosen_at = 1.0 if way is None else DEEP_SHARES[1]
     return _chosen(
         f"deep peers, gpt, {way or DENSE}, {100 * fraction:g} %",
         "How do others' ways to train with few weights compare?",
         "evidence_deep.jsonl",
-        lambda rate: [trial(fraction, rate or 0.004, seed, kind="deep") for seed in SEEDS],
+        lambda rate: [trial(fraction, rate, seed, kind="deep") for seed in SEEDS],
         lambda rate: trial(chosen_at, rate, 0, kind="deep-choice"),
         DEEP_RATES,
     )

@@ -42,13 +42,14 @@ COSINES = "cosines"
 COVERED = {INFORMED: 0.5, RANDOM: 1.0, RANDOM_HALF: 0.5, COSINES: 1.0}
 """The share of the inputs' directions that all columns together see, in curves with columns."""
 
-_DICTIONARIES: Mapping[str, Dictionary] = {
+DICTIONARIES: Mapping[str, Dictionary] = {
     INFORMED: Covariance(selection="leading", mixing="orthonormal"),
     RANDOM: RandomGaussian("orthonormal"),
     RANDOM_HALF: RandomGaussian("orthonormal"),
     SINGLE: RandomConnections(),
     COSINES: DCT(),
 }
+"""What each curve's large layers are predicted from."""
 
 FRACTIONS = (0.25, 0.1, 0.5)
 N_CHARACTERS = 65
@@ -175,7 +176,7 @@ def make_plan(network: str, curve: str, fraction: float, most_columns: int) -> P
         most_columns: units of the narrowest layer; each column needs one.
     """
     n_columns = most_columns if curve == SINGLE else min(most_columns, columns(curve, fraction))
-    rule = Rule(_DICTIONARIES[curve], fraction, n_columns)
+    rule = Rule(DICTIONARIES[curve], fraction, n_columns)
     rules: dict[str, Rule | None] = {PREDICTED[network]: rule}
     if network == "vit":  # its first layer sees pixels
         kernel = Kernel(SquaredExponential(1.0), selection="leading", mixing="orthonormal")

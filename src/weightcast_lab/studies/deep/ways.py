@@ -16,21 +16,21 @@ import torch
 from torch import nn
 
 import weightcast as wc
-from weightcast.dictionaries import (
-    DCT,
-    ChannelCovariance,
-    Covariance,
-    Dictionary,
-    LowRank,
-    RandomConnections,
-    RandomGaussian,
-)
+from weightcast.dictionaries import ChannelCovariance, Dictionary, LowRank
 from weightcast.layers import predicted_layers, view
 from weightcast.layers.rule import Rule
 from weightcast.plan.plan import Plan
 from weightcast_lab.networks.drawing import seeded
 from weightcast_lab.studies.deep.other_layers import LowRankActivation, SparsePlusLowRank
-from weightcast_lab.studies.modern import COSINES, INFORMED, PREDICTED, RANDOM, SINGLE, columns
+from weightcast_lab.studies.modern import (
+    COSINES,
+    DICTIONARIES,
+    INFORMED,
+    PREDICTED,
+    RANDOM,
+    SINGLE,
+    columns,
+)
 from weightcast_lab.studies.modern_directions import trained, with_weights_of
 from weightcast_lab.training import Images, Text, TrainConfig, fit
 from weightcast_lab.training.build import example_inputs
@@ -201,8 +201,7 @@ def _sizes(model: nn.Module, config: TrainConfig) -> dict[str, int]:
     return {name: layer.weight.numel() for name, layer in every.items()}
 
 
-_ROTATIONS = RandomGaussian("orthonormal")
-_LEADING = Covariance(selection="leading", mixing="orthonormal")
+_ROTATIONS, _LEADING = DICTIONARIES[RANDOM], DICTIONARIES[INFORMED]
 _rotations = _predicted(_ROTATIONS, _covering)
 
 OURS = "random rotations"
@@ -210,7 +209,7 @@ PEERS: Mapping[str, Way] = {
     OURS: Way("Columns that together see all directions.", _rotations),
     SINGLE: Way(
         "Sparse atoms: each unit sees some inputs, and nothing is multiplied.",
-        _predicted(RandomConnections(), _units),
+        _predicted(DICTIONARIES[SINGLE], _units),
     ),
     "low rank": Way("Both factors learned, at half the rank.", _low_rank),
     "CoLA": Way(
@@ -247,7 +246,9 @@ IDEAS: Mapping[str, Way] = {
         "Filters of 3 x 3 points are hardly smooth.",
         _predicted(ChannelCovariance(wc.kernels.SquaredExponential(0.5)), _covering),
     ),
-    COSINES: Way("Random frequencies, nothing looked at.", _predicted(DCT(), _covering)),
+    COSINES: Way(
+        "Random frequencies, nothing looked at.", _predicted(DICTIONARIES[COSINES], _covering)
+    ),
     "first block dense": Way("What it loses, no later one can find again.", _first_dense),
     "shares by suggest": Way("Layers whose inputs vary in few directions need few.", _suggested),
     "no weight decay": Way("V has few weights to overfit with.", _rotations, {"weight_decay": 0.0}),
