@@ -34,13 +34,15 @@ def rows_of(cell, rates, best):
     [
         (0.5, [0.25, 0.5, 1.0]),
         (0.25, [0.125, 0.25, 0.5, 1.0]),
+        (0.375, [0.125, 0.25, 0.5, 1.0]),  # 0.25 and 0.5 are equal
+        (0.75, [0.25, 0.5, 1.0, 2.0]),
         (1.0, [0.25, 0.5, 1.0, 2.0]),
         (2.0, [0.25, 0.5, 1.0, 2.0, 4.0]),
         (9.0, [0.25, 0.5, 1.0, 2.0, 4.0]),
         (0.0, [0.0625, 0.125, 0.25, 0.5, 1.0]),
     ],
 )
-def test_rates_are_tried_beyond_an_end_while_it_is_best(best, tried):
+def test_rates_are_tried_beyond_an_end_while_none_is_better(best, tried):
     cell = make_cell()
     assert cell.tried({}) == [*CHOICES]
     done = [*CHOICES]

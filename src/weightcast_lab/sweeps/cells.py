@@ -24,7 +24,7 @@ class Cell:
         file: the name of the file that takes the rows of its runs.
         make: the runs, from the rate that was chosen; from None where there is nothing to choose.
         choices: trials that choose, by their rate; cells may share them.
-        further: more of them, each tried only if the best of those before lies at that end.
+        further: more of them, each tried only if none of those before is better than that end.
         criterion: which of their metrics decides; the smallest wins.
         gpu: whether it waits for a GPU.
     """
@@ -50,9 +50,9 @@ class Cell:
             rows: the finished ones by their trials' keys.
         """
         tried = sorted(self.choices)
-        while (best := self._best(tried, rows)) is not None:
-            lower = [rate for rate in self.further if rate < tried[0] == best]
-            upper = [rate for rate in self.further if rate > tried[-1] == best]
+        while best := self._best(tried, rows):
+            lower = [rate for rate in self.further if rate < tried[0] == best[0]]
+            upper = [rate for rate in self.further if rate > tried[-1] == best[-1]]
             if not lower + upper:
                 break
             tried = sorted([*tried, *sorted(lower)[-1:], *sorted(upper)[:1]])
@@ -64,13 +64,15 @@ class Cell:
         Args:
             rows: the finished ones by their trials' keys.
         """
-        return self._best(self.tried(rows), rows)
+        return next(iter(self._best(self.tried(rows), rows)), None)
 
-    def _best(self, rates: Sequence[float], rows: Mapping[str, Row]) -> float | None:
+    def _best(self, rates: Sequence[float], rows: Mapping[str, Row]) -> list[float]:
+        """Those of the smallest value, in the order of ``rates``; none while one is missing."""
         keys = {rate: self.offered[rate].key for rate in rates}
-        if not keys or not rows.keys() >= set(keys.values()):
-            return None
-        return min(keys, key=lambda rate: rows[keys[rate]]["metrics"][self.criterion])
+        if not rows.keys() >= set(keys.values()):
+            return []
+        values = {rate: rows[key]["metrics"][self.criterion] for rate, key in keys.items()}
+        return [rate for rate, value in values.items() if value == min(values.values())]
 
     def trials(self, rows: Mapping[str, Row]) -> list[Trial]:
         """All trials that are known by now: those that choose, and the runs once they have chosen.
@@ -78,8 +80,7 @@ class Cell:
         Args:
             rows: the finished ones by their trials' keys.
         """
-        tried = self.tried(rows)
-        rate = self._best(tried, rows)
+        tried, rate = self.tried(rows), self.rate(rows)
         chosen = rate is not None or not tried
         return [*(self.offered[r] for r in tried), *(self._runs(rate) if chosen else ())]
 
