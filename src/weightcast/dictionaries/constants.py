@@ -57,11 +57,11 @@ class Constants(nn.Module):
         with self._as_buffers():
             return super()._apply(fn, recurse)
 
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        with self._as_buffers():
-            super()._save_to_state_dict(destination, prefix, keep_vars)
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, constant in _own_constants(self, persistent=True).items():
+            if constant is not None:
+                destination[prefix + name] = constant if keep_vars else constant.detach()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         with self._as_buffers():

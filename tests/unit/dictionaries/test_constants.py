@@ -236,3 +236,17 @@ def test_old_data_parallel_copies_are_refused():
 def test_broadcasting_needs_processes():
     with pytest.raises(RuntimeError, match="init_process_group first"):
         wc.broadcast_constants(converted())
+
+
+def test_a_state_dict_leaves_constants_where_they_are_while_it_is_made():
+    """Another thread may save the same network meanwhile."""
+    holder = Holder()
+
+    class Watching(dict):
+        def __setitem__(self, name, value):
+            assert list(holder.state_dict()) == list(Plain().state_dict())
+            super().__setitem__(name, value)
+
+    found = Watching()
+    holder._save_to_state_dict(found, "", False)
+    assert list(found) == list(Plain().state_dict())
