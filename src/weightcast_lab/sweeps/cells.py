@@ -80,9 +80,10 @@ class Cell:
         Args:
             rows: the finished ones by their trials' keys.
         """
-        tried, rate = self.tried(rows), self.rate(rows)
-        chosen = rate is not None or not tried
-        return [*(self.offered[r] for r in tried), *(self._runs(rate) if chosen else ())]
+        tried = self.tried(rows)
+        rates = self._best(tried, rows) if tried else [None]
+        runs = [run for rate in rates[:1] for run in self._runs(rate)]
+        return [*(self.offered[r] for r in tried), *runs]
 
     def n_trials(self, rows: Mapping[str, Row]) -> int:
         """All of them, those that are not known yet too.
